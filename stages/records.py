@@ -1,0 +1,244 @@
+"""The records that flow from a manifest row to a shard, all typed, in one place.
+
+In: nothing but numpy, Pillow and msgspec. Out: the vocabulary of every stage and of the pipeline.
+Records travel between processes as msgpack (never pickle), so a record holds only numbers, text and small encoded results:
+JPEG frames, PNG crops, run-length masks. Boxes are `xyxy` in pixels of the frame of record, x to the right, y down,
+end exclusive; scores lie in [0, 1]; times are seconds; shares are fractions in [0, 1].
+"""
+
+from __future__ import annotations
+
+import io
+from functools import cached_property
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+from PIL import Image
+
+Category = Literal["subject", "object", "background"]
+StageName = Literal["source", "entities", "frames", "localise", "segment", "faces", "background", "cut"]
+Flag = Literal["still", "damaged", "portrait", "long", "several_shots"]
+
+REASONS: dict[str, tuple[str, ...]] = {
+    "source": (
+        "broken_line",
+        "bad_encoding",
+        "missing_field",
+        "wrong_type",
+        "empty_caption",
+        "caption_too_long",
+        "duplicate_id",
+        "outside_root",
+        "not_found",
+        "not_a_file",
+        "bad_time_range",
+    ),
+    "entities": ("invalid_output", "not_in_caption", "no_subject", "plural_subject"),
+    "frames": (
+        "unreadable",
+        "no_video_stream",
+        "too_short",
+        "too_long",
+        "too_small",
+        "no_distinct_frames",
+        "several_shots",
+    ),
+    "localise": ("no_instance",),
+    "segment": ("low_mask_score",),
+    "faces": (),
+    "background": ("nothing_left",),
+    "cut": (),
+    "any": ("worker_crash", "timeout", "transient_exhausted", "internal_error"),
+}
+"""Reason codes by the stage that may give them; those under "any" may come from every stage."""
+
+
+class Clip(msgspec.Struct, frozen=True, kw_only=True):
+    """One manifest row that passed the source checks.
+
+    `row` is the 0-based manifest row (blank lines are no rows). `uri` is what the sample records: relative to the
+    manifest's root where the video lies below it. `address` is what stages open (an absolute path or fsspec address);
+    it is filled in on the worker and never written to a shard. `start_s`/`end_s` cut the clip, null: whole file.
+    """
+
+    row: int
+    key: str
+    id: str | None = None
+    source_id: str
+    uri: str
+    address: str = ""
+    start_s: float | None = None
+    end_s: float | None = None
+    caption: str
+    extra: dict[str, Any] = {}
+
+
+class EntityWord(msgspec.Struct, frozen=True, kw_only=True):
+    """A word (or phrase) of the caption, verbatim, with every place where it stands.
+
+    `spans` are [start, end) in code points of the caption; `caption[start:end].casefold() == word.casefold()` for each.
+    """
+
+    word: str
+    category: Category
+    spans: list[tuple[int, int]]
+
+
+class VideoInfo(msgspec.Struct, kw_only=True):
+    """What a probe by decoding found; for a cut clip, of the cut.
+
+    `width`/`height` are as displayed: after rotation (degrees clockwise, 0/90/180/270) and sample aspect ratio
+    (`sar`, "num:den"). `n_frames` is counted, never read from a header. `container` is the probed short name and the
+    member's extension: mp4, webm, mkv, avi, ts, mov, gif.
+    """
+
+    container: str
+    codec: str
+    width: int
+    height: int
+    rotation: int
+    sar: str
+    fps: float
+    duration_s: float
+    n_frames: int
+    reencoded: bool = False
+
+
+class Frame(msgspec.Struct, kw_only=True, dict=True):
+    """A frame of record: the pixels of `jpeg`, decoded by Pillow, *are* the frame for everything after it.
+
+    `percent` of the clip (5, 50, 95), `index` of the frame within the clip in display order (0-based),
+    `time_s` from the clip's start.
+    """
+
+    percent: int
+    index: int
+    time_s: float
+    jpeg: bytes
+
+    @cached_property
+    def rgb(self) -> np.ndarray:
+        """Pixels, (H, W, 3) uint8 RGB, read-only; decoded once per process."""
+        pixels = np.asarray(Image.open(io.BytesIO(self.jpeg)).convert("RGB"))
+        pixels.setflags(write=False)
+        return pixels
+
+
+class Box(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the detector saw a word in a frame of record: at most one box a word and frame."""
+
+    word: str
+    category: Category
+    frame: int
+    box_xyxy_px: tuple[float, float, float, float]
+    score: float
+
+
+class MaskRle(msgspec.Struct, frozen=True, kw_only=True):
+    """A mask in COCO's compressed run-length code. `size` is [height, width] of the frame."""
+
+    size: tuple[int, int]
+    counts: str
+
+
+class Instance(msgspec.Struct, kw_only=True):
+    """One masked subject or object (or a face) in one frame.
+
+    `png` is the reference crop: RGBA, alpha 0 or 255, of the mask's bounding box `crop_xyxy_px` (integers). `area_share`
+    is mask area / frame area. A face has `is_face` and `parent`, the index in `Sample.instances` of its human.
+    """
+
+    word: str
+    category: Category
+    frame: int
+    box_xyxy_px: tuple[float, float, float, float]
+    detector_score: float
+    mask_rle: MaskRle
+    mask_score: float
+    area_share: float
+    crop_xyxy_px: tuple[int, int, int, int]
+    png: bytes
+    is_face: bool = False
+    parent: int | None = None
+
+
+class Background(msgspec.Struct, kw_only=True):
+    """The middle frame without its subjects: `png` (RGB, lossless) equals frame 1 outside the mask, bit for bit.
+
+    `word` is the background word of the caption, `masked_share` the inpainted share of the frame, `residual` the best
+    detector score that each subject word still gets on the result.
+    """
+
+    word: str | None
+    method: str
+    masked_share: float
+    residual: dict[str, float]
+    png: bytes
+
+
+class Sample(msgspec.Struct, tag="sample", kw_only=True):
+    """A clip on its way; each stage fills in its part. `media` holds the clip's bytes only if they were re-encoded."""
+
+    clip: Clip
+    flags: list[Flag] = []
+    entities: list[EntityWord] = []
+    video: VideoInfo | None = None
+    frames: list[Frame] = []
+    boxes: list[Box] = []
+    instances: list[Instance] = []
+    background: Background | None = None
+    media: bytes | None = None
+
+
+class Rejection(msgspec.Struct, tag="rejection", kw_only=True):
+    """Why a row did not become a sample. `found` says what there was until then: entities, boxes, scores."""
+
+    row: int
+    key: str | None
+    id: str | None
+    source_id: str | None
+    uri: str | None
+    caption: str | None
+    stage: str
+    reason: str
+    message: str
+    found: dict[str, Any] = {}
+
+
+Row = Sample | Rejection
+
+
+def reject(sample: Sample, stage: StageName, reason: str, message: str) -> Rejection:
+    """Turn a sample into a rejection that keeps what was found so far."""
+    clip = sample.clip
+    found: dict[str, Any] = {}
+    if sample.entities:
+        found["entities"] = [msgspec.to_builtins(entity) for entity in sample.entities]
+    if sample.boxes:
+        found["boxes"] = [msgspec.to_builtins(box) for box in sample.boxes]
+    return Rejection(
+        row=clip.row,
+        key=clip.key,
+        id=clip.id,
+        source_id=clip.source_id,
+        uri=clip.uri,
+        caption=clip.caption,
+        stage=stage,
+        reason=reason,
+        message=message,
+        found=found,
+    )
+
+
+def encode_rows(rows: list[Row]) -> bytes:
+    """Rows as msgpack, for a pipe, a block or a spool file."""
+    return msgspec.msgpack.encode(rows)
+
+
+_DECODER = msgspec.msgpack.Decoder(list[Row])
+
+
+def decode_rows(data: bytes) -> list[Row]:
+    """Inverse of `encode_rows`; raises msgspec.ValidationError when a field has another type."""
+    return _DECODER.decode(data)

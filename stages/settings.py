@@ -1,0 +1,111 @@
+"""What may be configured in each stage, with units and meaning; validated once at the border (pipeline/config.py).
+
+A field is marked *result* (it can change what is written; enters the stage's fingerprint) or *execution* (how fast, where).
+Light to import: pydantic only.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class _Execution:
+    """Marker in a field's metadata: does not change results."""
+
+
+Execution = _Execution()
+"""Annotate a field with it to keep it out of fingerprints; every other field is a *result* field."""
+
+
+class Settings(BaseModel):
+    """Base of all settings: unknown fields are errors, values are frozen."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    def result_fields(self) -> dict[str, Any]:
+        """The values that can change what is written, JSON-able; nested settings likewise."""
+        out: dict[str, Any] = {}
+        for name, field in type(self).model_fields.items():
+            if any(isinstance(mark, _Execution) for mark in field.metadata):
+                continue
+            value = getattr(self, name)
+            out[name] = value.result_fields() if isinstance(value, Settings) else value
+        return out
+
+
+class BackendSettings(Settings):
+    """Common to stages that run a model."""
+
+    backend: str = Field(description="short name, or package.module:Class of your own")
+    options: dict[str, Any] = Field({}, description="keyword arguments of the backend's constructor")
+    device: Annotated[str, Execution] = Field("cpu", description="torch device of the model")
+    threads: Annotated[int, Execution] = Field(1, ge=1, description="CPU threads of the model in one worker")
+
+
+class EntitiesSettings(BackendSettings):
+    """Stage 1: entity words from the caption."""
+
+    backend: str = "transformers"
+    prompt: str = Field("entities", description="folder of the prompt template and its examples below prompts/")
+    batch_size: int = Field(16, ge=1, le=256, description="captions a forward pass; batches never cross a slice")
+    max_words: int = Field(12, ge=1, description="most candidate words taken from one caption")
+
+
+class CutSettings(Settings):
+    """Re-encoding of clips that have start or end: x264, tuned for fast decoding by loaders."""
+
+    crf: int = Field(18, ge=0, le=51, description="x264 constant rate factor")
+    gop: int = Field(16, ge=1, description="frames between key frames")
+
+
+class FramesSettings(Settings):
+    """Stage 2a: decoding, the three frames of record, and what a clip must be."""
+
+    percents: tuple[int, int, int] = Field((5, 50, 95), description="where the frames lie in the clip, % of its duration")
+    jpeg_quality: int = Field(95, ge=50, le=100, description="of the frames of record; 4:4:4")
+    min_duration_s: float = Field(1.0, ge=0, description="shorter: too_short")
+    max_duration_s: float = Field(120.0, gt=0, description="longer: too_long")
+    long_s: float = Field(20.0, gt=0, description="longer: flag `long`")
+    min_side_px: int = Field(128, ge=1, description="shorter side of the displayed picture; less: too_small")
+    several_shots: Literal["reject", "flag", "ignore"] = Field("reject", description="a scene cut between the frames")
+    shot_threshold: float = Field(0.5, ge=0, le=1, description="how different neighbours must be to be a cut, 0-1")
+    still_threshold: float = Field(0.004, ge=0, le=1, description="mean change between frames below which a clip is `still`")
+    cut: CutSettings = CutSettings()
+
+
+class LocaliseSettings(BackendSettings):
+    """Stage 2b: boxes of the words, at most one a word and frame (method: word-to-box rule)."""
+
+    backend: str = "nanodet"
+    min_score: float = Field(0.4, ge=0, le=1, description="best box of a word is kept above this")
+    min_area_share: float = Field(0.002, ge=0, le=1, description="smaller boxes, as a share of the frame, are dropped")
+    max_area_share: float = Field(1.0, gt=0, le=1, description="larger boxes, as a share of the frame, are dropped")
+    min_subject_frames: int = Field(1, ge=1, le=3, description="frames that must show a subject; fewer: no_instance")
+
+
+class SegmentSettings(BackendSettings):
+    """Stage 2c: masks from boxes."""
+
+    backend: str = "grabcut"
+    min_score: float = Field(0.5, ge=0, le=1, description="mask quality below which an instance is dropped")
+    min_area_px: int = Field(64, ge=1, description="smaller masks are dropped")
+
+
+class FacesSettings(BackendSettings):
+    """Stage 2d: one face crop for each human instance (method: Faces)."""
+
+    backend: str = "blazeface"
+    min_score: float = Field(0.5, ge=0, le=1, description="face confidence")
+    grow_up: float = Field(0.17, ge=0, description="box grown upwards by this share of its height")
+    grow_down: float = Field(0.03, ge=0, description="box grown downwards by this share of its height")
+
+
+class BackgroundSettings(BackendSettings):
+    """Stage 3: the middle frame without its subjects (method: Background)."""
+
+    backend: str = "opencv"
+    dilate_px: int = Field(4, ge=1, description="side of the square of ones that dilates the mask")
+    dilate_times: int = Field(3, ge=0, description="how often it dilates")
+    max_masked_share: float = Field(0.9, gt=0, le=1, description="more of the frame masked: nothing_left")
