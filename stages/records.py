@@ -54,7 +54,7 @@ REASONS: dict[str, tuple[str, ...]] = {
 """Reason codes by the stage that may give them; those under "any" may come from every stage."""
 
 
-class Clip(msgspec.Struct, frozen=True, kw_only=True):
+class Clip(msgspec.Struct, tag="clip", frozen=True, kw_only=True):
     """One manifest row that passed the source checks.
 
     `row` is the 0-based manifest row (blank lines are no rows). `uri` is what the sample records: relative to the
