@@ -1,0 +1,149 @@
+"""The command `materia`: parses arguments, calls the library, prints, and turns outcomes into exit codes.
+
+Exit codes: 0 done (rejections included), 1 unexpected, 2 usage, configuration or missing weights, 3 validate found errors, 4 output
+made with another configuration, 5 stopped by a systematic failure, 130 and 143 interrupted (resumable). Heavy modules are imported
+inside the commands, so that `materia --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from pipeline.config import Config
+
+T = TypeVar("T")
+
+EXAMPLES = """\b
+Examples:
+  materia doctor --config configs/local.yaml
+  materia run --config configs/local.yaml --input clips.jsonl --output out/
+  materia stats out/
+  materia sheet out/ --output sheet.png
+  materia validate out/
+"""
+
+_config_option = click.option(
+    "--config", "config_path", required=True, type=click.Path(), help="YAML file, e.g. configs/local.yaml."
+)
+_set_option = click.option("--set", "overrides", multiple=True, metavar="A.B=VALUE", help="Override one field; repeatable.")
+_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
+_out_argument = click.argument("out", type=click.Path())
+
+
+@click.group(epilog=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="prima-materia")
+def main() -> None:
+    """Prima Materia: captioned videos in, training data for multi-subject video personalization out."""
+
+
+@main.command(epilog=EXAMPLES)
+@_config_option
+@click.option("--input", "input_address", required=True, help="Manifest (.jsonl, .csv, .parquet) or folder of clips.")
+@click.option("--output", required=True, help="Folder or fsspec address of the shards; the same command resumes.")
+@click.option("--engine", type=click.Choice(["ray", "serial"]), default="ray", show_default=True, help="What runs the stages.")
+@click.option("--ray-address", help="An existing cluster, e.g. auto; default: Ray starts in process and ends with the job.")
+@_set_option
+def run(
+    config_path: str, input_address: str, output: str, engine: str, ray_address: str | None, overrides: tuple[str, ...]
+) -> None:
+    """Build shards from captioned clips. The same command again continues where it stopped."""
+    from pipeline.job import run_job
+
+    config = _load(config_path, overrides)
+    sys.exit(_guarded(lambda: run_job(config, input=input_address, output=output, engine=engine, ray_address=ray_address)))
+
+
+@main.command()
+@_out_argument
+@_json_option
+def stats(out: str, as_json: bool) -> None:
+    """What came out and what was thrown away, and why; read from the index alone."""
+    import msgspec
+    from rich.console import Console
+
+    from pipeline.stats import collect, render
+
+    collected = _guarded(lambda: collect(out))
+    if as_json:
+        click.echo(msgspec.json.encode(collected).decode())
+    else:
+        render(collected, Console())
+
+
+@main.command()
+@_out_argument
+@_json_option
+def validate(out: str, as_json: bool) -> None:
+    """Read every shard and check it against schema, index, hashes and the conservation law. Exit code 3 on errors."""
+    import msgspec
+    from rich.console import Console
+
+    from pipeline.validate import render, validate
+
+    report = _guarded(lambda: validate(out))
+    if as_json:
+        click.echo(msgspec.json.encode(report).decode())
+    else:
+        render(report, Console())
+    sys.exit(0 if report.ok else 3)
+
+
+@main.command()
+@_out_argument
+@click.option("--output", "picture", required=True, type=click.Path(), help="PNG file to write.")
+@click.option("--samples", default=6, show_default=True, help="Samples on the sheet.")
+def sheet(out: str, picture: str, samples: int) -> None:
+    """Draw a contact sheet: frames with boxes and masks, reference crops, clean background."""
+    from pipeline.sheet import contact_sheet
+
+    _guarded(lambda: contact_sheet(out, picture, n=samples))
+    click.echo(picture)
+
+
+@main.command()
+@_config_option
+@_set_option
+@_json_option
+def doctor(config_path: str, overrides: tuple[str, ...], as_json: bool) -> None:
+    """What is missing on this machine for a configuration, and the command that installs it."""
+    import msgspec
+    from rich.console import Console
+    from rich.table import Table
+
+    from pipeline.doctor import examine
+
+    config = _load(config_path, overrides)
+    checks = _guarded(lambda: examine(config))
+    if as_json:
+        click.echo(msgspec.json.encode(checks).decode())
+    else:
+        colours = {"ok": "green", "warning": "yellow", "missing": "red"}
+        table = Table("what", "status", "found", "fix", box=None)
+        for check in checks:
+            table.add_row(check.what, f"[{colours[check.status]}]{check.status}[/]", check.found, check.fix)
+        Console().print(table)
+    sys.exit(2 if any(check.status == "missing" for check in checks) else 0)
+
+
+def _load(path: str, overrides: tuple[str, ...]) -> Config:
+    from pipeline.config import load_config
+
+    return _guarded(lambda: load_config(path, overrides))
+
+
+def _guarded(call: Callable[[], T]) -> T:
+    """Run a command's work; what the user can mend is printed in plain words and ends with exit code 2."""
+    from pipeline.config import ConfigError
+    from pipeline.sources import SourceError
+    from stages.backends import BackendError
+
+    try:
+        return call()
+    except (ConfigError, SourceError, BackendError) as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(2)

@@ -1,0 +1,157 @@
+"""Configuration: YAML files composed by `base:`, overridden by `--set a.b=c`, validated once into one frozen tree.
+
+In: a file below configs/ or anywhere, and overrides. Out: `Config`. Each stage owns its settings (stages/settings.py); here they
+are put together with the source's and the engine's. Every error names the file, the field, and the nearest known name.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import BaseModel, Field, ValidationError, model_validator
+
+from pipeline.source_settings import SourceSettings
+from stages.records import StageName
+from stages.settings import (
+    BackgroundSettings,
+    EntitiesSettings,
+    Execution,
+    FacesSettings,
+    FramesSettings,
+    LocaliseSettings,
+    SegmentSettings,
+    Settings,
+)
+
+STAGE_ORDER: tuple[StageName, ...] = ("entities", "frames", "localise", "segment", "faces", "background", "cut")
+"""The way of a clip (design: "The way of one clip")."""
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used; the message names file, field, value and fix."""
+
+
+class PoolSettings(Settings):
+    """One pool of workers that runs consecutive stages, fused in one process."""
+
+    stages: tuple[StageName, ...] = Field(min_length=1, description="consecutive stages of the way of a clip")
+    workers: int = Field(1, ge=1, description="actors of the pool")
+    num_cpus: float = Field(1.0, ge=0, description="CPUs that Ray books for one worker; fractions share a core")
+    num_gpus: float = Field(0.0, ge=0, description="GPUs that Ray books for one worker; fractions share a card")
+    memory_limit_gib: float = Field(4.0, gt=0, description="resident memory of a worker's child above which it is ended")
+
+
+class EngineSettings(Settings):
+    """How the work is cut and spread. The cut decides which batches are formed, so it is part of the result."""
+
+    rows_per_chunk: int = Field(16, ge=1, description="manifest rows that make one shard")
+    rows_per_slice: int = Field(16, ge=1, le=32, description="rows processed together; a slice never crosses a chunk")
+    pools: Annotated[tuple[PoolSettings, ...], Execution] = Field(description="together: every stage once, in order")
+    min_deadline_s: Annotated[float, Execution] = Field(20.0, gt=0, description="least time a row may take, alone or in a slice")
+    setup_deadline_s: Annotated[float, Execution] = Field(300.0, gt=0, description="time a worker's models may take to load")
+    object_store_mb: Annotated[int, Execution] = Field(256, ge=80, description="Ray's shared memory on this machine, MB")
+
+    @model_validator(mode="after")
+    def _pools_make_the_way(self) -> EngineSettings:
+        listed = tuple(stage for pool in self.pools for stage in pool.stages)
+        if listed != STAGE_ORDER:
+            raise ValueError(f"pools must list each stage once, in order: {', '.join(STAGE_ORDER)}; got {', '.join(listed)}")
+        return self
+
+
+class Config(Settings):
+    """The whole configuration of `materia run`."""
+
+    source: SourceSettings = SourceSettings()
+    entities: EntitiesSettings = EntitiesSettings()
+    frames: FramesSettings = FramesSettings()
+    localise: LocaliseSettings = LocaliseSettings()
+    segment: SegmentSettings = SegmentSettings()
+    faces: FacesSettings = FacesSettings()
+    background: BackgroundSettings = BackgroundSettings()
+    engine: EngineSettings
+
+
+def load_config(path: str | Path, overrides: tuple[str, ...] = ()) -> Config:
+    """Read a YAML file with its bases and `field.path=value` overrides (values are YAML). Raises ConfigError."""
+    path = Path(path)
+    data = _read(path, ())
+    for override in overrides:
+        _apply(data, override)
+    try:
+        return Config.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_explain(path, problem) for problem in error.errors())) from None
+
+
+def fingerprint(values: dict[str, Any]) -> str:
+    """SHA-256 (hex) of JSON-able values, independent of key order."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+def _read(path: Path, parents: tuple[Path, ...]) -> dict[str, Any]:
+    if path.resolve() in parents:
+        raise ConfigError(f"{path}: `base:` comes back to itself")
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from None
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path}: must be a mapping of sections, e.g. `localise: {{min_score: 0.4}}`")
+    base = data.pop("base", None)
+    if base is None:
+        return data
+    return _merge(_read(path.parent / str(base), (*parents, path.resolve())), data)
+
+
+def _merge(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(under)
+    for key, value in over.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merge(merged[key], value) if both else value
+    return merged
+
+
+def _apply(data: dict[str, Any], override: str) -> None:
+    name, equals, value = override.partition("=")
+    if not equals or not name:
+        raise ConfigError(f"--set {override}: must look like localise.min_score=0.35")
+    *sections, last = name.split(".")
+    for section in sections:
+        data = data.setdefault(section, {})
+        if not isinstance(data, dict):
+            raise ConfigError(f"--set {override}: {section!r} is a value, not a section")
+    try:
+        data[last] = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {override}: the value is not YAML: {error}") from None
+
+
+def _explain(path: Path, problem: Any) -> str:
+    location = [str(part) for part in problem["loc"]]
+    field = ".".join(location)
+    if problem["type"] == "extra_forbidden":
+        known = _known_fields(location[:-1])
+        match = difflib.get_close_matches(location[-1], known, n=1)
+        hint = f"did you mean {match[0]!r}?" if match else f"known: {', '.join(known)}"
+        return f"{path}: unknown field {field!r}; {hint}"
+    if problem["type"] == "missing":
+        return f"{path}: field {field!r} is missing"
+    return f"{path}: {field or 'the file'} = {problem['input']!r}: {problem['msg']}"
+
+
+def _known_fields(location: list[str]) -> list[str]:
+    """Names of the fields at a place in the tree; list indices are passed over."""
+    model: Any = Config
+    for part in location:
+        if part.isdigit():
+            continue
+        annotation = model.model_fields[part].annotation
+        args = [arg for arg in getattr(annotation, "__args__", ()) if isinstance(arg, type) and issubclass(arg, BaseModel)]
+        model = args[0] if args else annotation
+    return list(model.model_fields)
