@@ -1,8 +1,8 @@
 """The command `materia`: parses arguments, calls the library, prints, and turns outcomes into exit codes.
 
-Exit codes: 0 done (rejections included), 1 unexpected, 2 usage, configuration or missing weights, 3 validate found errors, 4 output
-made with another configuration, 5 stopped by a systematic failure, 130 and 143 interrupted (resumable). Heavy modules are imported
-inside the commands, so that `materia --help` answers at once.
+Exit codes: 0 done (rejections included), 1 unexpected, 2 usage, configuration or missing weights, 3 validate found errors,
+4 output made with another configuration, 5 stopped by a systematic failure, 130 and 143 interrupted (resumable).
+Heavy modules are imported inside the commands, so that `materia --help` answers at once.
 """
 
 from __future__ import annotations

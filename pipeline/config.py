@@ -1,7 +1,7 @@
 """Configuration: YAML files composed by `base:`, overridden by `--set a.b=c`, validated once into one frozen tree.
 
-In: a file below configs/ or anywhere, and overrides. Out: `Config`. Each stage owns its settings (stages/settings.py); here they
-are put together with the source's and the engine's. Every error names the file, the field, and the nearest known name.
+In: a file below configs/ or anywhere, and overrides. Out: `Config`. Each stage owns its settings (stages/settings.py); here
+they are put together with the source's and the engine's. Every error names the file, the field, and the nearest known name.
 """
 
 from __future__ import annotations
@@ -52,7 +52,9 @@ class EngineSettings(Settings):
     rows_per_chunk: int = Field(16, ge=1, description="manifest rows that make one shard")
     rows_per_slice: int = Field(16, ge=1, le=32, description="rows processed together; a slice never crosses a chunk")
     pools: Annotated[tuple[PoolSettings, ...], Execution] = Field(description="together: every stage once, in order")
-    min_deadline_s: Annotated[float, Execution] = Field(20.0, gt=0, description="least time a row may take, alone or in a slice")
+    min_deadline_s: Annotated[float, Execution] = Field(
+        20.0, gt=0, description="least time a row may take, alone or in a slice"
+    )
     setup_deadline_s: Annotated[float, Execution] = Field(300.0, gt=0, description="time a worker's models may take to load")
     object_store_mb: Annotated[int, Execution] = Field(256, ge=80, description="Ray's shared memory on this machine, MB")
 

@@ -11,6 +11,7 @@ import psutil
 
 from pipeline.build import build_stage
 from pipeline.config import STAGE_ORDER, Config
+from stages.records import StageName
 from stages.weights import cache_dir
 
 Status = Literal["ok", "warning", "missing"]
@@ -37,13 +38,15 @@ def _machine(config: Config) -> list[Check]:
     fix = "lower engine.pools[].workers or num_cpus, or give --ray-address of a cluster"
     return [
         Check("python", "ok", sys.version.split()[0]),
-        Check("cores", "ok" if booked < cores else "warning", f"{cores}, of which workers book {booked:g}", fix * (booked >= cores)),
+        Check("cores", "ok", f"{cores}, of which workers book {booked:g}")
+        if booked < cores
+        else Check("cores", "warning", f"{cores}, but workers book {booked:g}", fix),
         Check("memory", "ok" if available_gib > 4 else "warning", f"{available_gib:.1f} GiB free"),
         Check("weights folder", "ok", str(cache_dir())),
     ]
 
 
-def _stage(config: Config, name: Literal["entities", "frames", "localise", "segment", "faces", "background", "cut"]) -> list[Check]:
+def _stage(config: Config, name: StageName) -> list[Check]:
     missing = build_stage(config, name).missing()
     if not missing:
         backend = getattr(getattr(config, name, None), "backend", "built in")

@@ -72,7 +72,7 @@ def test_bad_override_is_explained(override, message):
 @pytest.mark.parametrize("text", ["", "[1, 2]", "a: [", "\x00"])
 def test_unreadable_file_is_named(tmp_path, text):
     path = write(tmp_path, text)
-    with pytest.raises(ConfigError, match="my.yaml"):
+    with pytest.raises(ConfigError, match=r"my\.yaml"):
         load_config(path)
 
 
