@@ -29,7 +29,7 @@ class SourceSettings(Settings):
         description="folders that videos may lie in, checked on real paths; absolute, or relative to the manifest's folder; "
         "null: the manifest's folder (of a folder as input: that folder)",
     )
-    schemes: list[str] = Field(["file"], description="address schemes that may be opened, the manifest's own included: file, s3")
+    schemes: list[str] = Field(["file"], description="address schemes that may be opened, the manifest's too: file, s3")
     max_caption_chars: int = Field(2000, ge=1, description="longer captions: caption_too_long, in code points")
     max_line_bytes: int = Field(4 * 2**20, ge=1024, description="longer rows: broken_line; they are never held in memory whole")
     columns: ColumnNames = ColumnNames()

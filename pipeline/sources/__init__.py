@@ -1,0 +1,12 @@
+"""From a manifest (JSONL, CSV, Parquet) or a folder of captioned videos to one `Clip` or `Rejection` a row, in manifest order.
+
+In: an fsspec address. Out: a stream that never holds the manifest. Bad rows become rejections; only an input that cannot be
+read at all (missing, truncated Parquet, no `video` column) raises `SourceError`. What a row is: a non-blank line of JSONL, a
+CSV record, a Parquet row, a video of a folder. Duplicate keys are the plan's business, which sees all rows.
+"""
+
+from pipeline.sources.inputs import Source, find_source, read_manifest, read_rows, stamp
+from pipeline.sources.normalise import normalise
+from pipeline.sources.rows import RawRow, SourceError
+
+__all__ = ["RawRow", "Source", "SourceError", "find_source", "normalise", "read_manifest", "read_rows", "stamp"]

@@ -1,0 +1,132 @@
+"""Finding the input, telling its format, and reading it as a stream of rows."""
+
+from __future__ import annotations
+
+import hashlib
+import posixpath
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import fsspec
+
+from pipeline.access import absolute, filesystem, split_scheme
+from pipeline.source_settings import SourceSettings
+from pipeline.sources.folder import folder_files, read_folder
+from pipeline.sources.normalise import normalise
+from pipeline.sources.parquet import read_parquet
+from pipeline.sources.rows import RawRow, SourceError
+from pipeline.sources.text import read_csv, read_jsonl
+from stages.records import Clip, Rejection
+
+Kind = Literal["jsonl", "csv", "tsv", "parquet", "folder"]
+
+_KINDS: dict[str, Kind] = {
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "jsonl",
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".parquet": "parquet",
+}
+
+
+@dataclass(frozen=True)
+class Source:
+    """An input that was found: its absolute address, its kind, and the folder at which relative addresses start."""
+
+    address: str
+    kind: Kind
+    root: str
+
+
+def find_source(address: str, settings: SourceSettings) -> Source:
+    """Look at the input. Raises SourceError if it is missing, no regular file or folder, of unknown format or scheme."""
+    address = absolute(address, str(Path.cwd()))
+    for scheme in {split_scheme(address)[0], *settings.schemes}:
+        _check_scheme(scheme, address, settings)
+    info = _info(address)
+    if info["type"] == "directory":
+        return Source(address, "folder", address)
+    if not stat.S_ISREG(info.get("mode", stat.S_IFREG)):
+        raise SourceError(f"{address}: neither a regular file nor a folder")
+    suffix = posixpath.splitext(address)[1].lower()
+    if suffix not in _KINDS:
+        raise SourceError(f"{address}: unknown format {suffix!r}; known: {', '.join(_KINDS)}, or a folder of videos")
+    return Source(address, _KINDS[suffix], _parent(address))
+
+
+def read_manifest(address: str, settings: SourceSettings) -> Iterator[RawRow]:
+    """Rows of the input as they stand there, in order; holds about one row (JSONL, CSV) or one batch (Parquet) at a time.
+
+    Raises SourceError, at once or on the way, if the input as a whole cannot be read.
+    """
+    return _read(find_source(address, settings), settings)
+
+
+def read_rows(source: Source, settings: SourceSettings) -> Iterator[Clip | Rejection]:
+    """Rows of the input as clips and rejections, in order; duplicates included. Raises SourceError like `read_manifest`."""
+    for row, raw in enumerate(_read(source, settings)):
+        yield normalise(row, raw, source.root, settings)
+
+
+def stamp(source: Source) -> dict[str, Any]:
+    """A cheap mark of the input's state: {files, bytes, sha256 of names, sizes and modification times (or ETags)}.
+
+    Contents are not read: a touched but equal file has another stamp.
+    """
+    fs = filesystem(source.address)
+    names = folder_files(source.address) if source.kind == "folder" else iter([""])
+    files = n_bytes = 0
+    digest = hashlib.sha256()
+    for name in names:
+        info = fs.info(f"{source.address}/{name}" if name else source.address)
+        version = next((info[field] for field in ("ETag", "etag", "mtime", "LastModified", "created") if field in info), "")
+        digest.update(repr((name, info["size"], str(version))).encode())
+        files += 1
+        n_bytes += info["size"] or 0
+    return {"files": files, "bytes": n_bytes, "sha256": digest.hexdigest()}
+
+
+def _read(source: Source, settings: SourceSettings) -> Iterator[RawRow]:
+    try:
+        if source.kind == "folder":
+            yield from read_folder(source.address, settings)
+            return
+        with filesystem(source.address).open(source.address, "rb") as file:
+            if source.kind == "jsonl":
+                yield from read_jsonl(file, settings)
+            elif source.kind == "parquet":
+                yield from read_parquet(file, settings, source.address)
+            else:
+                yield from read_csv(file, settings, "\t" if source.kind == "tsv" else ",", source.address)
+    except OSError as error:
+        raise SourceError(f"{source.address}: cannot be read: {error}") from error
+
+
+def _check_scheme(scheme: str, address: str, settings: SourceSettings) -> None:
+    if scheme not in settings.schemes:
+        wanted = ", ".join([*settings.schemes, scheme])
+        raise SourceError(f"{address}: scheme {scheme!r} is not allowed; set source.schemes=[{wanted}]")
+    try:
+        fsspec.get_filesystem_class(scheme)
+    except (ImportError, ValueError) as error:
+        raise SourceError(f"source.schemes: {scheme!r} cannot be used here: {error}") from None
+
+
+def _info(address: str) -> dict[str, Any]:
+    try:
+        info: dict[str, Any] = filesystem(address).info(address)
+    except FileNotFoundError:
+        raise SourceError(f"{address}: no such file or folder") from None
+    except Exception as error:  # every storage library has exceptions of its own
+        raise SourceError(f"{address}: cannot be seen: {error}") from error
+    return info
+
+
+def _parent(address: str) -> str:
+    scheme, path = split_scheme(address)
+    parent = posixpath.dirname(path)
+    return parent if scheme == "file" else f"{scheme}://{parent}"

@@ -1,0 +1,69 @@
+"""What readers of all formats share: the raw row, the input's error, lines of bounded length, the check of column names."""
+
+from __future__ import annotations
+
+import difflib
+import io
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from pipeline.source_settings import SourceSettings
+
+_PIECE_BYTES = 2**20
+_BOM = b"\xef\xbb\xbf"
+
+
+class SourceError(ValueError):
+    """An input that cannot be read at all; the message names the file and the fix."""
+
+
+class RawRow(NamedTuple):
+    """A row as the manifest has it: column -> value of any type.
+
+    `problem` is the (reason, message) of a row that could not be read; `fields` then holds what could be.
+    """
+
+    fields: dict[str, Any]
+    problem: tuple[str, str] | None = None
+
+
+def read_lines(file: Any, max_bytes: int) -> Iterator[bytes]:
+    """Lines of a binary file without newline and byte order mark.
+
+    Of a line longer than `max_bytes`, only the first `max_bytes` + 1 are given: the rest is read in pieces and dropped.
+    """
+    with io.BufferedReader(file, _PIECE_BYTES) as buffered:
+        while line := buffered.readline(max_bytes + 1):
+            if not line.endswith(b"\n") and len(line) > max_bytes:
+                while (piece := buffered.readline(_PIECE_BYTES)) and not piece.endswith(b"\n"):
+                    pass
+            yield line.removesuffix(b"\n").removeprefix(_BOM)
+
+
+def too_long(max_bytes: int) -> tuple[str, str]:
+    """The problem of a row that holds more than `max_bytes`."""
+    return "broken_line", f"the row is longer than {max_bytes} bytes; shorten it or raise source.max_line_bytes"
+
+
+def encoding_problem(text: bytes) -> tuple[str, str] | None:
+    """The problem of bytes that are not UTF-8, None if they are."""
+    try:
+        text.decode()
+    except UnicodeDecodeError as error:
+        place = f"byte 0x{text[error.start]:02x} at position {error.start} of the row"
+        return "bad_encoding", f"{place} is not UTF-8; save the manifest as UTF-8"
+    return None
+
+
+def check_columns(columns: list[str], settings: SourceSettings, address: str) -> None:
+    """Raises SourceError unless the video and caption columns are there and no name stands twice."""
+    for field in ("video", "caption"):
+        name = getattr(settings.columns, field)
+        if name not in columns:
+            nearest = difflib.get_close_matches(name, columns, n=1) or difflib.get_close_matches(field, columns, n=1)
+            hint = f"; if it is {nearest[0]!r}, set source.columns.{field}={nearest[0]}" if nearest else ""
+            raise SourceError(f"{address}: no column {name!r}; found: {', '.join(map(repr, columns[:50]))}{hint}")
+    for name, times in Counter(columns).items():
+        if name and times > 1:
+            raise SourceError(f"{address}: column {name!r} stands more than once; rename or remove one")
