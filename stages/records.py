@@ -178,12 +178,17 @@ class Background(msgspec.Struct, kw_only=True):
 
 
 class Sample(msgspec.Struct, tag="sample", kw_only=True):
-    """A clip on its way; each stage fills in its part. `media` holds the clip's bytes only if they were re-encoded."""
+    """A clip on its way; each stage fills in its part. `media` holds the clip's bytes only if they were re-encoded.
+
+    `source_bytes` is the size of the clip's file when it was decoded; if it has another one when its shard is written, the
+    frames are no longer those of the clip.
+    """
 
     clip: Clip
     flags: list[Flag] = []
     entities: list[EntityWord] = []
     video: VideoInfo | None = None
+    source_bytes: int | None = None
     frames: list[Frame] = []
     boxes: list[Box] = []
     instances: list[Instance] = []
