@@ -9,6 +9,7 @@ from pipeline.source_settings import SourceSettings
 from pipeline.sources.rows import RawRow, SourceError, check_columns, too_long
 
 _BATCH_ROWS = 1024
+_BUFFER_BYTES = 2**20
 
 
 def read_parquet(file: Any, settings: SourceSettings, address: str) -> Iterator[RawRow]:
@@ -17,27 +18,23 @@ def read_parquet(file: Any, settings: SourceSettings, address: str) -> Iterator[
     import pyarrow.parquet as pq
 
     try:
-        table = pq.ParquetFile(file)
+        table = pq.ParquetFile(file, buffer_size=_BUFFER_BYTES)  # else whole column chunks are read
         check_columns(table.schema_arrow.names, settings, address)
-        for batch in table.iter_batches(batch_size=_BATCH_ROWS):
+        for batch in table.iter_batches(batch_size=_BATCH_ROWS, use_threads=False):
             yield from _rows(batch, settings.max_line_bytes)
     except (pa.ArrowException, OSError) as error:
         raise SourceError(f"{address}: damaged or no Parquet: {error}") from error
 
 
 def _rows(batch: Any, max_bytes: int) -> Iterator[RawRow]:
-    long_batch = batch.nbytes > max_bytes
-    columns = [] if long_batch else [_values(column) for column in batch.columns]
-    for index in range(batch.num_rows):
-        if long_batch:
-            one = batch.slice(index, 1)
-            if one.nbytes > max_bytes:
-                yield RawRow({}, too_long(max_bytes))
-                continue
-            values = [_values(column)[0] for column in one.columns]
-        else:
-            values = [column[index] for column in columns]
-        yield RawRow(dict(zip(batch.schema.names, values, strict=True)))
+    """Rows of a batch, one by one where the batch is large, so that a huge cell costs its own row only."""
+    one_by_one = (batch.slice(index, 1) for index in range(batch.num_rows))
+    for part in [batch] if batch.nbytes <= max_bytes else one_by_one:
+        if part.nbytes > max_bytes:
+            yield RawRow({}, too_long(max_bytes))
+            continue
+        for values in zip(*map(_values, part.columns), strict=True):
+            yield RawRow(dict(zip(batch.schema.names, values, strict=True)))
 
 
 def _values(column: Any) -> list[Any]:
