@@ -1,0 +1,87 @@
+"""The command line: quick help, plain errors, exit codes."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+MATERIA = Path(sys.executable).with_name("materia")
+
+
+def materia(*args: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    env = os.environ | {"RAY_USAGE_STATS_ENABLED": "0", "HF_HUB_OFFLINE": "1"} | environment
+    command = [str(MATERIA), *map(str, args)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, env=env, timeout=120)
+
+
+def test_help_answers_in_under_a_second_and_shows_examples():
+    materia("--help")
+    fastest = min(_seconds("--help") for _ in range(3))
+    assert fastest < 1.0
+    assert "materia run --config configs/local.yaml" in materia("--help").stdout
+
+
+def _seconds(*args: str) -> float:
+    start = time.monotonic()
+    assert materia(*args).returncode == 0
+    return time.monotonic() - start
+
+
+@pytest.mark.parametrize("command", ["run", "stats", "validate", "sheet", "doctor"])
+def test_every_command_has_help(command):
+    result = materia(command, "--help")
+    assert result.returncode == 0
+    assert "Usage: materia" in result.stdout
+
+
+def test_misspelt_field_names_field_file_and_nearest_name(tmp_path):
+    config = tmp_path / "mine.yaml"
+    config.write_text(f"base: {ROOT / 'configs' / 'local.yaml'}\nlocalise: {{min_scoer: 0.3}}\n")
+    result = materia("run", "--config", config, "--input", "clips.jsonl", "--output", tmp_path / "out")
+    assert result.returncode == 2
+    assert f"{config}: unknown field 'localise.min_scoer'; did you mean 'min_score'?" in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("localise.backend=nanodett", "did you mean 'nanodet'?"),
+        ("localise.backend=no.such.module:Model", "cannot import 'no.such.module:Model'"),
+        ("segment.options.itterations=2", "has no option 'itterations'"),
+    ],
+)
+def test_backend_that_cannot_be_built_is_explained(override, message):
+    result = materia("doctor", "--config", "configs/local.yaml", "--set", override)
+    assert result.returncode == 2
+    assert message in result.stderr
+
+
+def test_missing_manifest_is_an_error_of_the_whole_input(tmp_path):
+    out = tmp_path / "out"
+    result = materia(
+        "run", "--config", "configs/local.yaml", "--input", tmp_path / "none.jsonl", "--output", out, "--engine", "serial"
+    )
+    assert result.returncode == 2
+    assert "none.jsonl" in result.stderr
+
+
+def test_doctor_says_what_is_missing_and_the_command_that_installs_it(tmp_path):
+    result = materia("doctor", "--config", "configs/local.yaml", "--json", MATERIA_CACHE=str(tmp_path))
+    assert result.returncode == 2
+    missing = [check for check in json.loads(result.stdout) if check["status"] == "missing"]
+    assert {"stage entities", "stage localise", "stage faces"} <= {check["what"] for check in missing}
+    assert all("make weights" in check["fix"] for check in missing)
+
+
+@pytest.mark.parametrize("command", ["stats", "validate"])
+def test_folder_that_is_no_output_is_named(tmp_path, command):
+    result = materia(command, tmp_path / "nothing")
+    assert result.returncode in {2, 3}
+    assert "nothing" in result.stdout + result.stderr
+    assert "Traceback" not in result.stderr

@@ -1,0 +1,57 @@
+"""The documentation is true: the README's commands run, in order, and the page's example backend works."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tools import demo_clips
+
+ROOT = Path(__file__).parents[1]
+PATH = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+ENV = os.environ | {"PATH": PATH, "RAY_USAGE_STATS_ENABLED": "0", "HF_HUB_OFFLINE": "1"}
+
+
+def blocks(document: Path, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", document.read_text(encoding="utf-8"), flags=re.DOTALL)
+
+
+def run(command: list[str], cwd: Path, **environment: str) -> str:
+    result = subprocess.run(command, cwd=cwd, env=ENV | environment, capture_output=True, text=True, check=False, timeout=280)
+    assert result.returncode == 0, f"{command}\n{result.stdout}\n{result.stderr}"
+    return result.stdout
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder like a clone's: the configurations, and the demo's clips where `make demo` puts them."""
+    folder = tmp_path_factory.mktemp("readme")
+    (folder / "configs").symlink_to(ROOT / "configs")
+    demo_clips.make(folder / "demo" / "clips")
+    return folder
+
+
+@pytest.mark.ray
+def test_readme_commands_run_in_order(folder):
+    commands = [
+        line for block in blocks(ROOT / "README.md", "sh") for line in block.splitlines() if line.startswith("materia ")
+    ]
+    assert len(commands) >= 5
+    for command in commands:
+        run(shlex.split(command), folder)
+    assert (folder / "demo" / "sheet.png").stat().st_size > 50_000
+    (reader,) = blocks(ROOT / "README.md", "python")
+    assert "photo_astronaut" in run([sys.executable, "-c", reader], folder)
+
+
+def test_example_backend_of_the_page_takes_the_detectors_place(folder):
+    (backend,) = blocks(ROOT / "docs" / "backends.md", "python")
+    (folder / "my_models.py").write_text(backend)
+    (page,) = blocks(ROOT / "docs" / "backends.md", "sh")
+    command = shlex.split(page.replace("\\\n", " ").removeprefix("PYTHONPATH=. "))
+    run([*command, "--engine", "serial"], folder, PYTHONPATH=".")
+    assert '"samples"' in run(["materia", "stats", "out", "--json"], folder)
