@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from pipeline.config import STAGE_ORDER, Config, fingerprint
+from pipeline.config import Config, fingerprint
 from stages.base import Stage
 from stages.records import StageName
 
@@ -49,12 +49,10 @@ def build_stages(config: Config, names: Iterable[StageName]) -> list[Stage]:
     return [build_stage(config, name) for name in names]
 
 
-def stage_fingerprints(config: Config) -> dict[str, str]:
+def stage_fingerprints(config: Config, stages: Iterable[Stage]) -> dict[str, str]:
     """SHA-256 of what each stage's results depend on: its result settings, prompts and weights. The cut counts as frames."""
-    fingerprints: dict[str, str] = {}
-    for name in STAGE_ORDER:
-        if name == "cut":
-            continue
-        settings = getattr(config, name).result_fields()
-        fingerprints[name] = fingerprint({"settings": settings, "identity": build_stage(config, name).identity()})
-    return fingerprints
+    return {
+        stage.name: fingerprint({"settings": getattr(config, stage.name).result_fields(), "identity": stage.identity()})
+        for stage in stages
+        if stage.name != "cut"
+    }

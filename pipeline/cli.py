@@ -55,7 +55,9 @@ def run(
     from pipeline.job import run_job
 
     config = _load(config_path, overrides)
-    sys.exit(_guarded(lambda: run_job(config, input=input_address, output=output, engine=engine, ray_address=ray_address)))
+    result = _guarded(lambda: run_job(config, input=input_address, output=output, engine=engine, ray_address=ray_address))
+    click.echo(result.message, err=True)
+    sys.exit(result.exit_code)
 
 
 @main.command()

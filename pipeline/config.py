@@ -41,6 +41,7 @@ class PoolSettings(Settings):
 
     stages: tuple[StageName, ...] = Field(min_length=1, description="consecutive stages of the way of a clip")
     workers: int = Field(1, ge=1, description="actors of the pool")
+    rows_per_batch: int = Field(32, ge=1, le=32, description="rows of a slice that run together; 1: least memory, exact blame")
     num_cpus: float = Field(1.0, ge=0, description="CPUs that Ray books for one worker; fractions share a core")
     num_gpus: float = Field(0.0, ge=0, description="GPUs that Ray books for one worker; fractions share a card")
     memory_limit_gib: float = Field(4.0, gt=0, description="resident memory of a worker's child above which it is ended")

@@ -1,0 +1,210 @@
+"""The process in which models and native decoders run: `python -m pipeline.child REQUEST_FD ANSWER_FD PARENT_PID`.
+
+In: a `Hello` (configuration, stage names), then batches of samples. Out: `Ready` or `SetupFailed`, then for each batch a
+`Started` before each stage and one `Answer`. Frames of the protocol are msgpack behind a 4-byte big-endian length, on file
+descriptors of their own, so that a model that prints cannot corrupt them. A process of its own because nothing else survives a
+segfault, ends a loop in native code, or gives memory back; pipeline/supervisor.py watches it and decides whom to blame.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import os
+import re
+import signal
+import struct
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, BinaryIO
+
+import msgspec
+
+from stages.base import Stage
+from stages.records import Row, Sample, StageName, reject
+
+if TYPE_CHECKING:
+    from pipeline.config import Config
+
+StageFactory = Callable[["Config", Iterable[StageName]], list[Stage]]
+"""What makes a worker's stages; `pipeline.build:build_stages` outside tests and benchmarks."""
+
+_LENGTH = struct.Struct(">I")
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+class Hello(msgspec.Struct):
+    """First request: what to build. `stage_factory` is an import path to a `StageFactory`.
+
+    `import_path` is where the driver finds modules; the environment of the child, not the request, hands it on.
+    """
+
+    config_json: bytes
+    stages: list[StageName]
+    stage_factory: str
+    import_path: list[str]
+
+
+class Batch(msgspec.Struct):
+    """A request: samples to run through the stages together, in manifest order."""
+
+    samples: list[Sample]
+
+
+class Ready(msgspec.Struct, tag=True):
+    """All stages are set up."""
+
+
+class SetupFailed(msgspec.Struct, tag=True):
+    """A stage could not be built or set up; the process ends after saying so."""
+
+    message: str
+
+
+class Started(msgspec.Struct, tag=True):
+    """A stage begins with the batch; tells a supervisor where a child died."""
+
+    stage: StageName
+
+
+class Answer(msgspec.Struct, tag=True):
+    """One row for each sample of the batch, in order, and the seconds that each stage took."""
+
+    rows: list[Row]
+    seconds: dict[StageName, float]
+
+
+Reply = Ready | SetupFailed | Started | Answer
+_REPLIES = msgspec.msgpack.Decoder(Reply)
+
+
+def pack_frame(message: msgspec.Struct) -> bytes:
+    """One message as it goes through the pipe; at most 4 GiB."""
+    payload = msgspec.msgpack.encode(message)
+    return _LENGTH.pack(len(payload)) + payload
+
+
+def unpack_frames(received: bytearray) -> Iterator[Reply]:
+    """Take the complete replies off the front of what a child has sent so far."""
+    while len(received) >= _LENGTH.size:
+        end = _LENGTH.size + _LENGTH.unpack_from(received)[0]
+        if len(received) < end:
+            return
+        payload = bytes(received[_LENGTH.size : end])
+        del received[:end]
+        yield _REPLIES.decode(payload)
+
+
+def load_stage_factory(path: str) -> StageFactory:
+    """Import `package.module:function`."""
+    module, _, name = path.partition(":")
+    factory: StageFactory = getattr(importlib.import_module(module), name)
+    return factory
+
+
+def run_stages(stages: list[Stage], samples: list[Sample], on_stage: Callable[[StageName], None]) -> Answer:
+    """Run a batch through the stages in order; only samples flow on, rejections stay where they are.
+
+    Gives one row for each sample, in order. `on_stage` is called before each stage.
+    """
+    rows: list[Row] = list(samples)
+    seconds: dict[StageName, float] = {}
+    for stage in stages:
+        places = [place for place, row in enumerate(rows) if isinstance(row, Sample)]
+        if not places:
+            break
+        on_stage(stage.name)
+        began = time.perf_counter()
+        done = _process(stage, [row for row in rows if isinstance(row, Sample)])
+        seconds[stage.name] = time.perf_counter() - began
+        for place, row in zip(places, done, strict=True):
+            rows[place] = row
+    return Answer(rows, seconds)
+
+
+def _process(stage: Stage, samples: list[Sample]) -> list[Row]:
+    """Stages promise not to raise; should one do so, its rows run alone and the guilty ones become `internal_error`."""
+    try:
+        return _checked(samples, stage.process(samples))
+    except Exception as error:
+        if len(samples) > 1:
+            return [row for sample in samples for row in _process(stage, [sample])]
+        traceback.print_exc()  # to the worker's log
+        return [reject(samples[0], stage.name, "internal_error", _stable(f"{type(error).__name__}: {error}"))]
+
+
+def _checked(samples: list[Sample], rows: list[Row]) -> list[Row]:
+    given = [sample.clip.row for sample in samples]
+    got = [row.clip.row if isinstance(row, Sample) else row.row for row in rows]
+    if got != given:
+        raise RuntimeError(f"the stage gave rows {got} for rows {given}")
+    return rows
+
+
+def _stable(message: str) -> str:
+    """Without memory addresses, which differ from run to run, and cut to a readable length."""
+    return re.sub(r"0x[0-9a-fA-F]+", "0x...", message)[:500]
+
+
+def _die_with_parent(parent_pid: int) -> None:
+    """Ask the kernel for SIGKILL when the parent ends; native code that holds the GIL would never see the closed pipe."""
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent_pid:
+        sys.exit(1)
+
+
+def _read_frame(stream: BinaryIO) -> bytes | None:
+    """The next request's payload; None when the parent has closed the pipe."""
+    head = stream.read(_LENGTH.size)
+    if len(head) < _LENGTH.size:
+        return None
+    payload = stream.read(_LENGTH.unpack(head)[0])
+    return payload
+
+
+def _set_up(hello: Hello) -> list[Stage]:
+    from pipeline.config import Config
+
+    config = Config.model_validate_json(hello.config_json)
+    stages = load_stage_factory(hello.stage_factory)(config, hello.stages)
+    for stage in stages:
+        stage.setup()
+    return stages
+
+
+def _serve(requests: BinaryIO, send: Callable[[Reply], None]) -> None:
+    first = _read_frame(requests)
+    if first is None:
+        return
+    try:
+        stages = _set_up(msgspec.msgpack.decode(first, type=Hello))
+    except Exception as error:
+        traceback.print_exc()
+        send(SetupFailed(f"{type(error).__name__}: {error}"))
+        return
+    send(Ready())
+    decoder = msgspec.msgpack.Decoder(Batch)
+    while (frame := _read_frame(requests)) is not None:
+        send(run_stages(stages, decoder.decode(frame).samples, lambda stage: send(Started(stage))))
+    for stage in stages:
+        stage.close()
+
+
+def main() -> None:
+    """Serve until the request pipe closes."""
+    request_fd, answer_fd, parent_pid = map(int, sys.argv[1:4])
+    _die_with_parent(parent_pid)
+    with os.fdopen(request_fd, "rb") as requests, os.fdopen(answer_fd, "wb", buffering=0) as answers:
+
+        def send(reply: Reply) -> None:
+            frame = memoryview(pack_frame(reply))
+            while frame:
+                frame = frame[answers.write(frame) :]
+
+        _serve(requests, send)
+
+
+if __name__ == "__main__":
+    main()

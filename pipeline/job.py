@@ -1,0 +1,256 @@
+"""`materia run` as a function: check, plan, run what is not yet committed, commit, and say how it ended.
+
+In: a configuration, the address of a manifest or folder, the address of an output. Out: a `JobResult` whose exit code is that
+of design.md. The same call again continues: chunks with a commit record are left alone, slices in the spool are used, so a job
+may be killed at any moment. Two runners do the same work (pipeline/slices.py); the driver only counts.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Iterator
+from concurrent.futures import Future
+from contextlib import closing, contextmanager
+from importlib.metadata import version
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+
+from pipeline import storage
+from pipeline.build import stage_fingerprints
+from pipeline.child import load_stage_factory
+from pipeline.config import STAGE_ORDER, Config
+from pipeline.plan import Plan, make_plan, open_plan
+from pipeline.preflight import RUN, JobError, check_nothing_missing, check_same, existing_dataset, only_writer
+from pipeline.progress import Progress
+from pipeline.runlog import RunLog
+from pipeline.serial import SerialRunner
+from pipeline.shards import Dataset, Provenance, commits, committed, read_dataset, write_dataset
+from pipeline.slices import JobSpec, Report, Runner, plan_folder, spool_address, spooled
+from stages.base import Stage
+from stages.records import REASONS
+
+Engine = Literal["ray", "serial"]
+
+STAGE_FACTORY = "pipeline.build:build_stages"
+_MOST_COMMITS = 4  # that run at once
+_SYSTEMATIC_ROWS = 64  # in failed slices without a healthy one between them: the failure is not of single clips
+
+
+class JobResult(msgspec.Struct, frozen=True):
+    """How a job ended. `message` is for the person who started it; counts are of the whole output, not of this start."""
+
+    exit_code: int
+    message: str
+    rows: int = 0
+    samples: int = 0
+    rejections: int = 0
+
+
+class _Interrupted(BaseException):
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+
+def run_job(
+    config: Config,
+    *,
+    input: str,
+    output: str,
+    engine: Engine = "ray",
+    ray_address: str | None = None,
+    stage_factory: str = STAGE_FACTORY,
+) -> JobResult:
+    """Build an output, or go on with it. What a user can mend comes back as a result; errors of the configuration and of the
+    input raise ConfigError, BackendError, SourceError. `stage_factory` is an import path (pipeline/child.py: StageFactory).
+    """
+    try:
+        with _signals_raise(), only_writer(output):
+            return _run(config, input, output, engine, ray_address, stage_factory)
+    except JobError as error:
+        return JobResult(error.exit_code, str(error))
+    except _Interrupted as interrupted:
+        name = signal.Signals(interrupted.number).name
+        return JobResult(128 + interrupted.number, f"stopped by {name}; the same command continues")
+
+
+def _run(config: Config, input: str, output: str, engine: Engine, ray_address: str | None, stage_factory: str) -> JobResult:
+    began = time.monotonic()
+    stages = load_stage_factory(stage_factory)(config, STAGE_ORDER)
+    check_nothing_missing(stages)
+    plan, dataset = _open_output(config, stages, input, output)
+    provenance = Provenance(dataset.prompt_sha, dataset.stage_sha)
+    job = JobSpec(config.model_dump_json().encode(), output, provenance, stage_factory, [entry for entry in sys.path if entry])
+    storage.clean_temporaries(output)
+    done = committed(output)
+    waiting = spooled(output)
+    todo = np.array([n for n in range(plan.n_slices) if n not in waiting and plan.chunk_of(n) not in done], np.int64)
+    workers = {stage: pool.workers for pool in config.engine.pools for stage in pool.stages}
+    with (
+        closing(_start(job, plan, config, engine if len(todo) else "serial", ray_address)) as runner,
+        _signals_raise(),  # Ray has set handlers of its own
+        RunLog(output) as log,
+        Progress(plan.rows, plan.rows - sum(_rows_in(plan, number) for number in todo.tolist()), workers) as progress,
+    ):
+        _Drive(job, plan, runner, log, progress).run(todo, waiting, done)
+    return _result(output, plan, time.monotonic() - began)
+
+
+def _start(job: JobSpec, plan: Plan, config: Config, engine: Engine, ray_address: str | None) -> Runner:
+    if engine == "serial":
+        return SerialRunner(job, plan, len(config.engine.pools))
+    from pipeline.ray_runner import RayRunner, UnschedulableError
+
+    try:
+        return RayRunner(job, config.engine, ray_address)
+    except UnschedulableError as error:
+        raise JobError(2, str(error)) from None
+
+
+def _open_output(config: Config, stages: list[Stage], input: str, output: str) -> tuple[Plan, Dataset]:
+    """The output's plan and dataset.json, made if this is the first start; otherwise nothing that matters may have changed."""
+    old = existing_dataset(output, read_dataset)
+    folder = plan_folder(output)
+    if old is None:  # a plan without dataset.json is of a start that died, perhaps with another configuration
+        storage.remove(storage.join(folder, "plan.json"))
+    cut = config.engine.rows_per_chunk, config.engine.rows_per_slice
+    plan = open_plan(folder) or make_plan(input, folder, config.source, *cut)
+    new = _dataset(config, stages, plan)
+    if old is not None:
+        check_same(output, old, new)
+        if plan.changed(input, config.source):
+            raise JobError(
+                4, f"{input} is not as it was when {output} was planned; choose another output, or bring the input back"
+            )
+    write_dataset(output, new)
+    return plan, new
+
+
+def _dataset(config: Config, stages: list[Stage], plan: Plan) -> Dataset:
+    prompt_sha = next(stage.identity() for stage in stages if stage.name == "entities").get("prompt_sha", "")
+    return Dataset(
+        version=version("prima-materia"),
+        rows=plan.rows,
+        chunks=plan.n_chunks,
+        rows_per_chunk=config.engine.rows_per_chunk,
+        plan_sha256=plan.sha256,
+        config=config.result_fields(),
+        prompt_sha=prompt_sha,
+        stage_sha=stage_fingerprints(config, stages),
+    )
+
+
+def _rows_in(plan: Plan, number: int) -> int:
+    """Rows of a slice; the last one of a chunk may be short."""
+    chunk = plan.chunk_of(number)
+    first = (number - plan.slices_of(chunk).start) * plan.rows_per_slice
+    return min(plan.rows_per_slice, plan.rows_per_chunk - first, plan.rows - plan.first_row(chunk) - first)
+
+
+def _result(output: str, plan: Plan, wall_s: float) -> JobResult:
+    """Every planned chunk must be there: nothing is dropped in silence."""
+    samples = rejections = chunks = 0
+    for commit in commits(output):
+        chunks += 1
+        samples += commit.samples
+        rejections += commit.rejections
+    if chunks != plan.n_chunks:
+        lost = sorted(set(range(plan.n_chunks)) - committed(output))
+        raise JobError(1, f"the engine ended without chunks {lost[:10]} ({len(lost)} of {plan.n_chunks}); start again to go on")
+    message = f"{output}: {plan.rows} rows = {samples} samples + {rejections} rejections, {wall_s:.0f} s"
+    return JobResult(0, message, plan.rows, samples, rejections)
+
+
+class _Drive:
+    """The driver's loop: slices come back, chunks are committed when whole, and a failure of everything stops the job."""
+
+    def __init__(self, job: JobSpec, plan: Plan, runner: Runner, log: RunLog, progress: Progress) -> None:
+        self._job = job
+        self._plan = plan
+        self._runner = runner
+        self._log = log
+        self._progress = progress
+        self._spooled: Counter[int] = Counter()  # chunk -> its slices in the spool
+        self._whole: list[int] = []  # chunks ready to be committed
+        self._commits: deque[Future[None]] = deque()
+        self._suspects: list[Report] = []  # failed slices since the last healthy one
+
+    def run(self, todo: np.ndarray, waiting: set[int], done: set[int]) -> None:
+        """Process slices `todo`, with `waiting` in the spool already; raises JobError when the job cannot go on."""
+        for number in sorted(waiting):
+            chunk = self._plan.chunk_of(number)
+            if chunk in done:  # killed between a commit and the emptying of its spool
+                storage.remove(spool_address(self._job.out, number))
+            else:
+                self._count(chunk)
+        self._commit_whole()
+        if len(todo):
+            for report in self._runner.reports(todo):
+                self._take(report)
+        self._commit_whole()
+        while self._commits:
+            self._commits.popleft().result()
+
+    def _take(self, report: Report) -> None:
+        if report.failure:
+            raise JobError(1, report.failure)
+        self._log.add(report)
+        self._progress.add(report)
+        self._count(report.chunk)
+        if 2 * sum(report.rejected.get(reason, 0) for reason in REASONS["any"]) <= report.rows:
+            self._suspects.clear()
+            self._commit_whole()
+            return
+        self._suspects.append(report)
+        if sum(suspect.rows for suspect in self._suspects) >= _SYSTEMATIC_ROWS:
+            self._give_up()
+
+    def _give_up(self) -> None:
+        """Failed slices leave the spool, so that their rows get another chance when the cause is gone."""
+        for suspect in self._suspects:
+            storage.remove(spool_address(self._job.out, suspect.slice))
+        reasons = sum((Counter(suspect.rejected) for suspect in self._suspects), Counter[str]())
+        reason, times = reasons.most_common(1)[0]
+        rows = sum(suspect.rows for suspect in self._suspects)
+        example = next((suspect.example for suspect in self._suspects if suspect.example), "")
+        log = storage.join(self._job.out, RUN, "workers.log")
+        raise JobError(
+            5, f"stopped: {times} of the last {rows} rows ended as {reason}, e.g. {example}\nsee {log}; then start again"
+        )
+
+    def _count(self, chunk: int) -> None:
+        self._spooled[chunk] += 1
+        if self._spooled[chunk] == len(self._plan.slices_of(chunk)):
+            del self._spooled[chunk]
+            self._whole.append(chunk)
+
+    def _commit_whole(self) -> None:
+        for chunk in self._whole:
+            while len(self._commits) >= _MOST_COMMITS:
+                self._commits.popleft().result()
+            self._commits.append(self._runner.commit(chunk))
+        self._whole.clear()
+
+
+@contextmanager
+def _signals_raise() -> Iterator[None]:
+    """SIGINT and SIGTERM end the job in good order; a second one at once."""
+
+    def stop(number: int, _frame: Any) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        raise _Interrupted(number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

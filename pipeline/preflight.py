@@ -1,0 +1,104 @@
+"""What must be true before a job may start: nothing missing, one writer, and an output that this configuration made.
+
+In: configuration, stages, output address. Out: nothing, or a `JobError` with the exit code of design.md and a message that
+names what is wrong and what to do. Nothing here starts a process or loads a model.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import msgspec
+
+from pipeline import storage
+from pipeline.shards import Dataset
+from stages.base import Stage
+
+RUN = "_run"
+"""Folder of an output for what is no result: plan, spool, timings, log, lock."""
+
+
+class JobError(RuntimeError):
+    """The job cannot start or go on; `exit_code` as in design.md."""
+
+    def __init__(self, exit_code: int, message: str) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+def check_nothing_missing(stages: list[Stage]) -> None:
+    """Raises JobError(2) naming every package or weight that a stage lacks, with the command that installs it."""
+    lacking = [(stage.name, lack) for stage in stages for lack in stage.missing()]
+    if lacking:
+        lines = [f"  {name}: {lack.what}\n    {lack.fix}" for name, lack in lacking]
+        raise JobError(2, "this machine lacks what the configuration needs:\n" + "\n".join(lines))
+
+
+@contextmanager
+def only_writer(out: str) -> Iterator[None]:
+    """Hold a local output's lock; a lock ends with its process, however that ends. Raises JobError(2) naming the holder.
+
+    Object stores have no locks: there, the one who starts jobs must not start two on one output.
+    """
+    folder = storage.local_path(storage.join(out, RUN))
+    if folder is None:
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            lock.seek(0)
+            raise JobError(2, f"{out} is being written by another job: {lock.read().strip()}") from None
+        lock.truncate(0)
+        lock.write(f"process {os.getpid()} on {socket.gethostname()}: {' '.join(sys.argv)}\n")
+        lock.flush()
+        yield
+
+
+def existing_dataset(out: str, read: Any) -> Dataset | None:
+    """What an earlier start wrote. Raises JobError(2) for a folder that holds something else."""
+    if storage.exists(storage.join(out, "dataset.json")):
+        dataset: Dataset = read(out)
+        return dataset
+    foreign = [name for name in storage.listdir(out) if name != RUN]
+    if foreign:
+        raise JobError(2, f"{out} holds {foreign[0]!r} but no dataset.json: it is no output of ours; choose another folder")
+    return None
+
+
+def check_same(out: str, old: Dataset, new: Dataset) -> None:
+    """Raises JobError(4) saying which fields of the configuration, prompts, weights or input differ, old -> new."""
+    before, after = _flat(msgspec.to_builtins(old)), _flat(msgspec.to_builtins(new))
+    changes = [
+        f"  {name}: {_shown(before.get(name))} -> {_shown(after.get(name))}"
+        for name in sorted(before.keys() | after.keys())
+        if before.get(name) != after.get(name)
+    ]
+    if changes:
+        raise JobError(
+            4,
+            f"{out} was made with another configuration; choose another output, or go back to the old values (old -> new):\n"
+            + "\n".join(changes),
+        )
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Leaves by dotted name, as `--set` calls them: {"a": {"b": 1}} -> {"a.b": 1}."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        path = f"{prefix}{name}".removeprefix("config.")
+        flat |= _flat(value, f"{path}.") if isinstance(value, dict) and value else {path: value}
+    return flat
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:60]}...{text[-12:]}"

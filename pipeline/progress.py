@@ -1,0 +1,88 @@
+"""What a person sees while a job runs: clips/s, kept, rejected, time left, the slowest step.
+
+In: the reports of slices. Out: on standard error, a live line on a terminal, otherwise a plain line every ten seconds.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Mapping
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from pipeline.slices import Report
+from stages.records import StageName
+
+_PLAIN_EVERY_S = 10.0
+_LIVE_EVERY_S = 0.5
+
+
+class Progress:
+    """A context in which reports are counted and shown. `workers`: stage -> workers that share its work."""
+
+    def __init__(self, rows: int, done: int, workers: Mapping[StageName, int]) -> None:
+        self._rows = rows
+        self._done_before = self._done = done
+        self._workers = workers
+        self._kept = 0
+        self._rejected = 0
+        self._seconds: defaultdict[StageName, float] = defaultdict(float)
+        self._began = time.monotonic()
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._show, name="progress", daemon=True)
+
+    def __enter__(self) -> Progress:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopped.set()
+        self._thread.join()
+
+    def add(self, report: Report) -> None:
+        """Count a finished slice."""
+        self._done += report.rows
+        self._kept += report.kept
+        self._rejected += report.rows - report.kept
+        for stage, seconds in report.seconds.items():
+            self._seconds[stage] += seconds
+
+    def line(self) -> str:
+        """The state in one line."""
+        finished = self._done - self._done_before
+        if not finished:
+            return f"{self._done}/{self._rows} clips, models are loading, {_span(time.monotonic() - self._began)}"
+        rate = finished / (time.monotonic() - self._began)
+        parts = [
+            f"{self._done}/{self._rows} clips",
+            f"{rate:.2f}/s",
+            f"{self._kept} kept",
+            f"{self._rejected} rejected",
+            f"{_span((self._rows - self._done) / rate)} left",
+        ]
+        if self._seconds:
+            slowest = max(self._seconds, key=lambda stage: self._seconds[stage] / self._workers.get(stage, 1))
+            parts.append(f"slowest step: {slowest} {1000 * self._seconds[slowest] / finished:.0f} ms/clip")
+        return ", ".join(parts)
+
+    def _show(self) -> None:
+        console = Console(stderr=True)
+        if not console.is_terminal:
+            while not self._stopped.wait(_PLAIN_EVERY_S):
+                sys.stderr.write(self.line() + "\n")
+            return
+        with Live(Text(self.line()), console=console, auto_refresh=False, transient=True) as live:
+            while not self._stopped.wait(_LIVE_EVERY_S):
+                live.update(Text(self.line(), no_wrap=True, overflow="ellipsis"), refresh=True)
+
+
+def _span(seconds: float) -> str:
+    """90 -> "1:30", 3700 -> "1:01:40"."""
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -1,0 +1,167 @@
+"""The runner on Ray Data: one pool of actors per `engine.pools` entry, one slice per block (engine: decisions 1, 2, 4).
+
+A lazy source gives slice numbers; between pools a slice travels as msgpack in one large_binary column; the last pool spools it
+and gives back counts, so that no payload reaches the driver. An actor is only a supervisor: models run in its child process,
+and what fails there never raises here, because Ray Data's unit of failure is the block. So a lost actor or node may be
+restarted, and its tasks repeated, without limit (Ray Data's default). Commits are plain tasks that overlap with processing.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from typing import Any
+
+# Read by Ray when it is imported. A wrong RAY_ADDRESS in the environment must not change where a job runs.
+os.environ.update(RAY_USAGE_STATS_ENABLED="0", RAY_DATA_USAGE_DISABLED="1", RAY_DATA_DISABLE_PROGRESS_BARS="1")
+os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its "errors" are advice to Ray Data's authors
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import ray
+from ray.data import ActorPoolStrategy, DataContext
+from ray.data.block import BlockMetadata
+from ray.data.datasource import Datasource, ReadTask
+
+from pipeline.config import EngineSettings
+from pipeline.plan import open_plan
+from pipeline.slices import JobSpec, PoolWorker, Report, Work, commit_chunk, plan_folder, report
+
+SOURCE_CPUS = 0.1
+COMMIT_CPUS = 0.1
+"""CPUs booked by the task that lists the slices and by a task that commits a chunk; mostly they wait."""
+
+
+class UnschedulableError(RuntimeError):
+    """The cluster cannot hold all pools at once; without this check the job would wait for ever and say nothing."""
+
+
+class RayRunner:
+    """A Ray session and a Ray Data pipeline on it."""
+
+    def __init__(self, job: JobSpec, engine: EngineSettings, address: str | None) -> None:
+        self._job = job
+        self._engine = engine
+        _start_ray(engine, address)
+        try:
+            _check_resources(engine, ray.cluster_resources())
+        except UnschedulableError:
+            self.close()
+            raise
+
+    def reports(self, slices: np.ndarray) -> Iterator[Report]:
+        """Reports as slices finish."""
+        context = DataContext.get_current()
+        context.target_max_block_size = 1  # bytes: every slice is a block of its own
+        context.execution_options.preserve_order = False
+        context.raise_original_map_exception = True
+        dataset = ray.data.read_datasource(_SliceSource(slices, self._job.out), override_num_blocks=1, num_cpus=SOURCE_CPUS)
+        for number, pool in enumerate(self._engine.pools):
+            dataset = dataset.map_batches(
+                _PoolActor,
+                fn_constructor_args=(self._job, number),
+                batch_size=1,
+                batch_format="pyarrow",
+                zero_copy_batch=True,
+                compute=ActorPoolStrategy(size=pool.workers),
+                num_cpus=pool.num_cpus,
+                num_gpus=pool.num_gpus or None,
+            )
+        for table in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+            for data in table["work"].to_pylist():
+                yield msgspec.msgpack.decode(data, type=Report)
+
+    def commit(self, chunk: int) -> Future[None]:
+        """A task, repeated if its node dies."""
+        task = ray.remote(commit_chunk).options(num_cpus=COMMIT_CPUS, max_retries=-1)
+        future: Future[None] = task.remote(self._job, chunk).future()
+        return future
+
+    def close(self) -> None:
+        """End the session; on an existing cluster, only this job's part of it."""
+        ray.shutdown()
+
+
+class _PoolActor:
+    """A worker of a pool as Ray Data calls it: a table of one slice in, the same out; the last pool's gives the report."""
+
+    def __init__(self, job: JobSpec, pool: int) -> None:
+        self._worker = PoolWorker(job, pool)
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        work = msgspec.msgpack.decode(table["work"][0].as_py(), type=Work)
+        done = self._worker.advance(work)
+        return _table(report(done) if self._worker.is_last else done)
+
+
+class _SliceSource(Datasource):  # type: ignore[misc]
+    """One generator task of one-row blocks: Ray Data pulls slices as the pools need them, so the driver never holds them."""
+
+    def __init__(self, slices: np.ndarray, out: str) -> None:
+        self._slices = slices
+        self._out = out
+
+    def estimate_inmemory_data_size(self) -> int | None:
+        return None
+
+    def get_read_tasks(
+        self, parallelism: int, per_task_row_limit: int | None = None, data_context: Any = None
+    ) -> list[ReadTask]:
+        slices, out = self._slices, self._out
+
+        def read() -> Iterator[pa.Table]:
+            plan = open_plan(plan_folder(out))
+            assert plan is not None
+            for number in slices.tolist():
+                yield _table(Work(chunk=plan.chunk_of(number), slice=number))
+
+        metadata = BlockMetadata(num_rows=len(slices), size_bytes=None, input_files=None, exec_stats=None)
+        return [ReadTask(read, metadata)]
+
+
+def _table(message: Work | Report) -> pa.Table:
+    data = pa.array([msgspec.msgpack.encode(message)], pa.large_binary())
+    return pa.table({"chunk": [message.chunk], "slice": [message.slice], "work": data})
+
+
+def _start_ray(engine: EngineSettings, address: str | None) -> None:
+    """Join the cluster at `address`, or start one here that ends with this process; without a word on the terminal."""
+    for name in ("ray", "ray.data"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module=r"ray\..*")
+    own: dict[str, Any] = {"object_store_memory": engine.object_store_mb * 2**20, "include_dashboard": False}
+    with _silent_stderr():  # the C++ side greets there
+        # "local": whatever RAY_ADDRESS in the environment says
+        ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **({} if address else own))
+
+
+@contextmanager
+def _silent_stderr() -> Iterator[None]:
+    """File descriptor 2 leads nowhere for a while; exceptions are not affected."""
+    kept = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
+def _check_resources(engine: EngineSettings, available: dict[str, float]) -> None:
+    """Pools hold their share for the whole job; the source and a commit must fit beside them. Raises UnschedulableError."""
+    cpus = sum(pool.workers * pool.num_cpus for pool in engine.pools) + SOURCE_CPUS + COMMIT_CPUS
+    gpus = sum(pool.workers * pool.num_gpus for pool in engine.pools)
+    for kind, wanted in (("CPU", cpus), ("GPU", gpus)):
+        there = available.get(kind, 0.0)
+        if wanted > there + 1e-6:
+            raise UnschedulableError(
+                f"engine.pools book {wanted:g} {kind}s (all workers, {SOURCE_CPUS + COMMIT_CPUS:g} for source and commits),"
+                f" but Ray has {there:g}; lower workers or num_{kind.lower()}s of engine.pools, or give a --ray-address"
+            )

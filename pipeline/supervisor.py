@@ -1,0 +1,281 @@
+"""Runs stages in a child process and keeps what happens there from costing more than the guilty row.
+
+In: rows of a slice. Out: one row for each, in order; a row that kills its child or overruns its deadline while running alone,
+twice, is a rejection. A batch whose child died is first repeated as it was: if the kill came from outside, no batch is formed
+differently and no byte of the output changes. Only then its rows run one by one, which finds any number of guilty rows and
+costs a hanging one three deadlines (two, if the pool hands over single rows); bisection would cost six.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import deque
+from contextlib import suppress
+from dataclasses import dataclass
+from statistics import median
+from typing import Literal, NamedTuple
+
+import msgspec
+import psutil
+
+from pipeline.child import Answer, Batch, Hello, Reply, SetupFailed, Started, pack_frame, unpack_frames
+from stages.records import Row, Sample, StageName, reject
+
+_POLL_S = 0.2
+_DEADLINE_FACTOR = 20  # a row may take so many times the median (engine: decision 5)
+_UNMEASURED_SHARE = 1 / 4  # of min_deadline_s, for each row of a batch, until a median is known
+_LOG_LIMIT = 1 << 20
+_LOG_TAIL = 4000
+
+
+class SetupError(RuntimeError):
+    """A child cannot set its stages up; the message names the cause and quotes the child's log."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a child may use. `rows_per_batch` rows run together; `threads` is what numeric libraries may start."""
+
+    min_deadline_s: float
+    setup_deadline_s: float
+    memory_limit_gib: float
+    rows_per_batch: int
+    threads: int
+
+
+class Processed(NamedTuple):
+    """Rows in the order given, seconds per stage, and one note (with the child's last words) for each death of a child."""
+
+    rows: list[Row]
+    seconds: dict[StageName, float]
+    notes: list[str]
+
+
+class Supervisor:
+    """One child process and its restarts. The child loads its models while the caller goes on; `process` waits for it."""
+
+    def __init__(self, hello: Hello, limits: Limits) -> None:
+        self._hello = hello
+        self._limits = limits
+        self._row_seconds: deque[float] = deque(maxlen=64)
+        self._ready = False
+        self._child = _Child(hello, limits)
+
+    def process(self, rows: list[Row]) -> Processed:
+        """Run the samples among the rows through the stages; rejections stay where they are. Raises SetupError."""
+        done = Processed(list(rows), {}, [])
+        places = [place for place, row in enumerate(rows) if isinstance(row, Sample)]
+        samples = [row for row in rows if isinstance(row, Sample)]
+        step = self._limits.rows_per_batch
+        finished: list[Row] = []
+        for first in range(0, len(samples), step):
+            finished += self._run(samples[first : first + step], done)
+        for place, row in zip(places, finished, strict=True):
+            done.rows[place] = row
+        return done
+
+    def close(self) -> None:
+        """End the child and every process that it started."""
+        self._child.end()
+
+    def _run(self, samples: list[Sample], done: Processed) -> list[Row]:
+        """The batch as it is, twice if its child dies; then row by row; a single row that fails twice is to blame."""
+        for _ in range(2):
+            try:
+                answer = self._attempt(samples)
+            except _ChildDied as death:
+                failure = death
+                done.notes.append(f"rows {[sample.clip.row for sample in samples]}: {failure.message}\n{failure.log}")
+                if failure.reason == "timeout" and len(samples) > 1:
+                    break  # not an outside kill, and a deadline is dear
+            else:
+                for stage, seconds in answer.seconds.items():
+                    done.seconds[stage] = done.seconds.get(stage, 0.0) + seconds
+                return answer.rows
+        if len(samples) > 1:
+            return [row for sample in samples for row in self._run([sample], done)]
+        return [reject(samples[0], failure.stage or self._hello.stages[0], failure.reason, failure.message)]
+
+    def _attempt(self, samples: list[Sample]) -> Answer:
+        self._wait_until_ready()
+        began = time.monotonic()
+        try:
+            answer = self._child.ask(Batch(samples), self._deadline_s(len(samples)))
+        except _ChildDied:
+            self._restart()
+            raise
+        assert isinstance(answer, Answer)
+        self._row_seconds.append((time.monotonic() - began) / len(samples))
+        if self._child.memory_gib() > self._limits.memory_limit_gib:
+            self._restart()  # it grew over many rows; nobody is to blame
+        return answer
+
+    def _deadline_s(self, n_rows: int) -> float:
+        least = self._limits.min_deadline_s
+        row_s = median(self._row_seconds) * _DEADLINE_FACTOR if self._row_seconds else least * _UNMEASURED_SHARE
+        return max(least, row_s * n_rows)
+
+    def _restart(self) -> None:
+        self._child.end()
+        self._child = _Child(self._hello, self._limits)
+        self._ready = False
+
+    def _wait_until_ready(self) -> None:
+        for last in (False, True):
+            if self._ready:
+                return
+            try:
+                reply = self._child.ask(None, self._limits.setup_deadline_s)
+            except _ChildDied as death:
+                self._child.end()
+                if last or death.reason == "timeout":
+                    raise SetupError(self._setup_message(death.message, death.log)) from None
+                self._restart()  # perhaps killed from outside
+                continue
+            if isinstance(reply, SetupFailed):
+                self._child.end()
+                raise SetupError(self._setup_message(reply.message, ""))
+            self._ready = True
+
+    def _setup_message(self, cause: str, log: str) -> str:
+        stages = ", ".join(self._hello.stages)
+        return f"a worker for {stages} cannot start: {cause}" + (f"\nits last words:\n{log}" if log.strip() else "")
+
+
+class _ChildDied(Exception):
+    """A child ended or was ended while it should have answered. `message` is the same in every run; `log` need not be."""
+
+    def __init__(self, reason: Literal["worker_crash", "timeout"], message: str, stage: StageName | None, log: str) -> None:
+        self.reason: Literal["worker_crash", "timeout"] = reason
+        self.message = message
+        self.stage = stage
+        self.log = log
+
+
+class _Child:
+    """A running `python -m pipeline.child`: its pipes, its log, its end."""
+
+    def __init__(self, hello: Hello, limits: Limits) -> None:
+        self._limits = limits
+        self._stage: StageName | None = None
+        self._received = bytearray()
+        self._log = tempfile.TemporaryFile("a+b")  # noqa: SIM115 (lives as long as the child)
+        request_fd, self._requests = os.pipe()
+        self._answers, answer_fd = os.pipe()
+        # -P: the current folder is not searched for modules
+        command = [sys.executable, "-P", "-X", "faulthandler", "-m", "pipeline.child"]
+        self._process = subprocess.Popen(
+            [*command, str(request_fd), str(answer_fd), str(os.getpid())],
+            stdin=subprocess.DEVNULL,
+            stdout=self._log,
+            stderr=self._log,
+            pass_fds=(request_fd, answer_fd),
+            start_new_session=True,
+            env=_environment(hello.import_path, limits.threads),
+        )
+        os.close(request_fd)
+        os.close(answer_fd)
+        os.set_blocking(self._requests, False)
+        self._unsent = memoryview(pack_frame(hello))
+
+    def ask(self, request: msgspec.Struct | None, deadline_s: float) -> Reply:
+        """Send a request (None: the greeting is still to be answered) and wait. Raises _ChildDied."""
+        if request is not None:
+            self._unsent = memoryview(pack_frame(request))
+            self._trim_log()
+        ends = time.monotonic() + deadline_s
+        while True:
+            if self._wait_for_bytes():
+                for reply in unpack_frames(self._received):
+                    if not isinstance(reply, Started):
+                        return reply
+                    self._stage = reply.stage
+            elif time.monotonic() > ends:
+                limit = f"engine.min_deadline_s = {self._limits.min_deadline_s:g}"
+                self._die("timeout", f"still running at its deadline, the larger of {limit} and 20 times the usual; ended")
+            elif self.memory_gib() > self._limits.memory_limit_gib:
+                limit = f"memory_limit_gib = {self._limits.memory_limit_gib:g}"
+                self._die("worker_crash", f"out of memory: its worker went beyond {limit} of the pool and was ended")
+
+    def memory_gib(self) -> float:
+        """Resident memory of the child and its descendants."""
+        total = 0
+        with suppress(psutil.Error):  # it just ended, which the pipe tells
+            child = psutil.Process(self._process.pid)
+            for process in (child, *child.children(recursive=True)):
+                total += process.memory_info().rss
+        return total / 2**30
+
+    def end(self) -> None:
+        """Kill the whole group and free pipes and log; may be called again."""
+        if self._log.closed:
+            return
+        self._kill()
+        os.close(self._requests)
+        os.close(self._answers)
+        self._log.close()
+
+    def _kill(self) -> int:
+        """Its exit status; minus the signal's number if a signal ended it before this did."""
+        try:
+            status = self._process.wait(timeout=0.5) if self._hung_up() else None
+        except subprocess.TimeoutExpired:
+            status = None
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        killed = self._process.wait()
+        return killed if status is None else status
+
+    def _hung_up(self) -> bool:
+        poll = select.poll()
+        poll.register(self._answers, select.POLLHUP)
+        return bool(poll.poll(0))
+
+    def _wait_for_bytes(self) -> bool:
+        """Send and receive what is possible within the polling time; whether anything was received."""
+        poll = select.poll()
+        poll.register(self._answers, select.POLLIN)
+        if self._unsent:
+            poll.register(self._requests, select.POLLOUT)
+        events = dict(poll.poll(_POLL_S * 1000))
+        if self._requests in events:
+            try:
+                self._unsent = self._unsent[os.write(self._requests, self._unsent) :]
+            except BrokenPipeError:
+                self._unsent = memoryview(b"")  # the answers' end tells the rest
+        if self._answers not in events:
+            return False
+        data = os.read(self._answers, 1 << 20)
+        if not data:
+            status = self._kill()
+            ended = f"died of {signal.Signals(-status).name}" if status < 0 else f"exited with status {status}"
+            hint = " (out of memory?)" if status == -signal.SIGKILL else ""
+            self._die("worker_crash", f"its worker {ended}{hint}")
+        self._received += data
+        return True
+
+    def _die(self, reason: Literal["worker_crash", "timeout"], message: str) -> None:
+        log = self._tail()
+        raise _ChildDied(reason, message, self._stage, log)
+
+    def _tail(self) -> str:
+        size = os.fstat(self._log.fileno()).st_size
+        return os.pread(self._log.fileno(), _LOG_TAIL, max(0, size - _LOG_TAIL)).decode(errors="replace")
+
+    def _trim_log(self) -> None:
+        if os.fstat(self._log.fileno()).st_size > _LOG_LIMIT:
+            self._log.truncate(0)
+
+
+def _environment(import_path: list[str], threads: int) -> dict[str, str]:
+    """The parent's, with the driver's import path, and with numeric libraries held to so many threads."""
+    libraries = ("OMP", "OPENBLAS", "MKL", "NUMEXPR", "VECLIB_MAXIMUM")
+    pinned = {f"{library}_NUM_THREADS": str(threads) for library in libraries}
+    path = os.pathsep.join(import_path)
+    return {**os.environ, **pinned, "PYTHONPATH": path, "PYTHONHASHSEED": "0", "TOKENIZERS_PARALLELISM": "false"}

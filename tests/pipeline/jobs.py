@@ -1,0 +1,46 @@
+"""Helpers of the engine's tests: manifests of clips that the stub stages do not decode, configurations, outputs to compare."""
+
+import json
+from pathlib import Path
+
+from pipeline.config import STAGE_ORDER, Config
+
+STUBS = "stub_stages:build_stubs"
+
+
+def make_manifest(folder: Path, captions: list[str]) -> str:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "clip.mp4").write_bytes(b"no video, but nobody looks")
+    rows = [{"id": f"c{row:04d}", "video": "clip.mp4", "caption": caption} for row, caption in enumerate(captions)]
+    manifest = folder / "manifest.jsonl"
+    manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(manifest)
+
+
+def make_config(workers: int = 1, rows_per_batch: int = 1, entities: dict | None = None, **engine) -> Config:
+    pool = {"workers": workers, "num_cpus": 0.2, "memory_limit_gib": 0.6}
+    pools = [
+        {"stages": STAGE_ORDER[:1], **pool},
+        {"stages": STAGE_ORDER[1:], "rows_per_batch": rows_per_batch, **pool},
+    ]
+    engine = {"rows_per_chunk": 8, "rows_per_slice": 4, "min_deadline_s": 3, "object_store_mb": 100, "pools": pools} | engine
+    return Config.model_validate({"engine": engine, "entities": entities or {}})
+
+
+def contents(out: Path) -> dict[str, bytes]:
+    """Every file of an output that must be equal between runs."""
+    files = (path for path in out.rglob("*") if path.is_file() and "_run" not in path.parts)
+    return {str(path.relative_to(out)): path.read_bytes() for path in sorted(files)}
+
+
+def outcomes(out: Path) -> dict[int, str]:
+    """row -> "sample" or the reason of its rejection, from index and rejects."""
+    import pyarrow.parquet as pq
+
+    found = {}
+    for path in sorted((out / "index").glob("*.parquet")):
+        found |= dict.fromkeys(pq.read_table(path)["row"].to_pylist(), "sample")
+    for path in sorted((out / "rejects").glob("*.parquet")):
+        table = pq.read_table(path)
+        found |= dict(zip(table["row"].to_pylist(), table["reason"].to_pylist(), strict=True))
+    return found

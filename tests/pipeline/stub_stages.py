@@ -1,0 +1,124 @@
+"""Stages of constant answers that misbehave on command: a caption like "a dog [segfault]" takes its worker down.
+
+They decode nothing, so a "video" may be any file and a test of the engine takes milliseconds a row.
+"""
+
+import ctypes
+import io
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterable
+
+import numpy as np
+from PIL import Image
+
+from pipeline.config import STAGE_ORDER, Config
+from stages.backends import Missing
+from stages.records import (
+    Background,
+    EntityWord,
+    Frame,
+    Instance,
+    MaskRle,
+    Row,
+    Sample,
+    StageName,
+    VideoInfo,
+    reject,
+)
+
+SIDE = 16
+STUB_SECONDS = "STUB_SECONDS"
+"""Environment variable: how long the stub of the frames takes for a row."""
+
+
+def picture(kind: str, **options) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(np.full((SIDE, SIDE, 4 if kind == "PNG" else 3), 128, np.uint8)).save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+class Stub:
+    """Fills in one stage's part of a sample. `Missing` if the configuration's backend is called "missing"."""
+
+    def __init__(self, config: Config, name: StageName) -> None:
+        self.name = name
+        self.backend = getattr(getattr(config, name, None), "backend", "")
+
+    def missing(self) -> list[Missing]:
+        return [Missing("weights of the stub", "make weights")] if self.backend == "missing" else []
+
+    def identity(self) -> dict[str, str]:
+        return {"weights": self.backend}
+
+    def setup(self) -> None:
+        if self.backend == "broken":
+            print("loading the stub")
+            raise RuntimeError("cannot load: weights are damaged")
+        self.jpeg, self.png = picture("JPEG"), picture("PNG")
+
+    def close(self) -> None:
+        pass
+
+    def process(self, samples: list[Sample]) -> list[Row]:
+        print("noise on standard output must not hurt")
+        return [self._row(sample) for sample in samples]
+
+    def _row(self, sample: Sample) -> Row:
+        if self.name == "entities":
+            if "[nothing]" in sample.clip.caption:
+                return reject(sample, "entities", "no_subject", "no subject in the caption")
+            sample.entities = [EntityWord(word="dog", category="subject", spans=[(2, 5)])]
+        if self.name == "frames":
+            misbehave(sample.clip.caption)
+            time.sleep(float(os.environ.get(STUB_SECONDS, "0")))
+            sample.video = VideoInfo(
+                container="mp4", codec="h264", width=SIDE, height=SIDE, rotation=0, sar="1:1", fps=10, duration_s=1, n_frames=10
+            )
+            sample.frames = [Frame(percent=p, index=p // 10, time_s=p / 100, jpeg=self.jpeg) for p in (5, 50, 95)]
+        if self.name == "segment":
+            box = (2.0, 2.0, 8.0, 8.0)
+            sample.instances = [
+                Instance(
+                    word="dog",
+                    category="subject",
+                    frame=1,
+                    box_xyxy_px=box,
+                    detector_score=0.9,
+                    mask_score=0.9,
+                    png=self.png,
+                    mask_rle=MaskRle(size=(SIDE, SIDE), counts="`2"),
+                    area_share=0.2,
+                    crop_xyxy_px=(2, 2, 8, 8),
+                )  # fmt: skip
+            ]
+        if self.name == "background":
+            sample.background = Background(word=None, method="stub", masked_share=0.2, residual={"dog": 0.1}, png=self.png)
+        return sample
+
+
+def misbehave(caption: str) -> None:
+    """Do what the caption asks for."""
+    if "[segfault]" in caption:
+        ctypes.string_at(0)
+    if "[kill]" in caption:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if "[exit]" in caption:
+        print("goodbye", file=sys.stderr)
+        os._exit(3)
+    if "[hang]" in caption:
+        time.sleep(1000)
+    if "[raise]" in caption:
+        raise KeyError("a surprise")
+    if "[memory]" in caption:
+        hoard = []
+        for _ in range(100):
+            hoard.append(np.ones(2**24))
+            time.sleep(0.1)
+
+
+def build_stubs(config: Config, names: Iterable[StageName]) -> list[Stub]:
+    assert set(names) <= set(STAGE_ORDER)
+    return [Stub(config, name) for name in names]
