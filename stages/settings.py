@@ -56,6 +56,9 @@ class EntitiesSettings(BackendSettings):
 class CutSettings(Settings):
     """Re-encoding of clips that have start or end: x264, tuned for fast decoding by loaders."""
 
+    preset: Literal["ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow"] = Field(
+        "veryfast", description="x264's trade of encoding time for size"
+    )
     crf: int = Field(18, ge=0, le=51, description="x264 constant rate factor")
     gop: int = Field(16, ge=1, description="frames between key frames")
 
@@ -69,9 +72,20 @@ class FramesSettings(Settings):
     max_duration_s: float = Field(120.0, gt=0, description="longer: too_long")
     long_s: float = Field(20.0, gt=0, description="longer: flag `long`")
     min_side_px: int = Field(128, ge=1, description="shorter side of the displayed picture; less: too_small")
-    several_shots: Literal["reject", "flag", "ignore"] = Field("reject", description="a scene cut between the frames")
-    shot_threshold: float = Field(0.5, ge=0, le=1, description="how different neighbours must be to be a cut, 0-1")
-    still_threshold: float = Field(0.004, ge=0, le=1, description="mean change between frames below which a clip is `still`")
+    several_shots: Literal["reject", "flag", "ignore"] = Field(
+        "reject",
+        description="a scene cut between the frames; ignore: do not look, decode less (cost grows no more with the duration)",
+    )
+    shot_threshold: float = Field(
+        0.38, ge=0, le=1, description="cut: neighbours this much less alike than the pairs around them"
+    )
+    dissolve_threshold: float = Field(0.17, ge=0, le=1, description="dissolve: unlikeness across it times its dip of contrast")
+    still_threshold: float = Field(
+        0.02,
+        ge=0,
+        le=1,
+        description="`still`: not even the liveliest hundredth of the picture changes by this share of full scale",
+    )
     cut: CutSettings = CutSettings()
 
 

@@ -1,0 +1,138 @@
+"""The last stage: cut clips that are a range of a longer video, by re-encoding.
+
+In: kept samples. Out: those with `start_s` or `end_s` carry the bytes of an MP4 of exactly that range in `media`, the others
+pass untouched. Never a stream copy: it can only start at key frames and hides the rest behind an edit list, which decoders get
+wrong. The cut shows what a viewer saw (upright, square pixels, 8 bit 4:2:0), keeps every frame with its time, has no sound, is
+encoded for being decoded often: x264 without what makes decoding slow, short GOPs; one thread and no version in the header: the
+same input gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from stages.backends import Missing
+from stages.frames import video_info
+from stages.records import Row, Sample, StageName, reject
+from stages.settings import CutSettings
+from stages.video import OpenVideo, VideoError, local_copy, open_video, probe
+from stages.video.decode import walk
+
+if TYPE_CHECKING:
+    from av.video.frame import VideoFrame
+
+
+class Cut:
+    """Re-encode the ranges; frame i of the cut is frame i of the clip."""
+
+    name: StageName = "cut"
+
+    def __init__(self, settings: CutSettings) -> None:
+        self.settings = settings
+
+    def missing(self) -> list[Missing]:
+        """x264, which some builds of PyAV lack."""
+        import av
+
+        if "libx264" in av.codecs_available:
+            return []
+        return [Missing("the libx264 encoder in PyAV", "pip install --force-reinstall --only-binary av av")]
+
+    def identity(self) -> dict[str, str]:
+        """The encoder's version decides the bytes."""
+        import av
+
+        return {"pyav": av.__version__}
+
+    def setup(self) -> None:
+        """Nothing to load."""
+
+    def process(self, samples: list[Sample]) -> list[Row]:
+        """One row a sample; see `stages.base.Stage`."""
+        return [self._process_one(sample) for sample in samples]
+
+    def close(self) -> None:
+        """Nothing is kept."""
+
+    def _process_one(self, sample: Sample) -> Row:
+        clip = sample.clip
+        if clip.start_s is None and clip.end_s is None:
+            return sample
+        try:
+            with (
+                local_copy(clip.address) as path,
+                open_video(path, clip.start_s, clip.end_s) as video,
+                tempfile.TemporaryDirectory(prefix="materia-") as folder,
+            ):
+                target = Path(folder) / "cut.mp4"
+                encode(video, target, self.settings)
+                sample.video = video_info(probe(target))
+                sample.video.reencoded = True
+                sample.media = target.read_bytes()
+        except VideoError as error:
+            return reject(sample, "frames", error.reason, str(error))
+        except Exception as error:  # a bug or a full disk must cost this clip only
+            return reject(sample, "cut", "internal_error", f"{type(error).__name__}: {error}")
+        return sample
+
+
+def encode(video: OpenVideo, target: Path, settings: CutSettings) -> None:
+    """Write the opened range to `target` as MP4, frame by frame; raises VideoError if a frame is lost on the way."""
+    import av
+
+    base = video.stream.time_base or Fraction(1, 90000)
+    context = video.stream.codec_context
+    options = {"fflags": "+bitexact", "movflags": "+faststart"}
+    with av.open(str(target), "w", format="mp4", options=options) as output:
+        stream = output.add_stream("libx264", rate=round(max(1, video.probe.fps)))
+        encoder = stream.codec_context
+        encoder.width, encoder.height = video.probe.width // 2 * 2, video.probe.height // 2 * 2
+        encoder.pix_fmt = "yuv420p"
+        encoder.time_base = stream.time_base = base
+        encoder.thread_count = 1
+        encoder.gop_size = settings.gop
+        encoder.options = {"preset": settings.preset, "tune": "fastdecode", "crf": str(settings.crf), "flags": "+bitexact"}
+        encoder.colorspace, encoder.color_primaries = context.colorspace, context.color_primaries
+        encoder.color_trc, encoder.color_range = context.color_trc, 1  # limited ("MPEG") range
+        count = 0
+        for index, picture in _pictures(video):
+            if index != count:
+                break
+            picture.pts, picture.time_base = video.timeline.pts[index] - video.timeline.pts[0], base
+            output.mux(stream.encode(picture))
+            count += 1
+        output.mux(stream.encode(None))
+    if count != video.probe.n_frames:
+        raise VideoError(
+            "unreadable", f"frame {count} of {video.probe.n_frames} cannot be decoded (the file is damaged or cut off)"
+        )
+
+
+def _pictures(video: OpenVideo) -> Iterator[tuple[int, VideoFrame]]:
+    """(index, picture as displayed, 8 bit 4:2:0, of even size) of every frame; never more than one in memory.
+
+    Sizes as displayed are even, or lose their last row or column, so pixels keep their places.
+    """
+    everything = range(video.probe.n_frames)
+    for _, index, frame in walk(video, everything, everything=True):
+        yield index, _upright_420(frame, video)
+
+
+def _upright_420(frame: VideoFrame, video: OpenVideo) -> VideoFrame:
+    from av.video.frame import VideoFrame as Picture
+
+    width, height, turns = video.probe.width, video.probe.height, -video.probe.rotation // 90 % 4
+    if turns == 0 and width % 2 == height % 2 == 0:
+        return frame.reformat(width, height, "yuv420p", dst_color_range="MPEG")
+    stored = (height, width) if turns % 2 else (width, height)
+    planes = frame.reformat(*stored, "yuv444p", dst_color_range="MPEG").to_ndarray()  # (3, H, W)
+    planes = np.rot90(planes, turns, axes=(1, 2))[:, : height // 2 * 2, : width // 2 * 2]
+    upright = Picture.from_ndarray(np.ascontiguousarray(planes, np.uint8), format="yuv444p")
+    upright.colorspace, upright.color_range = frame.colorspace, 1
+    return upright.reformat(format="yuv420p")

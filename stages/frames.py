@@ -1,0 +1,175 @@
+"""Stage 2a: what the clip is, its three frames of record, and whether it is worth going on with.
+
+In: samples whose `clip.address` is to be opened. Out: `video`, `frames` and `flags` filled in, or a rejection. The three
+pictures, the check for scene cuts and the decoder's complaints come out of one decoding pass.
+"""
+
+from __future__ import annotations
+
+import io
+from itertools import pairwise
+
+import numpy as np
+from PIL import Image
+
+from stages.backends import Missing
+from stages.records import Flag, Frame, Row, Sample, StageName, VideoInfo, reject
+from stages.settings import FramesSettings
+from stages.shots import find_cuts
+from stages.video import Decoded, OpenVideo, Probe, VideoError, frames_at, local_copy, open_video
+
+LIVELY_SHARE = 99
+"""Percentile of the change of small areas that tells whether anything moves: a small subject moves in few of them."""
+
+
+class Frames:
+    """Three frames at `percents` of the clip, by time stamp, with the checks that need nothing but the pictures."""
+
+    name: StageName = "frames"
+
+    def __init__(self, settings: FramesSettings) -> None:
+        self.settings = settings
+
+    def missing(self) -> list[Missing]:
+        """Nothing: PyAV and OpenCV are requirements; without decord PyAV decodes the same bits."""
+        return []
+
+    def identity(self) -> dict[str, str]:
+        """Nothing beyond the settings."""
+        return {}
+
+    def setup(self) -> None:
+        """Import the decoders once, and keep OpenCV to one thread."""
+        import av  # noqa: F401
+        import cv2
+
+        cv2.setNumThreads(1)
+
+    def process(self, samples: list[Sample]) -> list[Row]:
+        """One row a sample; see `stages.base.Stage`."""
+        return [self._process_one(sample) for sample in samples]
+
+    def close(self) -> None:
+        """Nothing is kept."""
+
+    def _process_one(self, sample: Sample) -> Row:
+        clip = sample.clip
+        try:
+            with (
+                local_copy(clip.address) as path,
+                open_video(path, clip.start_s, clip.end_s, self.settings.max_duration_s) as video,
+            ):
+                return self._look_at(sample, video)
+        except VideoError as error:
+            return reject(sample, "frames", error.reason, str(error))
+        except (FileNotFoundError, PermissionError) as error:
+            return reject(sample, "frames", "unreadable", f"cannot open the video: {error.strerror or error}")
+        except OSError as error:
+            return reject(sample, "frames", "transient_exhausted", f"cannot fetch the video: {error}")
+        except Exception as error:  # a bug or a broken library must cost this clip only
+            return reject(sample, "frames", "internal_error", f"{type(error).__name__}: {error}")
+
+    def _look_at(self, sample: Sample, video: OpenVideo) -> Row:
+        settings = self.settings
+        problem = _unfit(video.probe, settings)
+        if problem:
+            return reject(sample, "frames", *problem)
+
+        times_s = [video.probe.duration_s * percent / 100 for percent in settings.percents]
+        seen: list[tuple[int, np.ndarray]] = []
+        watching = settings.several_shots != "ignore"
+        decoded = frames_at(video, times_s, (lambda *glimpse: seen.append(glimpse)) if watching else None)
+        if len(set(decoded.indices)) < len(decoded.indices):
+            message = f"the clip has {video.probe.n_frames} frames, and {settings.percents} % of it do not show distinct ones"
+            return reject(sample, "frames", "no_distinct_frames", message)
+        cuts = _cuts_between(decoded, seen, video.probe, settings)
+        if cuts and settings.several_shots == "reject":
+            return reject(sample, "frames", "several_shots", _told(cuts))
+
+        sample.video = video_info(video.probe)
+        sample.frames = _frames_of_record(decoded, settings, even=not video.whole)
+        sample.flags = [*sample.flags, *_flags(decoded, video.probe, bool(cuts), settings)]
+        return sample
+
+
+def video_info(probe: Probe) -> VideoInfo:
+    """The record of a probed video."""
+    names = ("container", "codec", "width", "height", "rotation", "sar", "fps", "duration_s", "n_frames")
+    return VideoInfo(**{name: getattr(probe, name) for name in names})
+
+
+def _unfit(probe: Probe, settings: FramesSettings) -> tuple[str, str] | None:
+    """(reason, message) if the clip's length or size forbids its use."""
+    if probe.duration_s < settings.min_duration_s - 1e-6:
+        return "too_short", f"{probe.duration_s:.3f} s, the least is min_duration_s = {settings.min_duration_s:g}"
+    if probe.duration_s > settings.max_duration_s + 1e-6:
+        return (
+            "too_long",
+            f"longer than max_duration_s = {settings.max_duration_s:g}; cut it with start and end, or raise the limit",
+        )
+    side = min(probe.width, probe.height)
+    if side < settings.min_side_px:
+        return "too_small", f"{probe.width}x{probe.height} as displayed, the least side is min_side_px = {settings.min_side_px}"
+    if probe.n_frames < 3:
+        return "no_distinct_frames", f"the clip has {probe.n_frames} frame(s), three distinct ones are needed"
+    return None
+
+
+def _cuts_between(decoded: Decoded, seen: list[tuple[int, np.ndarray]], probe: Probe, settings: FramesSettings) -> list[float]:
+    """Times of the scene cuts between the first and the last frame of record."""
+    inside = [(index, glimpse) for index, glimpse in seen if decoded.indices[0] <= index <= decoded.indices[-1]]
+    if not inside:
+        return []
+    times_s = np.array([probe.times_s[index] for index, _ in inside])
+    return find_cuts(
+        times_s, np.stack([glimpse for _, glimpse in inside]), settings.shot_threshold, settings.dissolve_threshold
+    )
+
+
+def _told(cuts: list[float]) -> str:
+    times = ", ".join(f"{time:.2f}" for time in cuts[:5]) + (" ..." if len(cuts) > 5 else "")
+    return f"scene cut at {times} s: give start and end of one shot, or set frames.several_shots to flag"
+
+
+def _flags(decoded: Decoded, probe: Probe, cut: bool, settings: FramesSettings) -> list[Flag]:
+    found: dict[Flag, bool] = {
+        "still": liveliness(decoded.frames) < settings.still_threshold,
+        "damaged": probe.damaged or decoded.damaged,
+        "portrait": probe.height > probe.width,
+        "long": probe.duration_s > settings.long_s,
+        "several_shots": cut,
+    }
+    return [flag for flag, holds in found.items() if holds]
+
+
+def liveliness(frames: list[np.ndarray]) -> float:
+    """How much the liveliest hundredth of the picture changes between frames, 0-1; a frozen picture has below 0.01."""
+    import cv2
+
+    small = [cv2.resize(frame, (64, 36), interpolation=cv2.INTER_AREA).astype(np.float32) / 255 for frame in frames]
+    changes = [np.abs(a - b).mean(axis=2) for a, b in pairwise(small)]  # (36, 64)
+    return max(float(np.percentile(change, LIVELY_SHARE)) for change in changes)
+
+
+def _frames_of_record(decoded: Decoded, settings: FramesSettings, even: bool) -> list[Frame]:
+    return [
+        Frame(
+            percent=percent,
+            index=index,
+            time_s=time_s,
+            jpeg=encode_jpeg(even_size(rgb) if even else rgb, settings.jpeg_quality),
+        )
+        for percent, index, time_s, rgb in zip(settings.percents, decoded.indices, decoded.pts_s, decoded.frames, strict=True)
+    ]
+
+
+def even_size(pixels: np.ndarray) -> np.ndarray:
+    """Without the last row or column of an odd size, as the re-encoded cut is: 4:2:0 video has even sizes."""
+    return pixels[: pixels.shape[0] // 2 * 2, : pixels.shape[1] // 2 * 2]
+
+
+def encode_jpeg(rgb: np.ndarray, quality: int) -> bytes:
+    """(H, W, 3) uint8 RGB -> JPEG, colours at full resolution (4:4:4); the same bytes for the same pixels."""
+    out = io.BytesIO()
+    Image.fromarray(rgb).save(out, "JPEG", quality=quality, subsampling=0)
+    return out.getvalue()

@@ -1,0 +1,229 @@
+"""`frames_at`: the pictures of a video at given times, as displayed. Everyone decodes with it.
+
+In: a path or an open video, and times in seconds. Out: RGB frames, their true times and indices. The cost is the distance from
+the key frame before each picture, not the duration: PyAV seeks there, and of the frames on the way only those are decoded that
+others refer to, which halves the work and changes no bit. decord 0.6.0 serves where it is right and nobody watches the frames
+on the way (see `_decord_is_right`); there both give the same bits.
+"""
+
+from __future__ import annotations
+
+import bisect
+import os
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from stages.video.probe import Key, OpenVideo, decoded, open_video, rewind
+from stages.video.source import VideoError
+
+if TYPE_CHECKING:
+    from av.packet import Packet
+    from av.video.frame import VideoFrame
+    from av.video.stream import VideoStream
+
+GLIMPSE_SIZE = (64, 36)
+"""Width and height of the small pictures that a watcher gets."""
+DECORD_CODECS = ("h264", "hevc", "vp9", "mpeg4")
+DECORD_PIX_FMTS = ("yuv420p", "yuvj420p")
+
+Watcher = Callable[[int, np.ndarray], None]
+"""Called with (index, (36, 64, 3) uint8 RGB) of frames on the way, in display order."""
+
+
+class Decoded(NamedTuple):
+    """`frames[i]` (H, W, 3) uint8 RGB as displayed is frame `indices[i]` of the video, shown at `pts_s[i]`.
+
+    `damaged`: the decoder reported errors on the way (decord never does).
+    """
+
+    frames: list[np.ndarray]
+    pts_s: list[float]
+    indices: list[int]
+    damaged: bool
+
+
+def frames_at(source: str | os.PathLike[str] | OpenVideo, times_s: Sequence[float], watch: Watcher | None = None) -> Decoded:
+    """The frames shown at `times_s`, seconds from the first frame (of the range, if `source` was opened with one).
+
+    A time before the first frame gives the first, one beyond the end the last. With `watch`, every reference frame from before
+    the first picture to the last is decoded in one pass and shown in small to it. Raises VideoError if a picture cannot be had.
+    """
+    if not isinstance(source, OpenVideo):
+        with open_video(source) as video:
+            return frames_at(video, times_s, watch)
+    shown = source.probe.times_s
+    indices = [max(0, bisect.bisect_right(shown, time + 1e-6) - 1) for time in times_s]
+    wanted = sorted(set(indices))
+    found, damaged = None, False
+    if watch is None and _decord_is_right(source):
+        found = _decode_with_decord(source, wanted)
+    if found is None:
+        found, damaged = _decode_with_pyav(source, wanted, watch)
+    return Decoded([found[index] for index in indices], [shown[index] for index in indices], indices, damaged)
+
+
+def _decord_is_right(video: OpenVideo) -> bool:
+    """Whether decord 0.6.0 is known to give the same frames as PyAV: measured, and checked again on what it says of the file.
+
+    Not: ranges, AVI, MPEG-TS, GIF, fragmented MP4, an edit list or a start without key frame (it counts packets that are never
+    shown), AV1, VP8, more than 8 bits, 4:4:4, odd sizes,
+    rotation, several video streams.
+    """
+    probe, stream = video.probe, video.stream
+    return (
+        video.whole
+        and probe.container in ("mp4", "mov", "mkv", "webm")
+        and (probe.container in ("mkv", "webm") or stream.frames == probe.n_frames)
+        and probe.codec in DECORD_CODECS
+        and probe.pix_fmt in DECORD_PIX_FMTS
+        and probe.rotation == 0
+        and stream.codec_context.width % 2 == stream.codec_context.height % 2 == 0
+        and len(video.input.streams.video) == 1
+        and not video.timeline.by_order
+    )
+
+
+def _decode_with_decord(video: OpenVideo, wanted: list[int]) -> dict[int, np.ndarray] | None:
+    """None if decord is not installed, fails, or disagrees about count or times: then PyAV decodes.
+
+    One request, one thread, and the reader is deleted at once: it keeps decoding behind one's back and never gives memory back.
+    """
+    try:
+        import decord
+    except ImportError:
+        return None
+    decord.logging.set_level(decord.logging.QUIET)
+    times_s = video.probe.times_s
+    try:
+        reader = decord.VideoReader(video.address, num_threads=1)
+        stamps = reader.get_frame_timestamp(wanted)[:, 0] if len(reader) == len(times_s) else []
+        expected = [times_s[index] for index in wanted]
+        if len(stamps) != len(wanted) or np.abs(stamps - stamps[0] - expected + expected[0]).max() > 1e-3:
+            return None
+        batch = reader.get_batch(wanted).asnumpy()
+    except decord.DECORDError:
+        return None
+    finally:
+        reader = None
+    return {index: _stretch(pixels, video) for index, pixels in zip(wanted, batch, strict=True)}
+
+
+def _decode_with_pyav(video: OpenVideo, wanted: list[int], watch: Watcher | None) -> tuple[dict[int, np.ndarray], bool]:
+    import av
+
+    found: dict[int, np.ndarray] = {}
+    damaged = False
+    try:
+        for broken, index, frame in walk(video, wanted, everything=watch is not None):
+            damaged |= broken
+            if index in wanted:
+                found[index] = as_displayed(frame, video)
+            if watch is not None:
+                watch(index, _glimpse(frame))
+    except (av.FFmpegError, ValueError) as error:
+        raise VideoError("unreadable", f"the video cannot be decoded: {getattr(error, 'strerror', error)}") from error
+    lost = [index for index in wanted if index not in found]
+    if lost:
+        raise VideoError(
+            "unreadable", f"frame {lost[0]} of {video.probe.n_frames} cannot be decoded (the file is damaged or cut off)"
+        )
+    return found, damaged
+
+
+def walk(video: OpenVideo, wanted: Sequence[int], everything: bool = False) -> Iterator[tuple[bool, int, VideoFrame]]:
+    """(damaged, index, frame) in display order of the wanted frames (ascending) and of those decoded for their sake.
+
+    `everything`: in one pass from the key frame before the first to the last wanted, else GOP by GOP.
+    """
+    pts = video.timeline.pts
+    starts = [_key_before(video, pts[index]) for index in wanted]
+    if everything:
+        starts = starts[:1] * len(starts)
+    for start, group in groupby(zip(starts, wanted, strict=True), key=lambda pair: pair[0]):
+        yield from _walk_from(video, start, [index for _, index in group])
+
+
+def _walk_from(video: OpenVideo, start: Key | None, wanted: list[int]) -> Iterator[tuple[bool, int, VideoFrame]]:
+    timeline = video.timeline
+    index_of = {tick: index for index, tick in enumerate(timeline.pts)}
+    packets = _packets_from(video, start)
+    if not timeline.by_order:
+        packets = _sparing(video, packets, {timeline.pts[index] for index in wanted})
+    for count, (broken, frame) in enumerate(decoded(packets)):
+        index = count - timeline.skipped if timeline.by_order else index_of.get(-1 if frame.pts is None else frame.pts, -1)
+        if index >= 0:
+            yield broken, index, frame
+        if index >= wanted[-1]:
+            return
+
+
+def _sparing(video: OpenVideo, packets: Iterator[Packet[VideoStream]], wanted_pts: set[int]) -> Iterator[Packet[VideoStream]]:
+    """Tell the decoder, packet by packet, to leave out frames that are neither wanted nor referred to."""
+    context = video.stream.codec_context
+    try:
+        for packet in packets:
+            context.skip_frame = "DEFAULT" if packet.pts in wanted_pts else "NONREF"
+            yield packet
+    finally:
+        context.skip_frame = "DEFAULT"
+
+
+def _packets_from(video: OpenVideo, start: Key | None) -> Iterator[Packet[VideoStream]]:
+    """Packets in decoding order from the key frame on (None: from the beginning), then the one that empties the decoder.
+
+    A seek may land elsewhere in files with a poor index: what lies before is passed over; if it landed behind, all is read.
+    """
+    container, stream = video.input, video.stream
+    if start is None:
+        rewind(container, stream, video.timeline)
+        yield from container.demux(stream)
+        return
+    container.seek(start.dts, stream=stream, any_frame=True)
+    for again in (False, True):
+        packets = container.demux(stream)
+        for packet in packets:
+            if packet.is_keyframe and packet.pts == start.pts:
+                yield packet
+                yield from packets
+                return
+            if not again and packet.dts is not None and packet.dts > start.dts:
+                rewind(container, stream, video.timeline)
+                break
+
+
+def _key_before(video: OpenVideo, pts: int) -> Key | None:
+    """The last key frame shown at or before `pts`; frames shown before a key frame but stored after it need the one before."""
+    keys = video.timeline.keys
+    place = bisect.bisect_right(keys, pts, key=lambda key: key.pts)
+    return keys[place - 1] if place else None
+
+
+def as_displayed(frame: VideoFrame, video: OpenVideo) -> np.ndarray:
+    """(H, W, 3) uint8 RGB, C-contiguous: colours by the frame's own matrix and range, stretched to square pixels, upright."""
+    pixels = _stretch(frame.to_ndarray(format="rgb24"), video)
+    return np.ascontiguousarray(np.rot90(pixels, -video.probe.rotation // 90 % 4))
+
+
+def _stretch(pixels: np.ndarray, video: OpenVideo) -> np.ndarray:
+    """To the displayed size before rotation: pixels that are not square get it by width; so do frames of another size."""
+    size = (video.probe.width, video.probe.height)
+    if video.probe.rotation in (90, 270):
+        size = size[::-1]
+    if (pixels.shape[1], pixels.shape[0]) == size:
+        return pixels
+    import cv2
+
+    shrinks = size[0] < pixels.shape[1]
+    return np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LANCZOS4))
+
+
+def _glimpse(frame: VideoFrame) -> np.ndarray:
+    """Pixels are picked at twice the size before averaging: three times quicker, and no difference to the check for cuts."""
+    import cv2
+
+    width, height = GLIMPSE_SIZE
+    picked = frame.reformat(2 * width, 2 * height, "rgb24", interpolation="POINT").to_ndarray()
+    return np.asarray(cv2.resize(picked, GLIMPSE_SIZE, interpolation=cv2.INTER_AREA))
