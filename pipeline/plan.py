@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import os
 import sqlite3
 import struct
 import tempfile
@@ -23,7 +22,8 @@ from typing import Any
 
 import msgspec
 
-from pipeline.access import absolute, filesystem, split_scheme
+from pipeline import storage
+from pipeline.access import absolute, filesystem
 from pipeline.source_settings import SourceSettings
 from pipeline.sources import SourceError, find_source, read_rows, stamp
 from stages.records import Clip, Rejection, Sample, reject
@@ -125,7 +125,9 @@ def make_plan(
     if stamp(source) != before:
         raise SourceError(f"{source.address}: changed while it was read; start again when it is complete")
     plan = Plan(folder, source.address, source.root, rows, rows_per_chunk, rows_per_slice, sha256, before)
-    _write_plan(plan)
+    fields = {**asdict(plan), "chunks": plan.n_chunks, "slices": plan.n_slices}
+    del fields["folder"]
+    storage.atomic_write(storage.join(folder, _PLAN), json.dumps(fields, indent=2).encode())
     return plan
 
 
@@ -133,7 +135,7 @@ def open_plan(folder: str | Path) -> Plan | None:
     """The plan below `folder`, None if there is none (complete)."""
     folder = absolute(str(folder), str(Path.cwd()))
     try:
-        fields = json.loads(filesystem(folder).cat_file(f"{folder}/{_PLAN}"))
+        fields = json.loads(storage.read_bytes(storage.join(folder, _PLAN)))
     except FileNotFoundError:
         return None
     return Plan(folder=folder, **{name: fields[name] for name in Plan.__dataclass_fields__ if name != "folder"})
@@ -147,24 +149,22 @@ def _write_slices(
     on_progress: Callable[[int], None] | None,
 ) -> tuple[int, str]:
     """Write rows and offsets; gives the number of rows and the SHA-256 of their content."""
-    fs = filesystem(folder)
     digest = hashlib.sha256()
     n_rows = end = told = 0
-    with fs.open(f"{folder}/{_ROWS}", "wb") as data, fs.open(f"{folder}/{_OFFSETS}", "wb") as offsets:
-        offsets.write(_OFFSET.pack(0))
+    with storage.staged(storage.join(folder, _ROWS)) as data, storage.staged(storage.join(folder, _OFFSETS)) as offsets:
+        offsets.file.write(_OFFSET.pack(0))
         # A slice ends with its chunk.
         while batch := list(itertools.islice(rows, min(rows_per_slice, rows_per_chunk - n_rows % rows_per_chunk))):
             encoded = [_encode_row(row) for row in batch]
             for row in encoded:
                 digest.update(row)
-            end += data.write(msgspec.msgpack.encode([msgspec.Raw(row) for row in encoded]))
-            offsets.write(_OFFSET.pack(end))
+            end += data.file.write(msgspec.msgpack.encode([msgspec.Raw(row) for row in encoded]))
+            offsets.file.write(_OFFSET.pack(end))
             n_rows += len(batch)
             if on_progress and n_rows - told >= _PROGRESS_ROWS:
                 on_progress(told := n_rows)
-        if _is_local(folder):
-            _sync(data)
-            _sync(offsets)
+        data.publish()
+        offsets.publish()
     if on_progress:
         on_progress(n_rows)
     return n_rows, digest.hexdigest()
@@ -188,42 +188,17 @@ def _unique(rows: Iterator[Clip | Rejection], seen: sqlite3.Connection) -> Itera
 def _seen(folder: str) -> Iterator[sqlite3.Connection]:
     """An empty set of keys on disk, deleted afterwards; beside the plan if that is local, as /tmp may be in memory."""
     with tempfile.TemporaryDirectory() as scratch:
-        path = Path(folder if _is_local(folder) else scratch) / _SEEN
+        path = (storage.local_path(folder) or Path(scratch)) / _SEEN
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.unlink(missing_ok=True)  # of a planning that was killed
-        with closing(sqlite3.connect(path, isolation_level=None)) as seen:
-            # Nothing needs to survive a crash: no journal, no fsync. The cache bounds the memory whatever the number of keys.
-            for setting in ("journal_mode=OFF", "synchronous=OFF", "locking_mode=EXCLUSIVE", f"cache_size=-{_CACHE_KIB}"):
-                seen.execute(f"PRAGMA {setting}")
-            seen.execute("CREATE TABLE seen (key TEXT PRIMARY KEY, row INTEGER) WITHOUT ROWID")
-            seen.execute("BEGIN")
-            yield seen
-        path.unlink()
-
-
-def _write_plan(plan: Plan) -> None:
-    """Write plan.json so that it is there whole or not at all, after everything else."""
-    fields = {**asdict(plan), "chunks": plan.n_chunks, "slices": plan.n_slices}
-    del fields["folder"]
-    text = json.dumps(fields, indent=2).encode()
-    path = f"{plan.folder}/{_PLAN}"
-    if not _is_local(path):
-        filesystem(path).pipe_file(path, text)  # object stores show whole objects only
-        return
-    with Path(f"{path}.tmp").open("wb") as file:
-        file.write(text)
-        _sync(file)
-    Path(f"{path}.tmp").replace(path)
-    folder = os.open(plan.folder, os.O_RDONLY)
-    os.fsync(folder)
-    os.close(folder)
-
-
-def _sync(file: Any) -> None:
-    """Bring a local file to the disk; remote ones are whole when they are closed."""
-    file.flush()
-    os.fsync(file.fileno())
-
-
-def _is_local(address: str) -> bool:
-    return split_scheme(address)[0] == "file"
+        path.unlink(missing_ok=True)  # of a planning that was killed, like the temporary files
+        storage.clean_temporaries(folder)
+        try:
+            with closing(sqlite3.connect(path, isolation_level=None)) as seen:
+                # Nothing needs to survive a crash: no journal, no fsync. The cache bounds the memory, however many keys.
+                for setting in ("journal_mode=OFF", "synchronous=OFF", "locking_mode=EXCLUSIVE", f"cache_size=-{_CACHE_KIB}"):
+                    seen.execute(f"PRAGMA {setting}")
+                seen.execute("CREATE TABLE seen (key TEXT PRIMARY KEY, row INTEGER) WITHOUT ROWID")
+                seen.execute("BEGIN")
+                yield seen
+        finally:
+            path.unlink()

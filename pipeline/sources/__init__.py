@@ -5,8 +5,8 @@ read at all (missing, truncated Parquet, no `video` column) raises `SourceError`
 CSV record, a Parquet row, a video of a folder. Duplicate keys are the plan's business, which sees all rows.
 """
 
-from pipeline.sources.inputs import Source, find_source, read_manifest, read_rows, stamp
+from pipeline.sources.inputs import Source, find_source, read_rows, stamp
 from pipeline.sources.normalise import normalise
 from pipeline.sources.rows import RawRow, SourceError
 
-__all__ = ["RawRow", "Source", "SourceError", "find_source", "normalise", "read_manifest", "read_rows", "stamp"]
+__all__ = ["RawRow", "Source", "SourceError", "find_source", "normalise", "read_rows", "stamp"]

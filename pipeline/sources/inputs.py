@@ -31,6 +31,7 @@ _KINDS: dict[str, Kind] = {
     ".tsv": "tsv",
     ".parquet": "parquet",
 }
+_VERSION_FIELDS = ("ETag", "etag", "mtime", "LastModified", "created")  # what file systems call it, best first
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Source:
 def find_source(address: str, settings: SourceSettings) -> Source:
     """Look at the input. Raises SourceError if it is missing, no regular file or folder, of unknown format or scheme."""
     address = absolute(address, str(Path.cwd()))
-    for scheme in {split_scheme(address)[0], *settings.schemes}:
+    for scheme in (split_scheme(address)[0], *settings.schemes):
         _check_scheme(scheme, address, settings)
     info = _info(address)
     if info["type"] == "directory":
@@ -58,16 +59,11 @@ def find_source(address: str, settings: SourceSettings) -> Source:
     return Source(address, _KINDS[suffix], _parent(address))
 
 
-def read_manifest(address: str, settings: SourceSettings) -> Iterator[RawRow]:
-    """Rows of the input as they stand there, in order; holds about one row (JSONL, CSV) or one batch (Parquet) at a time.
-
-    Raises SourceError, at once or on the way, if the input as a whole cannot be read.
-    """
-    return _read(find_source(address, settings), settings)
-
-
 def read_rows(source: Source, settings: SourceSettings) -> Iterator[Clip | Rejection]:
-    """Rows of the input as clips and rejections, in order; duplicates included. Raises SourceError like `read_manifest`."""
+    """Rows of the input as clips and rejections, in order, duplicates included; holds one row (Parquet: one batch) at a time.
+
+    Raises SourceError on the way if the input as a whole cannot be read.
+    """
     for row, raw in enumerate(_read(source, settings)):
         yield normalise(row, raw, source.root, settings)
 
@@ -75,18 +71,21 @@ def read_rows(source: Source, settings: SourceSettings) -> Iterator[Clip | Rejec
 def stamp(source: Source) -> dict[str, Any]:
     """A cheap mark of the input's state: {files, bytes, sha256 of names, sizes and modification times (or ETags)}.
 
-    Contents are not read: a touched but equal file has another stamp.
+    Contents are not read: a touched but equal file has another stamp. Raises SourceError if files vanish meanwhile.
     """
     fs = filesystem(source.address)
-    names = folder_files(source.address) if source.kind == "folder" else iter([""])
+    names = folder_files(source.address) if source.kind == "folder" else [""]
     files = n_bytes = 0
     digest = hashlib.sha256()
-    for name in names:
-        info = fs.info(f"{source.address}/{name}" if name else source.address)
-        version = next((info[field] for field in ("ETag", "etag", "mtime", "LastModified", "created") if field in info), "")
-        digest.update(repr((name, info["size"], str(version))).encode())
-        files += 1
-        n_bytes += info["size"] or 0
+    try:
+        for name in names:
+            info = fs.info(f"{source.address}/{name}" if name else source.address)
+            version = next((info[field] for field in _VERSION_FIELDS if field in info), "")
+            digest.update(repr((name, info["size"], str(version))).encode())
+            files += 1
+            n_bytes += info["size"] or 0
+    except OSError as error:
+        raise SourceError(f"{source.address}: cannot be read: {error}") from error
     return {"files": files, "bytes": n_bytes, "sha256": digest.hexdigest()}
 
 

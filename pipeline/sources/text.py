@@ -35,7 +35,10 @@ def parse_object(text: bytes, max_bytes: int) -> RawRow:
     except RecursionError:
         return RawRow({}, problem or ("broken_line", "the row is nested too deeply"))
     except json.JSONDecodeError as error:
-        return RawRow({}, problem or ("broken_line", f"the row is not JSON: {error.msg} at character {error.pos}"))
+        return RawRow(
+            {},
+            problem or ("broken_line", f"the row is not JSON: {error.msg} at character {error.pos}; write one object a line"),
+        )
     if not isinstance(value, dict):
         kind = "list" if isinstance(value, list) else "single value"
         return RawRow({}, problem or ("wrong_type", f"the row is a {kind}, not an object; write one object a line"))

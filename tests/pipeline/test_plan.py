@@ -12,7 +12,7 @@ from pathlib import Path
 
 import fsspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.plan import Plan, make_plan, open_plan
@@ -40,6 +40,7 @@ def all_rows(plan: Plan) -> list[Clip | Rejection]:
     return [row for index in range(plan.n_slices) for row in plan.read(index)]
 
 
+@settings(max_examples=40, deadline=None)  # each waits for the disk
 @given(n_rows=st.integers(0, 60), rows_per_chunk=st.integers(1, 20), rows_per_slice=st.integers(1, 25))
 def test_chunks_and_slices_hold_every_row_once_in_order_and_slices_never_cross_chunks(n_rows, rows_per_chunk, rows_per_slice):
     with tempfile.TemporaryDirectory() as scratch:
@@ -65,6 +66,7 @@ any_line = st.one_of(
 )
 
 
+@settings(max_examples=60, deadline=None)
 @given(st.lists(any_line, max_size=20))
 def test_the_plan_holds_what_a_direct_read_gives_with_the_first_of_equal_keys_kept(lines):
     with tempfile.TemporaryDirectory() as scratch:
@@ -147,6 +149,7 @@ def test_an_input_that_grows_while_it_is_read_makes_no_plan(tmp_path):
     with pytest.raises(SourceError, match="changed while it was read"):
         make_plan(str(path), tmp_path / "plan", SETTINGS, 16, 8, grow)
     assert open_plan(tmp_path / "plan") is None
+    assert not (tmp_path / "plan/seen.sqlite").exists()
 
 
 def test_a_planning_that_is_killed_leaves_no_plan_and_the_next_one_is_whole(tmp_path):
@@ -157,12 +160,12 @@ def test_a_planning_that_is_killed_leaves_no_plan_and_the_next_one_is_whole(tmp_
     )
     killed = subprocess.run([sys.executable, "-c", script, str(path), str(tmp_path / "plan")], cwd=REPOSITORY, check=False)
     assert killed.returncode == -signal.SIGKILL
-    assert (tmp_path / "plan/rows.msgpack").exists() and open_plan(tmp_path / "plan") is None
+    assert any((tmp_path / "plan").iterdir()) and open_plan(tmp_path / "plan") is None
     again, undisturbed = plan(path, tmp_path / "plan"), plan(path, tmp_path / "other")
     for name in ("rows.msgpack", "offsets.bin", "plan.json"):
         assert (tmp_path / "plan" / name).read_bytes() == (tmp_path / "other" / name).read_bytes()
     assert again.sha256 == undisturbed.sha256
-    assert not (tmp_path / "plan/seen.sqlite").exists()
+    assert len(list((tmp_path / "plan").iterdir())) == 3
 
 
 def test_progress_tells_the_rows_read_so_far(tmp_path):
@@ -181,7 +184,7 @@ def test_memory_does_not_grow_with_the_manifest(tmp_path):
         return peak
 
     peak_bytes(100)  # imports
-    assert peak_bytes(20_000) < peak_bytes(1_000) + 2**20
+    assert peak_bytes(10_000) < peak_bytes(1_000) + 2**20
 
 
 def test_a_plan_can_lie_on_another_file_system(tmp_path):

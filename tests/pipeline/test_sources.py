@@ -12,7 +12,7 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.source_settings import ColumnNames, SourceSettings
@@ -105,6 +105,7 @@ line_of_anything = st.one_of(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(line_of_anything, max_size=12).map(b"\n".join))
 def test_any_bytes_are_as_many_rows_as_there_are_lines_that_are_not_blank(data):
     lines = [line.removeprefix(b"\xef\xbb\xbf") for line in data.split(b"\n")]
@@ -160,6 +161,7 @@ def test_tsv_is_split_at_tabs():
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(text, text), max_size=6))
 def test_csv_gives_back_what_a_csv_writer_wrote(cells):
     out = io.StringIO(newline="")
@@ -170,6 +172,7 @@ def test_csv_gives_back_what_a_csv_writer_wrote(cells):
     assert [(row.caption, row.extra["other"]) for row in rows] == [(f"x{a}", b) for a, b in cells]
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_no_bytes_after_a_csv_header_raise(data):
     read_bytes("m.csv", b"video,caption\n" + data)
