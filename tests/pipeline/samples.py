@@ -1,7 +1,7 @@
 """Valid samples, rejections and whole outputs for tests, made from numpy pictures: nothing here needs a model or a decoder.
 
-`make_sample(folder, row, ...)` gives a sample whose boxes, masks, crops and background agree with its frames, as the contract demands,
-with a clip file (not a real video) in `folder`. `make_output(out, ...)` writes chunks of them as the engine would.
+`make_sample(folder, row, ...)` gives a sample whose boxes, masks, crops and background agree with its frames, with a clip file
+(not a real video) in `folder`. `make_output(out, ...)` writes chunks of them as the engine would.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
-import cv2
 import numpy as np
 from PIL import Image
 from pycocotools import mask as coco
 
+from pipeline.sample_checks import Recipe, grow
 from pipeline.shards import Commit, Dataset, Provenance, write_chunk, write_dataset
 from stages.records import (
     Background,
@@ -154,7 +154,7 @@ def _instance(frame: Frame, number: int, word: str, category: str, mask: np.ndar
 
 
 def _background(frame: Frame, union: np.ndarray, subject: str) -> Background:
-    mask = cv2.dilate(union.astype(np.uint8), np.ones((4, 4), np.uint8), iterations=3).astype(bool)
+    mask = grow(union, Recipe(**CONFIG["background"]))
     pixels = np.where(mask[..., None], np.uint8(90), frame.rgb)
     return Background(
         word="meadow", method="opencv", masked_share=float(mask.mean()), residual={subject: 0.125}, png=_encoded(pixels, "PNG")

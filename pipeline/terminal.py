@@ -1,0 +1,16 @@
+"""Text from captions, file names and shards, made fit for a terminal: hostile words must not move its cursor or colour it."""
+
+from __future__ import annotations
+
+import unicodedata
+
+
+def printable(text: str, max_chars: int = 500) -> str:
+    r"""`text` with control, format and unassigned characters escaped (`\x1b`), at most `max_chars` of it; markup is left."""
+    if len(text) > max_chars:
+        text = text[: max_chars - 1] + "…"
+    return "".join(_escaped(character) if unicodedata.category(character)[0] == "C" else character for character in text)
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape").decode("ascii")
