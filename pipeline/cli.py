@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import click
 
@@ -49,14 +49,19 @@ def main() -> None:
 @click.option("--ray-address", help="An existing cluster, e.g. auto; default: Ray starts in process and ends with the job.")
 @_set_option
 def run(
-    config_path: str, input_address: str, output: str, engine: str, ray_address: str | None, overrides: tuple[str, ...]
+    config_path: str,
+    input_address: str,
+    output: str,
+    engine: Literal["ray", "serial"],
+    ray_address: str | None,
+    overrides: tuple[str, ...],
 ) -> None:
     """Build shards from captioned clips. The same command again continues where it stopped."""
     from pipeline.job import run_job
 
     config = _load(config_path, overrides)
     result = _guarded(lambda: run_job(config, input=input_address, output=output, engine=engine, ray_address=ray_address))
-    click.echo(result.message, err=True)
+    click.echo(result.message if result.exit_code == 0 else f"error: {result.message}", err=True)
     sys.exit(result.exit_code)
 
 
