@@ -76,7 +76,7 @@ def existing_dataset(out: str, read: Any) -> Dataset | None:
 
 def check_same(out: str, old: Dataset, new: Dataset) -> None:
     """Raises JobError(4) saying which fields of the configuration, prompts, weights or input differ, old -> new."""
-    before, after = _flat(msgspec.to_builtins(old)), _flat(msgspec.to_builtins(new))
+    before, after = (_flat(msgspec.json.decode(msgspec.json.encode(dataset))) for dataset in (old, new))
     changes = [
         f"  {name}: {_shown(before.get(name))} -> {_shown(after.get(name))}"
         for name in sorted(before.keys() | after.keys())

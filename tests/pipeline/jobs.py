@@ -1,7 +1,13 @@
 """Helpers of the engine's tests: manifests of clips that the stub stages do not decode, configurations, outputs to compare."""
 
+import contextlib
 import json
+import subprocess
+import sys
+import time
 from pathlib import Path
+
+import psutil
 
 from pipeline.config import STAGE_ORDER, Config
 
@@ -44,3 +50,39 @@ def outcomes(out: Path) -> dict[int, str]:
         table = pq.read_table(path)
         found |= dict(zip(table["row"].to_pylist(), table["reason"].to_pylist(), strict=True))
     return found
+
+
+def start(manifest: str, out: Path, engine: str, **settings) -> subprocess.Popen:
+    """The same job in a process of its own, as a person would start it."""
+    request = json.dumps([manifest, str(out), engine, settings])
+    return subprocess.Popen([sys.executable, __file__, request], stderr=subprocess.PIPE, text=True)
+
+
+def kill_all(process: subprocess.Popen) -> None:
+    """SIGKILL the driver and everything below it, and wait until all of it is gone."""
+    family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+    for member in family:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            member.kill()
+    process.communicate()
+    psutil.wait_procs(family, timeout=30)
+
+
+def wait_for(happened, timeout_s: float = 60.0) -> None:
+    ends = time.monotonic() + timeout_s
+    while not happened():
+        assert time.monotonic() < ends, "waited in vain"
+        time.sleep(0.02)
+
+
+def main() -> None:
+    from pipeline.job import run_job
+
+    manifest, out, engine, settings = json.loads(sys.argv[1])
+    result = run_job(make_config(**settings), input=manifest, output=out, engine=engine, stage_factory=STUBS)
+    sys.stderr.write(result.message)
+    sys.exit(result.exit_code)
+
+
+if __name__ == "__main__":
+    main()

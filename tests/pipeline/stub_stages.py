@@ -33,6 +33,9 @@ SIDE = 16
 STUB_SECONDS = "STUB_SECONDS"
 """Environment variable: how long the stub of the frames takes for a row."""
 
+BROKEN = "STUB_BROKEN"
+"""Environment variable: every row crashes its worker."""
+
 
 def picture(kind: str, **options) -> bytes:
     buffer = io.BytesIO()
@@ -55,7 +58,7 @@ class Stub:
 
     def setup(self) -> None:
         if self.backend == "broken":
-            print("loading the stub")
+            sys.stdout.write("loading the stub\n")
             raise RuntimeError("cannot load: weights are damaged")
         self.jpeg, self.png = picture("JPEG"), picture("PNG")
 
@@ -63,7 +66,7 @@ class Stub:
         pass
 
     def process(self, samples: list[Sample]) -> list[Row]:
-        print("noise on standard output must not hurt")
+        sys.stdout.write("noise must not hurt the protocol\n")
         return [self._row(sample) for sample in samples]
 
     def _row(self, sample: Sample) -> Row:
@@ -92,7 +95,7 @@ class Stub:
                     mask_rle=MaskRle(size=(SIDE, SIDE), counts="`2"),
                     area_share=0.2,
                     crop_xyxy_px=(2, 2, 8, 8),
-                )  # fmt: skip
+                )
             ]
         if self.name == "background":
             sample.background = Background(word=None, method="stub", masked_share=0.2, residual={"dog": 0.1}, png=self.png)
@@ -101,12 +104,12 @@ class Stub:
 
 def misbehave(caption: str) -> None:
     """Do what the caption asks for."""
-    if "[segfault]" in caption:
+    if "[segfault]" in caption or BROKEN in os.environ:
         ctypes.string_at(0)
     if "[kill]" in caption:
         os.kill(os.getpid(), signal.SIGKILL)
     if "[exit]" in caption:
-        print("goodbye", file=sys.stderr)
+        sys.stderr.write("goodbye\n")
         os._exit(3)
     if "[hang]" in caption:
         time.sleep(1000)

@@ -1,0 +1,163 @@
+"""A job on the serial runner: what comes out, going on, refusing, stopping. test_ray_runner.py repeats it on Ray."""
+
+import fcntl
+import json
+import signal
+from pathlib import Path
+
+import pytest
+from jobs import STUBS, contents, make_config, make_manifest, outcomes, start, wait_for
+from stub_stages import BROKEN, STUB_SECONDS
+
+from pipeline.job import run_job
+from pipeline.preflight import only_writer
+from pipeline.shards import committed
+
+DOGS = ["a dog"] * 10 + ["a dog [nothing]"] + ["a dog"] * 9
+
+
+@pytest.fixture
+def manifest(tmp_path):
+    return make_manifest(tmp_path / "clips", DOGS)
+
+
+def run(manifest, out, **settings):
+    return run_job(make_config(**settings), input=manifest, output=str(out), engine="serial", stage_factory=STUBS)
+
+
+def test_every_row_becomes_a_sample_or_a_rejection(manifest, tmp_path):
+    result = run(manifest, tmp_path / "out")
+    assert (result.exit_code, result.rows, result.samples, result.rejections) == (0, 20, 19, 1)
+    assert outcomes(tmp_path / "out") == {row: "no_subject" if row == 10 else "sample" for row in range(20)}
+
+
+def test_a_row_whose_video_is_missing_never_reaches_a_worker(tmp_path):
+    manifest = make_manifest(tmp_path / "clips", ["a dog"])
+    (tmp_path / "clips/clip.mp4").unlink()
+    run(manifest, tmp_path / "out", entities={"backend": "broken"})
+    assert outcomes(tmp_path / "out") == {0: "not_found"}
+
+
+def test_each_slice_leaves_a_line_of_timings_and_the_spool_ends_empty(manifest, tmp_path):
+    run(manifest, tmp_path / "out")
+    lines = [json.loads(line) for line in (tmp_path / "out/_run/timings.jsonl").read_text().splitlines()]
+    assert [(line["chunk"], line["slice"], line["rows"], line["kept"]) for line in lines] == [
+        (0, 0, 4, 4), (0, 1, 4, 4), (1, 2, 4, 3), (1, 3, 4, 4), (2, 4, 4, 4)
+    ]  # fmt: skip
+    assert set(lines[0]["seconds"]) >= {"entities", "frames", "background"}
+    assert not list((tmp_path / "out/_run/spool").iterdir())
+
+
+def test_a_finished_job_started_again_computes_nothing(manifest, tmp_path, monkeypatch):
+    run(manifest, tmp_path / "out")
+    before = contents(tmp_path / "out")
+    monkeypatch.setenv(BROKEN, "1")
+    assert run(manifest, tmp_path / "out").exit_code == 0
+    assert contents(tmp_path / "out") == before
+
+
+def test_an_empty_manifest_is_done_at_once(tmp_path):
+    result = run(make_manifest(tmp_path / "clips", []), tmp_path / "out")
+    assert (result.exit_code, result.rows) == (0, 0)
+
+
+def test_another_configuration_is_refused_with_what_differs(manifest, tmp_path):
+    run(manifest, tmp_path / "out")
+    result = run(manifest, tmp_path / "out", entities={"max_words": 7}, rows_per_slice=8)
+    assert result.exit_code == 4
+    assert "entities.max_words: 12 -> 7" in result.message
+    assert "engine.rows_per_slice: 4 -> 8" in result.message
+    assert "stage_sha.entities" in result.message
+    assert "stage_sha.frames" not in result.message
+
+
+def test_more_workers_are_no_other_configuration(manifest, tmp_path):
+    run(manifest, tmp_path / "out")
+    assert run(manifest, tmp_path / "out", workers=2, min_deadline_s=9).exit_code == 0
+
+
+def test_a_manifest_that_changed_since_it_was_planned_is_refused(manifest, tmp_path):
+    run(manifest, tmp_path / "out")
+    with Path(manifest).open("a") as file:
+        file.write('{"video": "clip.mp4", "caption": "one more"}\n')
+    result = run(manifest, tmp_path / "out")
+    assert result.exit_code == 4
+    assert "not as it was" in result.message
+
+
+def test_a_folder_of_somebody_else_is_left_alone(manifest, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/thesis.tex").write_text("years of work")
+    result = run(manifest, tmp_path / "out")
+    assert result.exit_code == 2
+    assert "thesis.tex" in result.message
+
+
+def test_missing_weights_are_named_with_their_fix_before_anything_runs(manifest, tmp_path):
+    result = run(manifest, tmp_path / "out", entities={"backend": "missing"})
+    assert result.exit_code == 2
+    assert "entities: weights of the stub" in result.message
+    assert "make weights" in result.message
+    assert not (tmp_path / "out/dataset.json").exists()
+
+
+def test_a_worker_that_cannot_start_ends_the_job_with_its_words(manifest, tmp_path):
+    result = run(manifest, tmp_path / "out", entities={"backend": "broken"})
+    assert result.exit_code == 1
+    assert "weights are damaged" in result.message
+
+
+def test_two_jobs_never_write_one_output(manifest, tmp_path):
+    with only_writer(str(tmp_path / "out")):
+        result = run(manifest, tmp_path / "out")
+    assert result.exit_code == 2
+    assert "another job: process" in result.message
+    assert run(manifest, tmp_path / "out").exit_code == 0
+
+
+def test_a_lock_file_that_nobody_holds_is_no_obstacle(manifest, tmp_path):
+    (tmp_path / "out/_run").mkdir(parents=True)
+    with (tmp_path / "out/_run/lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        lock.write("process 1 on a machine that died")
+    assert run(manifest, tmp_path / "out").exit_code == 0
+
+
+def test_when_everything_fails_the_job_stops_and_goes_on_once_the_cause_is_gone(tmp_path, monkeypatch):
+    manifest = make_manifest(tmp_path / "clips", ["a dog"] * 12)
+    monkeypatch.setattr("pipeline.job._SYSTEMATIC_ROWS", 8)
+    monkeypatch.setenv(BROKEN, "1")
+    result = run(manifest, tmp_path / "out")
+    assert result.exit_code == 5
+    assert "8 of the last 8 rows ended as worker_crash" in result.message
+    assert "SIGSEGV" in result.message
+    monkeypatch.delenv(BROKEN)
+    assert run(manifest, tmp_path / "out").exit_code == 0
+    assert set(outcomes(tmp_path / "out").values()) == {"sample"}
+
+
+def test_few_failures_at_the_end_are_committed_as_rejections(tmp_path):
+    manifest = make_manifest(tmp_path / "clips", ["a dog"] * 8 + ["a dog [kill]"])
+    assert run(manifest, tmp_path / "out").exit_code == 0
+    assert outcomes(tmp_path / "out")[8] == "worker_crash"
+
+
+@pytest.mark.parametrize("number, exit_code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_job_ends_its_children_and_can_go_on(manifest, tmp_path, monkeypatch, number, exit_code):
+    monkeypatch.setenv(STUB_SECONDS, "0.2")
+    process = start(manifest, tmp_path / "out", "serial")
+    wait_for(lambda: committed(str(tmp_path / "out")))
+    children = psutil_children(process.pid)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=20)
+    assert process.returncode == exit_code
+    assert "the same command continues" in said
+    assert children and not any(child.is_running() for child in children)
+    monkeypatch.setenv(STUB_SECONDS, "0")
+    assert run(manifest, tmp_path / "out").exit_code == 0
+
+
+def psutil_children(pid):
+    import psutil
+
+    return psutil.Process(pid).children(recursive=True)

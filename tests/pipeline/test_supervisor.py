@@ -1,0 +1,113 @@
+"""A child process may crash, hang, swell or be killed: what that costs."""
+
+import sys
+import threading
+import time
+
+import psutil
+import pytest
+from jobs import STUBS, make_config
+from stub_stages import STUB_SECONDS
+
+from pipeline.child import Hello
+from pipeline.config import STAGE_ORDER
+from pipeline.supervisor import Limits, SetupError, Supervisor
+from stages.records import Clip, Rejection, Sample
+
+
+def samples(*captions):
+    clips = [Clip(row=row, key=f"c{row}", source_id="s", uri="clip.mp4", caption=text) for row, text in enumerate(captions)]
+    return [Sample(clip=clip) for clip in clips]
+
+
+@pytest.fixture
+def supervise():
+    started = []
+
+    def start(rows_per_batch=32, min_deadline_s=30.0, memory_limit_gib=0.6, **config):
+        hello = Hello(make_config(**config).model_dump_json().encode(), list(STAGE_ORDER), STUBS, [p for p in sys.path if p])
+        limits = Limits(min_deadline_s, 60, memory_limit_gib, rows_per_batch, threads=1)
+        started.append(Supervisor(hello, limits))
+        return started[-1]
+
+    yield start
+    for supervisor in started:
+        supervisor.close()
+
+
+def child() -> psutil.Process:
+    (process,) = [p for p in psutil.Process().children() if "pipeline.child" in p.cmdline()]
+    return process
+
+
+def reasons(rows):
+    return [row.reason if isinstance(row, Rejection) else "sample" for row in rows]
+
+
+@pytest.mark.parametrize(
+    "deed, message, rows_per_batch",
+    [
+        ("segfault", "SIGSEGV", 1),
+        ("kill", "SIGKILL", 1),
+        ("exit", "status 3", 1),
+        ("memory", "memory_limit_gib = 0.6", 1),
+        ("kill", "SIGKILL", 32),
+    ],
+)
+def test_a_row_that_takes_its_worker_down_is_rejected_and_its_neighbours_are_kept(supervise, deed, message, rows_per_batch):
+    done = supervise(rows_per_batch).process(samples("a dog", f"a dog [{deed}]", "a dog [nothing]", "a dog"))
+    assert reasons(done.rows) == ["sample", "worker_crash", "no_subject", "sample"]
+    assert message in done.rows[1].message
+    assert done.rows[1].stage == "frames"
+
+
+def test_two_guilty_rows_of_one_batch_are_both_found(supervise):
+    done = supervise().process(samples("a dog [segfault]", "a dog", "a dog [exit]"))
+    assert reasons(done.rows) == ["worker_crash", "sample", "worker_crash"]
+
+
+@pytest.mark.parametrize("rows_per_batch, deadlines", [(1, 2), (2, 3)])
+def test_a_hanging_row_costs_few_deadlines(supervise, rows_per_batch, deadlines):
+    supervisor = supervise(rows_per_batch, min_deadline_s=2.0)
+    supervisor.process(samples("a dog", "a dog"))
+    began = time.monotonic()
+    done = supervisor.process(samples("a dog", "a dog [hang]"))
+    assert reasons(done.rows) == ["sample", "timeout"]
+    assert deadlines * 2.0 <= time.monotonic() - began < deadlines * 2.0 + 6.0  # and as many starts of a child
+
+
+def test_an_exception_is_the_guilty_rows_own(supervise):
+    done = supervise().process(samples("a dog", "a dog [raise]", "a dog"))
+    assert reasons(done.rows) == ["sample", "internal_error", "sample"]
+    assert "KeyError: 'a surprise'" in done.rows[1].message
+
+
+def test_a_kill_from_outside_costs_no_row(supervise, monkeypatch):
+    monkeypatch.setenv(STUB_SECONDS, "0.5")
+    supervisor = supervise()
+    supervisor.process(samples("a dog"))
+    victim = child()
+    threading.Timer(0.7, victim.kill).start()
+    done = supervisor.process(samples("a dog", "a dog", "a dog"))
+    assert not victim.is_running()
+    assert reasons(done.rows) == ["sample"] * 3
+    assert "SIGKILL" in done.notes[0]
+
+
+def test_a_worker_that_cannot_start_says_why_instead_of_starting_for_ever(supervise):
+    supervisor = supervise(entities={"backend": "broken"})
+    with pytest.raises(SetupError, match=r"entities(.|\n)*weights are damaged"):
+        supervisor.process(samples("a dog"))
+
+
+def test_models_that_need_more_than_the_memory_limit_are_an_error_of_the_setup(supervise):
+    with pytest.raises(SetupError, match="memory_limit_gib"):
+        supervise(memory_limit_gib=0.001).process(samples("a dog"))
+
+
+def test_closing_ends_the_child(supervise):
+    supervisor = supervise()
+    supervisor.process(samples("a dog"))
+    process = child()
+    supervisor.close()
+    assert not process.is_running()

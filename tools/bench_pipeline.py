@@ -1,0 +1,228 @@
+"""What the engine costs: `python -m tools.bench_pipeline efficiency|overhead [--json]`.
+
+efficiency: seconds of the stages in a plain one-thread loop over N clips / (cores x wall from first to last commit of a run on
+Ray), over a manifest's clips repeated under distinct ids; median of `--repeat` runs; floor 0.75. overhead: stub stages that
+decode nothing, so that only the engine works: milliseconds a clip, and the driver's peak memory at 1,000 and 100,000 rows;
+floors: 15 ms, 50 MB more.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pipeline import storage
+from pipeline.build import build_stages
+from pipeline.child import run_stages
+from pipeline.config import STAGE_ORDER, Config, load_config
+from pipeline.job import run_job
+from pipeline.plan import make_plan
+from pipeline.slices import read_rows
+from stages.backends import Missing
+from stages.records import Background, EntityWord, Frame, Instance, MaskRle, Row, Sample, StageName, VideoInfo
+
+_ROWS = (1_000, 100_000)
+_PIXEL = base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNkYAAAAAYAAjCB0C8AAAAASUVORK5CYII=")
+
+
+@click.group()
+def main() -> None:
+    """Measure the engine."""
+
+
+@main.command()
+@click.option("--config", "config_path", default="configs/local.yaml", show_default=True)
+@click.option("--input", "manifest", required=True, help="JSONL manifest of real clips.")
+@click.option("--clips", default=200, show_default=True, help="Clips of a run; the manifest's, repeated.")
+@click.option("--cores", default=2, show_default=True)
+@click.option("--repeat", default=3, show_default=True)
+@click.option("--json", "as_json", is_flag=True)
+def efficiency(config_path: str, manifest: str, clips: int, cores: int, repeat: int, as_json: bool) -> None:
+    """Seconds of the same stage code in a plain loop / (cores x wall from first to last commit)."""
+    config = load_config(config_path)
+    with tempfile.TemporaryDirectory() as folder:
+        repeated = _repeat_manifest(Path(manifest), Path(folder) / "clips.jsonl", clips)
+        settings = config.source.model_copy(update={"allowed_roots": [str(Path(manifest).resolve().parent)]})
+        config = config.model_copy(update={"source": settings})
+        plain_s = _in_fresh_process("_plain_loop", config, repeated, folder)["seconds"]
+        runs = [_in_fresh_process("_ray_run", config, repeated, f"{folder}/{number}") for number in range(repeat)]
+    walls = [run["wall_s"] for run in runs]
+    ratios = [plain_s / (cores * wall) for wall in walls]
+    result = {"clips": clips, "plain_s": plain_s, "wall_s": walls, "efficiency": ratios, "median": statistics.median(ratios)}
+    _show(result, as_json)
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True)
+def overhead(as_json: bool) -> None:
+    """Milliseconds a clip and the driver's memory when the stages do nothing."""
+    pools = [
+        {"stages": STAGE_ORDER[:1], "workers": 2, "num_cpus": 0.2},
+        {"stages": STAGE_ORDER[1:], "workers": 2, "num_cpus": 0.2},
+    ]
+    config = Config.model_validate({"engine": {"rows_per_chunk": 1000, "rows_per_slice": 16, "pools": pools}})
+    runs = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for rows in _ROWS:
+            manifest = _stub_manifest(Path(folder), rows)
+            runs[rows] = _in_fresh_process("_ray_run", config, manifest, f"{folder}/{rows}", "tools.bench_pipeline:stub_stages")
+    few, many = (runs[rows] for rows in _ROWS)
+    result = {
+        "rows": _ROWS,
+        "job_s": [few["job_s"], many["job_s"]],
+        "ms_a_clip": 1000 * (many["job_s"] - few["job_s"]) / (_ROWS[1] - _ROWS[0]),
+        "driver_peak_mb": [few["peak_mb"], many["peak_mb"]],
+        "driver_growth_mb": many["peak_mb"] - few["peak_mb"],
+    }
+    _show(result, as_json)
+
+
+class _Stub:
+    """A stage that costs nothing; the last one fills in what a sample must have."""
+
+    def __init__(self, name: StageName) -> None:
+        self.name = name
+
+    def missing(self) -> list[Missing]:
+        return []
+
+    def identity(self) -> dict[str, str]:
+        return {}
+
+    def setup(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+    def process(self, samples: list[Sample]) -> list[Row]:
+        return [_finished(sample) if self.name == STAGE_ORDER[-1] else sample for sample in samples]
+
+
+def stub_stages(_config: Config, names: Iterable[StageName]) -> list[_Stub]:
+    """Stage factory of the overhead measurement."""
+    return [_Stub(name) for name in names]
+
+
+def _finished(sample: Sample) -> Sample:
+    sample.entities = [EntityWord(word="dog", category="subject", spans=[(2, 5)])]
+    sample.video = VideoInfo(
+        container="mp4", codec="none", width=1, height=1, rotation=0, sar="1:1", fps=10, duration_s=1, n_frames=10
+    )
+    sample.frames = [Frame(percent=percent, index=0, time_s=0.0, jpeg=_PIXEL) for percent in (5, 50, 95)]
+    sample.instances = [
+        Instance(
+            word="dog",
+            category="subject",
+            frame=1,
+            box_xyxy_px=(0, 0, 1, 1),
+            detector_score=1,
+            mask_rle=MaskRle(size=(1, 1), counts="01"),
+            mask_score=1,
+            area_share=1,
+            crop_xyxy_px=(0, 0, 1, 1),
+            png=_PIXEL,
+        )
+    ]
+    sample.background = Background(word=None, method="stub", masked_share=0, residual={}, png=_PIXEL)
+    return sample
+
+
+def _plain_loop(config: Config, manifest: str, folder: str, _factory: str) -> dict[str, float]:
+    """Seconds of all stages over all slices, models loaded; nothing is written."""
+    plan = make_plan(manifest, f"{folder}/plan", config.source, config.engine.rows_per_chunk, config.engine.rows_per_slice)
+    pools = [(build_stages(config, pool.stages), pool.rows_per_batch) for pool in config.engine.pools]
+    for stages, _ in pools:
+        for stage in stages:
+            stage.setup()
+    seconds = 0.0
+    for number in range(plan.n_slices):
+        rows = read_rows(plan, number, config.source)
+        for stages, rows_per_batch in pools:
+            samples = [row for row in rows if isinstance(row, Sample)]
+            batches = [samples[first : first + rows_per_batch] for first in range(0, len(samples), rows_per_batch)]
+            began = time.perf_counter()
+            rows = [row for batch in batches for row in run_stages(stages, batch, lambda _: None).rows]
+            seconds += time.perf_counter() - began
+    return {"seconds": seconds}
+
+
+def _ray_run(config: Config, manifest: str, out: str, factory: str) -> dict[str, float]:
+    """A job on Ray: wall from first to last commit, of the whole job, and this process's peak memory."""
+    began = time.monotonic()
+    result = run_job(config, input=manifest, output=out, engine="ray", stage_factory=factory)
+    if result.exit_code:
+        raise click.ClickException(result.message)
+    job_s = time.monotonic() - began
+    times = [path.stat().st_mtime for path in Path(out, "commits").iterdir()]
+    status = Path("/proc/self/status").read_text()
+    peak_kib = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
+    return {"wall_s": max(times) - min(times), "job_s": job_s, "peak_mb": peak_kib / 1024}
+
+
+_MEASUREMENTS: dict[str, Callable[[Config, str, str, str], dict[str, float]]] = {
+    "_plain_loop": _plain_loop,
+    "_ray_run": _ray_run,
+}
+
+
+def _in_fresh_process(name: str, config: Config, manifest: str, out: str, factory: str = "pipeline.build:build_stages") -> Any:
+    """A measurement whose memory and caches are its own, with one thread a process."""
+    request = json.dumps([name, config.model_dump_json(), manifest, out, factory])
+    command = ["env", "OMP_NUM_THREADS=1", "OPENBLAS_NUM_THREADS=1", "MKL_NUM_THREADS=1", sys.executable, "-m", __spec__.name]
+    answer = subprocess.run([*command, "measure", request], stdout=subprocess.PIPE, check=True)
+    return json.loads(answer.stdout.splitlines()[-1])
+
+
+@main.command(hidden=True)
+@click.argument("request")
+def measure(request: str) -> None:
+    """One measurement, as asked by `_in_fresh_process`."""
+    name, config_json, manifest, out, factory = json.loads(request)
+    print(json.dumps(_MEASUREMENTS[name](Config.model_validate_json(config_json), manifest, out, factory)))
+
+
+def _repeat_manifest(manifest: Path, target: Path, clips: int) -> str:
+    rows = [json.loads(line) for line in manifest.read_text(encoding="utf-8").splitlines() if line.strip()]
+    with target.open("w", encoding="utf-8") as file:
+        for number in range(clips):
+            row = rows[number % len(rows)]
+            address = storage.join(str(manifest.resolve().parent), row["video"])
+            file.write(json.dumps({**row, "id": f"n{number:05d}", "video": address}) + "\n")
+    return str(target)
+
+
+def _stub_manifest(folder: Path, rows: int) -> str:
+    (folder / "clip.mp4").write_bytes(b"stub")
+    target = folder / f"{rows}.jsonl"
+    with target.open("w") as file:
+        file.writelines(_stub_lines(rows))
+    return str(target)
+
+
+def _stub_lines(rows: int) -> Iterator[str]:
+    for row in range(rows):
+        yield json.dumps({"id": f"n{row}", "video": "clip.mp4", "caption": "a dog"}) + "\n"
+
+
+def _show(result: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(result))
+        return
+    for name, value in result.items():
+        values = value if isinstance(value, list | tuple) else [value]
+        print(f"{name:18}", "  ".join(f"{number:.3f}" if isinstance(number, float) else str(number) for number in values))
+
+
+if __name__ == "__main__":
+    main()
