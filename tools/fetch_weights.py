@@ -105,7 +105,7 @@ def npm_pack(package: str, folder: Path) -> Path:
         "--cache",
         str(folder / "npm-cache"),
         "--ignore-scripts",
-        "--silent",
+        "--loglevel=error",
     ]
     _run([*_npm(), *arguments], f"npm could not download {package}")
     tarballs = list(folder.glob("*.tgz"))

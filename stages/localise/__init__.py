@@ -1,0 +1,122 @@
+"""Boxes: where each subject and object word is seen, in each of the three frames of record.
+
+In: samples with entities and frames. Out: `Sample.boxes`, at most one box a word and frame, or the rejection `no_instance` with
+the best score of every word. The word-to-box rule is the method's; the threshold looks at a clip's three frames together
+(see `evidence`), which lets a weak detector keep what it sees steadily without believing what it sees once.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from stages.backends import Detections, Detector, Missing
+from stages.localise.shared import acquire, make, release
+from stages.records import Box, EntityWord, Rejection, Row, Sample, StageName, reject
+from stages.settings import LocaliseSettings
+
+
+class Localise:
+    """Stage 2b. The detector is shared with the background stage of the same process."""
+
+    name: StageName = "localise"
+
+    def __init__(self, settings: LocaliseSettings) -> None:
+        self.settings = settings
+        self.detector: Detector = make(settings)
+
+    def missing(self) -> list[Missing]:
+        """What the detector lacks on this machine."""
+        return self.detector.missing()
+
+    def identity(self) -> dict[str, str]:
+        """Hashes of the detector's weights and tables."""
+        return self.detector.identity()
+
+    def setup(self) -> None:
+        """Load the detector, unless this process has it already."""
+        self.detector = acquire(self.settings)
+
+    def close(self) -> None:
+        """Give the detector back."""
+        release(self.settings)
+
+    def process(self, samples: list[Sample]) -> list[Row]:
+        """Samples with frames -> samples with boxes, or rejections `no_instance`."""
+        return [self._localise(sample) for sample in samples]
+
+    def _localise(self, sample: Sample) -> Row:
+        words = localised_words(sample)
+        images = [frame.rgb for frame in sample.frames]
+        found = self.detector.detect(images, [words] * len(images))
+        frames = [
+            best_boxes(_within_area(detections, image.shape[:2], self.settings))
+            for detections, image in zip(found, images, strict=True)
+        ]
+        scores = np.array([scores for _, scores in frames], np.float32).reshape(len(frames), len(words))
+        keep = evidence(scores) > self.settings.min_score
+        sample.boxes = [
+            _box(word, number, found[number].boxes_xyxy_px[boxes[column]], scores[number, column])
+            for number, (boxes, _) in enumerate(frames)
+            for column, word in enumerate(words)
+            if keep[number, column] and boxes[column] >= 0
+        ]
+        seen_in = {box.frame for box in sample.boxes if box.category == "subject"}
+        if len(seen_in) >= self.settings.min_subject_frames:
+            return sample
+        return self._no_instance(sample, words, scores.max(axis=0, initial=0), len(seen_in))
+
+    def _no_instance(self, sample: Sample, words: list[EntityWord], best: np.ndarray, seen: int) -> Rejection:
+        scores = {word.word: round(float(score), 4) for word, score in zip(words, best, strict=True)}
+        subjects = ", ".join(f"{w.word} {scores[w.word]:.2f}" for w in words if w.category == "subject") or "none"
+        message = (
+            f"subjects are seen in {seen} of {len(sample.frames)} frames, localise.min_subject_frames is"
+            f" {self.settings.min_subject_frames}; best scores: {subjects}; localise.min_score is {self.settings.min_score:g}"
+        )
+        rejection = reject(sample, self.name, "no_instance", message)
+        rejection.found["scores"] = scores
+        return rejection
+
+
+def localised_words(sample: Sample) -> list[EntityWord]:
+    """The words that boxes are looked for: subjects and objects, in the order of the caption."""
+    return sorted((e for e in sample.entities if e.category != "background"), key=lambda entity: min(entity.spans))
+
+
+def best_boxes(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The method's word-to-box rule [paper's evaluation code]: a box belongs to its best word only, a word keeps its best box.
+
+    `scores` (N boxes, W words) in [0, 1] -> for each word the index of its box (W,) int, -1 if it has none, and that box's
+    score (W,) float32, 0 if it has none. Ties go to the lower index. A score of 0 means that the box does not show the word.
+    """
+    n_boxes, n_words = scores.shape
+    if not n_boxes or not n_words:
+        return np.full(n_words, -1), np.zeros(n_words, np.float32)
+    columns = np.arange(n_words)
+    own = np.where(scores.argmax(axis=1)[:, None] == columns, scores, 0)
+    boxes = own.argmax(axis=0)
+    best = own[boxes, columns].astype(np.float32)
+    return np.where(best > 0, boxes, -1), best
+
+
+def evidence(scores: np.ndarray) -> np.ndarray:
+    """How sure we are that a word is in a frame [ours]: mean of its score there and of its mean score over the clip's frames.
+
+    `scores` (F frames, W words) -> same shape. A word seen with s in every frame gets s; one seen in one of three gets 2/3 s.
+    """
+    if not len(scores):
+        return scores
+    mean: np.ndarray = (scores + scores.mean(axis=0, keepdims=True)) / 2
+    return mean
+
+
+def _within_area(found: Detections, size: tuple[int, int], settings: LocaliseSettings) -> np.ndarray:
+    """Scores (N, W), 0 where the box is smaller or larger than the settings allow."""
+    boxes = found.boxes_xyxy_px
+    share = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]) / (size[0] * size[1])
+    allowed = (share >= settings.min_area_share) & (share <= settings.max_area_share)
+    return np.where(allowed[:, None], found.scores, 0)
+
+
+def _box(word: EntityWord, frame: int, xyxy: np.ndarray, score: float) -> Box:
+    x1, y1, x2, y2 = (round(float(value), 2) for value in xyxy)
+    return Box(word=word.word, category=word.category, frame=frame, box_xyxy_px=(x1, y1, x2, y2), score=round(float(score), 4))

@@ -1,0 +1,40 @@
+"""One detector a process: the background stage's residual check uses the one that localises, instead of loading it twice."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from stages.backends import Detector, build_backend
+from stages.settings import LocaliseSettings
+
+_loaded: dict[str, tuple[Detector, int]] = {}
+"""Settings as JSON -> detector and number of its users."""
+
+
+def make(settings: LocaliseSettings) -> Detector:
+    """A detector that is not loaded yet. Raises BackendError."""
+    return cast(Detector, build_backend("localise", settings.backend, settings.options))
+
+
+def acquire(settings: LocaliseSettings) -> Detector:
+    """The loaded detector of these settings; every `acquire` wants one `release`."""
+    key = settings.model_dump_json()
+    if key in _loaded:
+        detector, users = _loaded[key]
+    else:
+        detector, users = make(settings), 0
+        detector.setup(settings.device, settings.threads)
+    _loaded[key] = detector, users + 1
+    return detector
+
+
+def release(settings: LocaliseSettings) -> None:
+    """Close the detector when its last user gives it back; without effect if it is not loaded."""
+    key = settings.model_dump_json()
+    if key not in _loaded:
+        return
+    detector, users = _loaded.pop(key)
+    if users > 1:
+        _loaded[key] = detector, users - 1
+    else:
+        detector.close()
