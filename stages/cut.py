@@ -129,10 +129,10 @@ def _upright_420(frame: VideoFrame, video: OpenVideo) -> VideoFrame:
 
     width, height, turns = video.probe.width, video.probe.height, -video.probe.rotation // 90 % 4
     if turns == 0 and width % 2 == height % 2 == 0:
-        return frame.reformat(width, height, "yuv420p", dst_color_range="MPEG")
+        return frame.reformat(width, height, "yuv420p", dst_color_range="MPEG", threads=1)
     stored = (height, width) if turns % 2 else (width, height)
-    planes = frame.reformat(*stored, "yuv444p", dst_color_range="MPEG").to_ndarray()  # (3, H, W)
+    planes = frame.reformat(*stored, "yuv444p", dst_color_range="MPEG", threads=1).to_ndarray()  # (3, H, W)
     planes = np.rot90(planes, turns, axes=(1, 2))[:, : height // 2 * 2, : width // 2 * 2]
     upright = Picture.from_ndarray(np.ascontiguousarray(planes, np.uint8), format="yuv444p")
     upright.colorspace, upright.color_range = frame.colorspace, 1
-    return upright.reformat(format="yuv420p")
+    return upright.reformat(format="yuv420p", threads=1)

@@ -79,7 +79,7 @@ class FramesSettings(Settings):
     shot_threshold: float = Field(
         0.38, ge=0, le=1, description="cut: neighbours this much less alike than the pairs around them"
     )
-    dissolve_threshold: float = Field(0.17, ge=0, le=1, description="dissolve: unlikeness across it times its dip of contrast")
+    dissolve_threshold: float = Field(0.13, ge=0, le=1, description="dissolve: unlikeness across it times its dip of contrast")
     still_threshold: float = Field(
         0.02,
         ge=0,

@@ -21,14 +21,14 @@ def find_cuts(times_s: np.ndarray, glimpses: np.ndarray, cut_threshold: float, d
     """Times of scene changes, ascending; a dissolve may be told several times.
 
     `times_s` (N,) ascending, `glimpses` (N, h, w, 3) uint8 RGB. `cut_threshold`: by how much two neighbours must be more unlike
-    than the pairs around them. `dissolve_threshold`: unlikeness of what lies before and after, times the dip of contrast.
+    than the pairs around them. `dissolve_threshold`: unlikeness of what lies before and after, times the dip of contrast (a
+    share of the lesser contrast); the unlikeness alone must be above `cut_threshold` too.
     """
     if len(glimpses) < 2:
         return []
     look = _Look(glimpses)
-    return sorted(
-        {float(times_s[index]) for index in _cuts(look, cut_threshold) + _dissolves(look, times_s, dissolve_threshold)}
-    )
+    found = _cuts(look, cut_threshold) + _dissolves(look, times_s, cut_threshold, dissolve_threshold)
+    return [float(times_s[index]) for index in sorted(set(found))]
 
 
 class _Look:
@@ -45,19 +45,20 @@ class _Look:
         self.layout = flat - flat.mean(axis=1, keepdims=True)  # (N, h * w * 3)
         self.contrast = self.layout.std(axis=1) + 1e-3
 
-    def unlike(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        """(K,) in [0, 1] for pictures a[k], b[k]: geometric mean of the distances of colours and of layout."""
+    def distances(self, a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Distances of colours and of layout, (K,) each in [0, 1], of pictures a[k], b[k]."""
         colours = 1 - np.minimum(self.colours[a], self.colours[b]).sum(axis=1)
         covariance = (self.layout[a] * self.layout[b]).mean(axis=1)
         layout = 1 - covariance / (self.contrast[a] * self.contrast[b])
-        return np.asarray(np.sqrt(np.clip(colours, 0, 1) * np.clip(layout, 0, 1)))
+        return np.clip(colours, 0, 1), np.clip(layout, 0, 1)
 
 
 def _cuts(look: _Look, threshold: float) -> list[int]:
     """Index of the first picture after each hard cut. A flash is none: what lies before it and after it is alike."""
     first = np.arange(len(look.contrast) - 1)
-    wider = look.unlike(np.maximum(first - 1, 0), np.minimum(first + 2, len(first)))
-    step = np.minimum(look.unlike(first, first + 1), wider)
+    next_to = np.sqrt(np.multiply(*look.distances(first, first + 1)))
+    wider = np.sqrt(np.multiply(*look.distances(np.maximum(first - 1, 0), np.minimum(first + 2, len(first)))))
+    step = np.minimum(next_to, wider)
     cuts = []
     for index, value in enumerate(step):
         around = np.concatenate([step[max(0, index - NEIGHBOURS) : index], step[index + 1 : index + 1 + NEIGHBOURS]])
@@ -66,13 +67,14 @@ def _cuts(look: _Look, threshold: float) -> list[int]:
     return cuts
 
 
-def _dissolves(look: _Look, times_s: np.ndarray, threshold: float) -> list[int]:
-    """Indices of pictures in the middle of a dissolve."""
+def _dissolves(look: _Look, times_s: np.ndarray, cut_threshold: float, threshold: float) -> list[int]:
+    """Indices of pictures in the middle of a dissolve; fading out of a scene and back into it is none."""
     found = []
     for half_s in DISSOLVE_HALVES_S:
         middle = np.flatnonzero((times_s - half_s >= times_s[0]) & (times_s + half_s <= times_s[-1]))
         before = np.searchsorted(times_s, times_s[middle] - half_s + 1e-6)
         after = np.minimum(np.searchsorted(times_s, times_s[middle] + half_s - 1e-6), len(times_s) - 1)
         dip = 1 - look.contrast[middle] / np.minimum(look.contrast[before], look.contrast[after])
-        found += middle[look.unlike(before, after) * np.clip(dip, 0, 1) > threshold].tolist()
+        unlike = np.minimum(*look.distances(before, after))
+        found += middle[(unlike > cut_threshold) & (unlike * dip > threshold)].tolist()
     return found

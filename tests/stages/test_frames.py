@@ -1,0 +1,198 @@
+"""The frames stage: three frames of record, what the clip truly is, and a reason for every clip that is not taken."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+from clips import SHARED, make_clip, picture, read_number
+
+from stages.frames import Frames
+from stages.records import Clip, Rejection, Row, Sample, encode_rows
+from stages.settings import FramesSettings
+
+
+def run(path: Path | str, start_s: float | None = None, end_s: float | None = None, **settings: object) -> Row:
+    stage = Frames(FramesSettings(**settings))
+    stage.setup()
+    clip = Clip(row=0, key="k", source_id="s", uri="u", address=str(path), start_s=start_s, end_s=end_s, caption="a disc")
+    [row] = stage.process([Sample(clip=clip)])
+    stage.close()
+    return row
+
+
+def kept(row: Row) -> Sample:
+    assert isinstance(row, Sample), row
+    return row
+
+
+def why(row: Row) -> str:
+    assert isinstance(row, Rejection), row
+    assert row.stage == "frames" and row.message
+    return row.reason
+
+
+@pytest.fixture(scope="session")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_clip(tmp_path_factory.mktemp("frames") / "clip.mp4", 100, fps=25)
+
+
+def test_frames_lie_at_the_percents_of_the_duration(clip: Path) -> None:
+    sample = kept(run(clip))
+    assert [(frame.percent, frame.index, frame.time_s) for frame in sample.frames] == [
+        (5, 5, 0.2),
+        (50, 50, 2.0),
+        (95, 95, 3.8),
+    ]
+    assert [read_number(frame.rgb) for frame in sample.frames] == [5, 50, 95]
+    assert sample.flags == []
+
+
+def test_the_video_is_described_as_it_is(clip: Path) -> None:
+    video = kept(run(clip)).video
+    assert video is not None
+    assert (video.container, video.codec, video.width, video.height, video.n_frames) == ("mp4", "h264", 192, 144, 100)
+    assert (video.fps, video.duration_s, video.rotation, video.sar, video.reencoded) == (25, 4, 0, "1:1", False)
+
+
+def test_a_range_has_frames_of_its_own(clip: Path) -> None:
+    sample = kept(run(clip, start_s=1.0, end_s=3.0))
+    assert [read_number(frame.rgb) for frame in sample.frames] == [25 + frame.index for frame in sample.frames] == [27, 50, 72]
+    assert [frame.time_s for frame in sample.frames] == pytest.approx([0.08, 1.0, 1.88])
+
+
+def test_the_same_clip_gives_the_same_bytes(clip: Path) -> None:
+    assert encode_rows([run(clip)]) == encode_rows([run(clip)])
+
+
+def test_not_looking_for_cuts_decodes_less_and_gives_the_same_frames(clip: Path) -> None:
+    assert encode_rows([run(clip)]) == encode_rows([run(clip, several_shots="ignore")])
+
+
+def test_jpegs_keep_colours_at_full_resolution(clip: Path) -> None:
+    from PIL import Image
+    from PIL.JpegImagePlugin import get_sampling
+
+    from stages.frames import encode_jpeg
+
+    jpeg = encode_jpeg(picture(3), 95)
+    import io
+
+    assert get_sampling(Image.open(io.BytesIO(jpeg))) == 0
+    assert np.abs(np.asarray(Image.open(io.BytesIO(jpeg))).astype(int) - picture(3)).mean() < 2
+
+
+@pytest.mark.parametrize(("n", "fps"), [(8, 5), (8, 4), (20, 1), (3, 2)])
+def test_few_frames_are_enough(tmp_path: Path, n: int, fps: int) -> None:
+    sample = kept(run(make_clip(tmp_path / "slow.mp4", n, fps=fps)))
+    assert sample.video is not None and sample.video.duration_s == pytest.approx(n / fps)
+    assert len({frame.index for frame in sample.frames}) == 3
+
+
+def test_lengths_and_sizes_have_limits(clip: Path, tmp_path: Path) -> None:
+    assert why(run(clip, min_duration_s=4.1)) == "too_short"
+    assert why(run(clip, max_duration_s=3.9)) == "too_long"
+    assert why(run(clip, min_side_px=145)) == "too_small"
+    assert why(run(clip, start_s=50.0)) == "too_short"
+    assert why(run(make_clip(tmp_path / "two.mp4", 2, fps=1))) == "no_distinct_frames"
+    assert why(run(make_clip(tmp_path / "gap.mp4", 4, fps=1, ticks=[0, 1, 2, 90]))) == "no_distinct_frames"
+
+
+def test_a_far_too_long_clip_is_not_read_to_its_end(tmp_path: Path) -> None:
+    clip = make_clip(tmp_path / "long.mp4", 900, fps=3, size=(128, 128), gop=30)
+    row = run(clip)
+    assert why(row) == "too_long"
+    assert "120" in row.message
+
+
+def test_what_cannot_be_opened_is_unreadable(tmp_path: Path) -> None:
+    (tmp_path / "text.mp4").write_text("hello")
+    for address in (tmp_path / "text.mp4", tmp_path / "missing.mp4", tmp_path, "memory://nowhere/x.mp4"):
+        assert why(run(address)) == "unreadable"
+
+
+def test_several_shots_are_rejected_flagged_or_ignored(tmp_path: Path) -> None:
+    shots = [picture(i) for i in range(30)] + [picture(i, night=True) for i in range(30, 60)]
+    clip = make_clip(tmp_path / "cut.mp4", pictures=shots)
+    row = run(clip)
+    assert why(row) == "several_shots"
+    assert "1.25 s" in row.message
+    assert kept(run(clip, several_shots="flag")).flags == ["several_shots"]
+    assert kept(run(clip, several_shots="ignore")).flags == []
+
+
+def test_a_cut_outside_the_three_frames_does_no_harm(tmp_path: Path) -> None:
+    shots = [picture(i, night=True) for i in range(4)] + [picture(i) for i in range(4, 100)]
+    assert kept(run(make_clip(tmp_path / "early.mp4", pictures=shots))).flags == []
+
+
+def test_flags_tell_still_portrait_and_long_clips(tmp_path: Path) -> None:
+    still = make_clip(tmp_path / "still.mp4", pictures=[picture(7)] * 60)
+    assert kept(run(still)).flags == ["still"]
+    tall = make_clip(tmp_path / "tall.mp4", 30, size=(144, 256))
+    assert kept(run(tall)).flags == ["portrait"]
+    assert kept(run(tall, long_s=1.0)).flags == ["portrait", "long"]
+
+
+def test_frames_of_a_clip_to_be_cut_have_even_sizes(tmp_path: Path) -> None:
+    odd = make_clip(tmp_path / "odd.mp4", pix_fmt="yuv444p", size=(193, 145))
+    assert kept(run(odd)).frames[0].rgb.shape == (145, 193, 3)
+    assert kept(run(odd, start_s=0.5)).frames[0].rgb.shape == (144, 192, 3)
+
+
+BAD = {
+    "b01": "unreadable",
+    "b02": "too_short",
+    "b03": "unreadable",
+    "b04": "no_video_stream",
+    "b05": "too_short",
+    "b06": "too_small",
+    "b07": "too_long",
+    "b08": ["portrait"],
+    "b09": [],
+    "b10": [],
+    "b11": [],
+    "b12": [],
+    "b13": "unreadable",
+    "b14": [],
+    "b15": [],
+    "b16": [],
+    "b17": [],
+    "b18": [],
+    "b19": "too_short",
+    "b20": ["damaged"],
+    "b21": ["still"],
+    "b22": ["still"],
+    "b23": [],
+    "b24": [],
+    "b25": [],
+    "b26": [],
+    "b27": [],
+    "b28": [],
+    "b29": "unreadable",
+}
+"""A reason, or the flags of a kept clip."""
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the real clips of ../shared/clips are not here")
+@pytest.mark.parametrize("number", BAD)
+def test_bad_files_end_as_they_should(number: str) -> None:
+    [path] = SHARED.glob(f"bad/{number}*")
+    row = run(path)
+    assert (row.reason if isinstance(row, Rejection) else row.flags) == BAD[number]
+
+
+SEVERAL_SHOTS = {"d44", "d52", "d54", "d55", "d63", "d65"}
+ONE_SHOT = {"d13", "d17", "d33", "d35", "d36", "d48", "d49", "d51", "d61"}
+"""Those with the fastest motion of camera or subject."""
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the real clips of ../shared/clips are not here")
+@pytest.mark.parametrize("number", sorted(SEVERAL_SHOTS | ONE_SHOT))
+def test_real_cuts_and_dissolves_are_told_from_fast_motion(number: str) -> None:
+    [path] = SHARED.glob(f"dev/{number}*")
+    assert isinstance(run(path), Rejection) == (number in SEVERAL_SHOTS)
