@@ -1,0 +1,113 @@
+"""The method's rules on a model's answer, in its order: from JSON text to entity words, or a reason to reject the clip.
+
+In: caption, candidate nouns, answer. Out: entity words with all their spans, and (reason, message) or None. The rules are
+invalid_output -> not_in_caption -> re-classify by table -> no_subject -> plural_subject (method: entity words). The entities
+found so far are given back with a reason too, so that a rejection can show them.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+from stages.entities.nouns import is_plural, tokenize
+from stages.records import Category, EntityWord
+
+TABLES = Path(__file__).parent
+Span = tuple[int, int]
+
+
+class Verdict(NamedTuple):
+    """`reason` is None when the clip goes on; `message` says why not, and what would help."""
+
+    entities: list[EntityWord]
+    reason: str | None = None
+    message: str = ""
+
+
+def judge(caption: str, answer: str, kinds: dict[str, str], plural_heads: frozenset[str] = frozenset()) -> Verdict:
+    """Apply the rules to one answer.
+
+    `kinds` maps what the model may say to a category or "none". `plural_heads`: case-folded phrases that the caption counts
+    in plural ("two fish"). A phrase may be any whole-word span of the caption, candidate or not.
+    """
+    chosen = read_answer(answer, kinds)
+    if chosen is None:
+        return Verdict([], "invalid_output", f"the model's answer is no JSON object of phrases and kinds: {answer[:200]!r}")
+    spans = {word: occurrences(caption, word) for word in chosen}
+    for word, found in spans.items():
+        if not found:
+            return Verdict([], "not_in_caption", f"the model's word {word[:200]!r} is not in the caption")
+    entities = _entities(caption, {word: reclassify(word, category) for word, category in chosen.items()}, spans)
+    plural = {entity.word for entity in entities if is_plural(head(entity.word)) or entity.word.casefold() in plural_heads}
+    kept = [entity for entity in entities if entity.category != "object" or entity.word not in plural]
+    subjects = [entity.word for entity in entities if entity.category == "subject"]
+    if not subjects:
+        return Verdict(kept, "no_subject", "no human or animal in the caption: its motion is mostly camera motion")
+    several = [word for word in subjects if word in plural or head(word) in table("collectives.txt")]
+    if several:
+        return Verdict(kept, "plural_subject", f"{several[0]!r} are several that cannot be told apart")
+    return Verdict(kept)
+
+
+def read_answer(answer: str, kinds: dict[str, str]) -> dict[str, str] | None:
+    """Case-distinct phrase -> category or "none"; None if the text is not a JSON object of strings and known kinds."""
+    try:
+        parsed = json.loads(answer)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(parsed, dict) or not all(isinstance(kind, str) and kind in kinds for kind in parsed.values()):
+        return None
+    return {word: kinds[kind] for word, kind in parsed.items()}
+
+
+def occurrences(caption: str, phrase: str) -> list[Span]:
+    """Every place where the phrase stands in the caption as whole words, in any case; code points, end exclusive."""
+    tokens = tokenize(caption)
+    ends = {token.end for token in tokens}
+    folded, length = phrase.casefold(), len(phrase)
+    starts = (token.start for token in tokens)
+    return [(s, s + length) for s in starts if s + length in ends and caption[s : s + length].casefold() == folded]
+
+
+def reclassify(word: str, category: str) -> str:
+    """The category after the tables: some heads are always scenery ("cloud" is background, published), some no thing at all."""
+    if category == "object" and head(word) in table("background_words.txt"):
+        return "background"
+    if category != "none" and head(word) in table("no_things.txt"):
+        return "none"
+    return category
+
+
+def head(phrase: str) -> str:
+    """The last word of a noun phrase, case-folded."""
+    return tokenize(phrase)[-1].word
+
+
+@functools.cache
+def table(name: str) -> frozenset[str]:
+    """The words of a table beside this module: one or more a line, # begins a remark."""
+    lines = (TABLES / name).read_text(encoding="utf-8").splitlines()
+    return frozenset(word for line in lines for word in line.partition("#")[0].split())
+
+
+def _entities(caption: str, categories: dict[str, str], spans: dict[str, list[Span]]) -> list[EntityWord]:
+    """One entity a case-folded word, in the caption's order. A place inside a longer entity belongs to the longer one only."""
+    words = {word: category for word, category in categories.items() if category != "none"}
+    out: dict[str, EntityWord] = {}
+    for word, category in sorted(words.items(), key=lambda item: spans[item[0]]):
+        inside = [outer for other in words if len(other) > len(word) for outer in spans[other]]
+        own = [(a, b) for a, b in spans[word] if not any(c <= a and b <= d for c, d in inside)]
+        if own:
+            verbatim = caption[own[0][0] : own[0][1]]
+            out.setdefault(word.casefold(), EntityWord(word=verbatim, category=_category(category), spans=own))
+    return sorted(out.values(), key=lambda entity: entity.spans)
+
+
+def _category(name: str) -> Category:
+    match name:
+        case "subject" | "object" | "background":
+            return name
+    raise ValueError(f"{name!r} is no category")
