@@ -257,15 +257,15 @@ def _timings(address: str) -> Iterator[_Timing]:
 
 def render(stats: Stats, console: Console) -> None:
     """Print for a person, as wide as the console; words cannot move the cursor or colour anything."""
-    console.print(_headline(stats))
+    parts: list[Text | Table] = [_headline(stats)]
     if stats.input:
-        console.print(_outcome_table(stats))
+        parts.append(_outcome_table(stats))
     if stats.samples:
-        console.print(_word_table(stats))
-        console.print(_distribution_table(stats))
-        console.print(_details(stats))
+        parts += [_word_table(stats), _distribution_table(stats), _details(stats)]
     if stats.throughput is not None:
-        console.print(_throughput_table(stats.throughput))
+        parts.append(_throughput_table(stats.throughput))
+    for part in parts:
+        console.print(part, end="\n\n" if part is not parts[-1] else "\n")
 
 
 def _headline(stats: Stats) -> Text:
@@ -314,7 +314,7 @@ def _details(stats: Stats) -> Text:
         f"masked instances {stats.instances:,}, face crops {stats.faces:,}\n"
         f"samples by number of frames that show a subject: {frames}\n"
         f"flags: {flags}\n"
-        f"{stats.duration_s / 60:,.1f} minutes of video, {stats.bytes / 1e6:,.1f} MB in {stats.chunks:,} chunks\n"
+        f"{stats.duration_s / 60:,.1f} minutes of video, {stats.bytes / 1e6:,.1f} MB in {stats.chunks:,} chunks"
     )
 
 
