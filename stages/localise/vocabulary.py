@@ -75,3 +75,8 @@ def classes_of(word: str, category: Category) -> tuple[int, ...]:
     if last in words:
         return words[last]
     return (PERSON,) if category == "subject" and _DOERS.fullmatch(last) else ()
+
+
+def is_human(word: str, category: Category) -> bool:
+    """Whether the word names one person."""
+    return classes_of(word, category) == (PERSON,)

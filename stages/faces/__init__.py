@@ -1,0 +1,91 @@
+"""Face crops: the best face of every human instance.
+
+In: samples with instances. Out: the same with a face instance for each human whose face is seen, after all others, `parent` its
+human's index. A face's mask is its box (grown as the method says), so its crop is a rectangle with alpha 255 everywhere: a face
+encoder wants hair and surroundings, and GrabCut's outline of a head is not good enough to cut by.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import numpy as np
+
+from stages.backends import FaceDetector, Missing, build_backend
+from stages.images import crop_png, encode_mask
+from stages.localise.vocabulary import is_human
+from stages.records import Frame, Instance, Row, Sample, StageName
+from stages.settings import FacesSettings
+
+
+class Faces:
+    """Stage 2d. Never rejects: a human without a visible face stays a human."""
+
+    name: StageName = "faces"
+
+    def __init__(self, settings: FacesSettings) -> None:
+        self.settings = settings
+        self.detector = cast(FaceDetector, build_backend("faces", settings.backend, settings.options))
+
+    def missing(self) -> list[Missing]:
+        """What the face detector lacks on this machine."""
+        return self.detector.missing()
+
+    def identity(self) -> dict[str, str]:
+        """Hashes of the face detector's weights."""
+        return self.detector.identity()
+
+    def setup(self) -> None:
+        """Load the face detector."""
+        self.detector.setup(self.settings.device, self.settings.threads)
+
+    def close(self) -> None:
+        """Give the face detector back."""
+        self.detector.close()
+
+    def process(self, samples: list[Sample]) -> list[Row]:
+        """Samples with instances -> samples with face instances too."""
+        for sample in samples:
+            others = [instance for instance in sample.instances if not instance.is_face]
+            faces = [
+                self._face(instance, parent, sample.frames[instance.frame])
+                for parent, instance in enumerate(others)
+                if is_human(instance.word, instance.category)
+            ]
+            sample.instances = others + [face for face in faces if face]
+        return list(samples)
+
+    def _face(self, human: Instance, parent: int, frame: Frame) -> Instance | None:
+        image = frame.rgb
+        found = self.detector.detect_face(image, np.array(human.box_xyxy_px, np.float32))
+        if found is None or found[1] <= self.settings.min_score:
+            return None
+        box = grow(found[0], image.shape[:2], self.settings.grow_up, self.settings.grow_down)
+        x1, y1, x2, y2 = (int(v) for v in (*np.floor(box[:2]), *np.ceil(box[2:])))
+        if x2 <= x1 or y2 <= y1:
+            return None
+        mask = np.zeros(image.shape[:2], bool)
+        mask[y1:y2, x1:x2] = True
+        return Instance(
+            word=human.word,
+            category=human.category,
+            frame=human.frame,
+            box_xyxy_px=tuple(round(float(v), 2) for v in box),  # type: ignore[arg-type]  # four of them
+            detector_score=round(found[1], 4),
+            mask_rle=encode_mask(mask),
+            mask_score=1.0,
+            area_share=round(float(mask.mean()), 6),
+            crop_xyxy_px=(x1, y1, x2, y2),
+            png=crop_png(image, mask, (x1, y1, x2, y2)),
+            is_face=True,
+            parent=parent,
+        )
+
+
+def grow(box: np.ndarray, size: tuple[int, int], up: float, down: float) -> np.ndarray:
+    """Face box (4,) grown upwards and downwards by shares of its height, clipped to an image of `size` (H, W) (method: Faces)."""
+    x1, y1, x2, y2 = (float(v) for v in box)
+    height = y2 - y1
+    grown = np.array([x1, y1 - up * height, x2, y2 + down * height])
+    clipped: np.ndarray = grown.clip(0, [size[1], size[0], size[1], size[0]])
+    return clipped
