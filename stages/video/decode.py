@@ -3,7 +3,8 @@
 In: a path or an open video, and times in seconds. Out: RGB frames, their true times and indices. The cost is the distance from
 the key frame before each picture, not the duration: PyAV seeks there, and of the frames on the way only those are decoded that
 others refer to, which halves the work and changes no bit. decord 0.6.0 serves where it is right and nobody watches the frames
-on the way (see `_decord_is_right`); there both give the same bits.
+on the way (see `_decord_is_right`); there both give the same bits. It saves nothing: 201 ms of CPU for three frames where PyAV
+takes 121, and 173 with a watcher, at the same memory (mean of 12 clips of 2-20 s; tools/bench_decode.py prints it).
 """
 
 from __future__ import annotations

@@ -72,7 +72,6 @@ def open_container(address: str) -> Iterator[InputContainer]:
     """Open what `plain_file` gave with PyAV, whitelists on; raises VideoError if it is no container of `DEMUXERS`."""
     import av
 
-    av.logging.set_level(None)  # what a broken file makes FFmpeg say goes into no one's terminal; errors still raise
     options = {"format_whitelist": DEMUXERS, "protocol_whitelist": "file"}
     try:
         container = av.open(f"file:{address}", options=options, metadata_errors="replace")

@@ -103,11 +103,11 @@ def copy_from(source: Path, target: Path, number: int, shift_to: int | None = No
     return target
 
 
-def two_streams(path: Path, default: Path, other: Path, disposition: Disposition = Disposition(0)) -> Path:
+def two_streams(path: Path, default: Path, other: Path, disposition: Disposition | None = None) -> Path:
     """`other` as stream 0 with `disposition`, `default` as stream 1, marked as default."""
     with av.open(str(other)) as first, av.open(str(default)) as second, av.open(str(path), "w") as output:
         copies = [output.add_stream_from_template(given.streams.video[0]) for given in (first, second)]
-        copies[0].disposition, copies[1].disposition = disposition, Disposition.default
+        copies[0].disposition, copies[1].disposition = disposition or Disposition(0), Disposition.default
         for given, copy in zip((first, second), copies, strict=True):
             for packet in given.demux(video=0):
                 if packet.size:

@@ -52,9 +52,9 @@ def playlists(target: str) -> dict[str, str]:
     return {
         "hls": f"#EXTM3U\n#EXT-X-VERSION:3\n#EXT-X-TARGETDURATION:2\n#EXTINF:2.0,\n{target}\n#EXT-X-ENDLIST\n",
         "concat": f"ffconcat version 1.0\nfile '{target}'\n",
-        "dash": "<?xml version='1.0'?><MPD xmlns='urn:mpeg:dash:schema:mpd:2011' type='static' profiles='urn:mpeg:dash:profile'>"
-        f"<Period><AdaptationSet><Representation id='0'><BaseURL>{target}</BaseURL></Representation></AdaptationSet></Period></MPD>",
-        "sdp": "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 5004 RTP/AVP 96\na=rtpmap:96 H264/90000\n",
+        "dash": "<?xml version='1.0'?><MPD xmlns='urn:mpeg:dash:schema:mpd:2011' type='static'><Period><AdaptationSet>"
+        f"<Representation id='0'><BaseURL>{target}</BaseURL></Representation></AdaptationSet></Period></MPD>",
+        "sdp": "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 5004 RTP/AVP 96\n",
         "subtitles": "1\n00:00:00,000 --> 00:00:02,000\nhello\n\n",
     }
 
@@ -85,7 +85,7 @@ def test_a_playlist_opens_nothing_else(tmp_path: Path, kind: str, extension: str
 def test_what_is_no_file_is_unreadable_at_once(tmp_path: Path, what: str) -> None:
     path = {"device": "/dev/zero", "nul": "a\0b"}.get(what, str(tmp_path / what))
     if what == "directory":
-        os.mkdir(path)
+        Path(path).mkdir()
     elif what == "fifo":
         os.mkfifo(path)
     elif what == "empty":
@@ -97,12 +97,12 @@ def test_what_is_no_file_is_unreadable_at_once(tmp_path: Path, what: str) -> Non
 
 def test_no_descriptor_is_left_open(clip: Path, tmp_path: Path) -> None:
     (tmp_path / "text.mp4").write_text("no video")
-    before = len(os.listdir("/dev/fd"))
+    before = sum(1 for _ in Path("/dev/fd").iterdir())
     for _ in range(5):
         frames_at(clip, [0.1, 0.9])
         with pytest.raises(VideoError):
             probe(tmp_path / "text.mp4")
-    assert len(os.listdir("/dev/fd")) == before
+    assert sum(1 for _ in Path("/dev/fd").iterdir()) == before
 
 
 def test_a_remote_video_is_fetched_and_removed(clip: Path) -> None:
