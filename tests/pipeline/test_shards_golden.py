@@ -1,0 +1,60 @@
+"""The bytes of a shard are pinned: a change that alters them is a change of the contract and needs a new schema version.
+
+The tar is pinned byte for byte. The tables are pinned by content, for Parquet's bytes name the version of their writer.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+
+import msgspec
+import pyarrow.parquet as pq
+import pytest
+from samples import PROVENANCE, make_dataset
+
+from pipeline import shards
+from pipeline.validate import validate
+from stages.records import decode_rows
+
+ROWS = Path(__file__).resolve().parents[1] / "data" / "golden" / "rows.msgpack"
+TAR = "d61ace5bdc824014d9919f6b340caa538ad6a44014ba6e6f8a2ef23f626f9b14"
+INDEX = "e410d4259358fb4140d507af22a963281a81f3e5cbce7ba8a60d2115602be865"
+REJECTS = "b93cdccc8396b0cddddbcd35248ca1d5826dac9f236381bc807b385a3516ece8"
+
+
+def sha256(data):
+    return hashlib.sha256(data).hexdigest()
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("golden")
+    (folder / "clip.mp4").write_bytes(bytes(range(256)) * 9)
+    rows = decode_rows(ROWS.read_bytes())
+    rows[0].clip = msgspec.structs.replace(rows[0].clip, address=str(folder / "clip.mp4"))
+    shards.write_dataset(str(folder / "out"), make_dataset(3, 1, 3))
+    shards.write_chunk(str(folder / "out"), 0, rows, provenance=PROVENANCE)
+    return folder / "out"
+
+
+def test_the_tar_has_the_pinned_bytes(out):
+    assert sha256((out / "shards" / "000000.tar").read_bytes()) == TAR
+
+
+@pytest.mark.parametrize(("table", "pinned"), [("index", INDEX), ("rejects", REJECTS)])
+def test_the_tables_have_the_pinned_content(out, table, pinned):
+    rows = pq.read_table(out / table / "000000.parquet").to_pylist()
+    assert sha256(json.dumps(rows, ensure_ascii=False).encode()) == pinned
+
+
+def test_the_commit_record_says_so(out):
+    record = json.loads((out / "commits" / "000000.json").read_bytes())
+    tar = record["files"].pop("shards/000000.tar")
+    assert tar == {"bytes": (out / "shards" / "000000.tar").stat().st_size, "sha256": TAR}
+    assert list(record["files"]) == ["index/000000.parquet", "rejects/000000.parquet"]
+    del record["files"]
+    assert record == {"schema": 1, "chunk": 0, "rows": 3, "samples": 2, "rejections": 1, "first_row": 0}
+
+
+def test_the_golden_output_is_valid(out):
+    assert validate(str(out)).findings == []
