@@ -80,7 +80,10 @@ def check_sample(document: dict[str, Any], members: dict[str, bytes], recipe: Re
 
 
 def grow(mask: np.ndarray, recipe: Recipe) -> np.ndarray:
-    """Dilate a mask (H, W) bool by the recipe and fill its holes: background pixels not connected with the picture's edge."""
+    """Dilate a mask (H, W) bool by the recipe and fill its holes: background pixels not connected with the picture's edge.
+
+    Worked out apart from stages/background, so that a mistake there is found here.
+    """
     import cv2
 
     kernel = np.ones((recipe.dilate_px, recipe.dilate_px), np.uint8)

@@ -29,13 +29,13 @@ MEASURES = {
     "fps": "frames per second",
     "width": "width, px",
     "height": "height, px",
-    "caption_chars": "caption, characters",
-    "min_area_share": "smallest mask, share of frame",
-    "max_area_share": "largest mask, share of frame",
-    "min_detector_score": "lowest detector score",
-    "min_mask_score": "lowest mask score",
-    "masked_share": "background, share inpainted",
-    "residual": "background, residual score",
+    "caption_chars": "caption characters",
+    "min_area_share": "smallest mask share",
+    "max_area_share": "largest mask share",
+    "min_detector_score": "least detector score",
+    "min_mask_score": "least mask score",
+    "masked_share": "inpainted share",
+    "residual": "residual score",
 }
 """Index columns whose distribution is shown."""
 _TOP_WORDS = 12
@@ -265,7 +265,9 @@ def render(stats: Stats, console: Console) -> None:
     if stats.throughput is not None:
         parts.append(_throughput_table(stats.throughput))
     for part in parts:
-        console.print(part, end="\n\n" if part is not parts[-1] else "\n")
+        if part is not parts[0]:
+            console.print()
+        console.print(part)
 
 
 def _headline(stats: Stats) -> Text:
@@ -302,7 +304,7 @@ def _word_table(stats: Stats) -> Table:
 def _distribution_table(stats: Stats) -> Table:
     table = _table("Distributions over samples", "", "min>", "5 %>", "median>", "95 %>", "max>", "min to max")
     for name, d in stats.distributions.items():
-        numbers = [f"{value:,.4g}" if value < 1e4 else f"{value:,.0f}" for value in (d.min, d.p5, d.median, d.p95, d.max)]
+        numbers = [f"{value:,.3g}" if value < 1e3 else f"{value:,.0f}" for value in (d.min, d.p5, d.median, d.p95, d.max)]
         table.add_row(MEASURES[name], *numbers, Text(_spark(d.histogram), "cyan"))
     return table
 

@@ -1,7 +1,7 @@
 """Makes rows.msgpack beside this script: two samples and a rejection, with the encoded pictures in it.
 
-Stored rather than made by the test, for a JPEG's or PNG's bytes depend on the version of Pillow. Run it, and pin the new hashes in
-tests/pipeline/test_shards_golden.py, only when the records change.
+Stored rather than made by the test: the bytes of a JPEG or PNG depend on the version of Pillow. Run it only when the records
+change, and pin the new hashes in tests/pipeline/test_shards_golden.py.
 """
 
 import sys
