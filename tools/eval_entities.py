@@ -1,8 +1,8 @@
 """Measure stage 1 on labelled captions: `python -m tools.eval_entities MANIFEST [--config C] [--json] [--verbose]`.
 
-In: a JSONL manifest with caption, visible_subjects, visible_objects and plural_words. Out: micro precision, recall and F1 of the
-subject and object words, over all rows and whatever the later rules said, side by side with the plain noun-phrase baseline (every
-head noun of the caption). Words count as equal when their head nouns are, case-folded, one to one; plural labels are ignored.
+In: a JSONL manifest with caption, visible_subjects, visible_objects, plural_words. Out: micro precision, recall and F1 of the
+subject and object words over all rows, whatever the later rules said, beside the plain noun-phrase baseline (every head noun of
+the caption). Words are equal when their head nouns are, case-folded, one to one; plural labels are ignored.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Score:
 
 def head(phrase: str) -> str:
     """The last word, case-folded."""
-    return phrase.split()[-1].casefold()
+    return phrase.rsplit(maxsplit=1)[-1].casefold()
 
 
 def words_of(row: Row) -> list[dict[str, Any]]:

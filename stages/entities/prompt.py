@@ -25,7 +25,7 @@ class PromptError(ValueError):
 
 @dataclass(frozen=True)
 class Prompt:
-    """`kinds`: kind -> subject, object, background or none. `examples`: captions with phrase -> kind. `sha256` of both files."""
+    """`kinds`: kind -> subject, object, background or none; `examples`: captions, phrase -> kind; `sha256` of both files."""
 
     kinds: dict[str, str]
     examples: tuple[tuple[str, dict[str, str]], ...]

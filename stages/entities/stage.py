@@ -1,7 +1,7 @@
 """Stage 1: from captions to entity words, by a language model under constraint and the method's rules.
 
-In: samples with a caption. Out: samples with `entities`, or rejections. Candidate noun phrases are found first (nouns.py); the
-model says what kind of thing each is (prompt.py); the rules decide (rules.py). A caption without candidates costs no model call.
+In: samples with a caption. Out: samples with `entities`, or rejections. Candidate noun phrases are found first (nouns.py), the
+model says what kind of thing each is (prompt.py), the rules decide (rules.py). A caption without candidates asks no model.
 """
 
 from __future__ import annotations

@@ -1,0 +1,156 @@
+"""The method's rules on answers, in their order, and the stage around a scripted model."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stages.entities import Entities
+from stages.entities.prompt import PromptError, load_prompt
+from stages.entities.rules import judge, occurrences
+from stages.records import Clip, Rejection, Sample
+from stages.settings import EntitiesSettings
+
+KINDS = load_prompt("entities").kinds
+
+
+def verdict(caption, **kinds):
+    return judge(caption, json.dumps({word.replace("_", " "): kind for word, kind in kinds.items()}), KINDS)
+
+
+def words(entities):
+    return {entity.word: entity.category for entity in entities}
+
+
+def test_words_get_their_categories_and_all_their_places():
+    got = verdict("A dog chases a cat and the Dog wins in a park.", dog="animal", cat="animal", park="place")
+    assert got.reason is None
+    assert words(got.entities) == {"dog": "subject", "cat": "subject", "park": "background"}
+    assert got.entities[0].spans == [(2, 5), (27, 30)]
+
+
+def test_a_place_inside_a_longer_word_belongs_to_the_longer_one():
+    got = verdict("A dog eats a hot dog.", dog="animal", hot_dog="food")
+    assert {entity.word: entity.spans for entity in got.entities} == {"dog": [(2, 5)], "hot dog": [(13, 20)]}
+
+
+def test_words_are_whole_words():
+    assert occurrences("A cat in a catalog of cat-like cats.", "cat") == [(2, 5)]
+
+
+def test_spans_count_code_points():
+    got = verdict("🐕🐕 A café dog ẞ", dog="animal")
+    assert got.entities[0].spans == [(10, 13)]
+
+
+@pytest.mark.parametrize("answer", ["", "{", "[]", '{"dog": 1}', '{"dog": "dragon"}', "null", "[" * 100_000])
+def test_what_is_no_answer_is_invalid_output(answer):
+    assert judge("A dog runs.", answer, KINDS).reason == "invalid_output"
+
+
+def test_invalid_output_comes_before_not_in_caption():
+    assert judge("A dog runs.", '{"cat": "dragon"}', KINDS).reason == "invalid_output"
+
+
+def test_not_in_caption_comes_before_no_subject():
+    assert verdict("A car turns.", cat="object").reason == "not_in_caption"
+
+
+def test_a_part_of_a_word_is_not_in_the_caption():
+    assert verdict("A dogma.", dog="animal").reason == "not_in_caption"
+
+
+def test_cloud_is_background_whatever_the_model_says():
+    assert words(verdict("A bird flies past a white cloud.", bird="animal", white_cloud="object").entities) == {
+        "bird": "subject",
+        "white cloud": "background",
+    }
+
+
+def test_objects_alone_are_no_subject_and_are_shown():
+    got = verdict("A car turns on a road.", car="vehicle", road="place")
+    assert got.reason == "no_subject"
+    assert words(got.entities) == {"car": "object", "road": "background"}
+
+
+@pytest.mark.parametrize("subject", ["people", "children", "dogs", "crowd"])
+def test_subjects_that_cannot_be_told_apart_are_plural_subject_and_are_shown(subject):
+    got = verdict(f"A man and {subject} near a cup.", man="person", cup="object", **{subject: "person"})
+    assert got.reason == "plural_subject"
+    assert words(got.entities) == {"man": "subject", subject: "subject", "cup": "object"}
+
+
+@pytest.mark.parametrize(("caption", "word"), [("A man boards a bus.", "bus"), ("A man holds a glass.", "glass")])
+def test_singular_objects_that_end_in_s_stay(caption, word):
+    assert words(verdict(caption, man="person", **{word: "object"}).entities)[word] == "object"
+
+
+def test_plural_objects_are_dropped():
+    assert words(verdict("A man holds cups.", man="person", cups="object").entities) == {"man": "subject"}
+
+
+@given(caption=st.text(max_size=80), answer=st.dictionaries(st.text(max_size=8), st.sampled_from(list(KINDS)), max_size=4))
+def test_entities_of_any_answer_are_verbatim_spans_and_distinct(caption, answer):
+    entities = judge(caption, json.dumps(answer), KINDS).entities
+    folded = [entity.word.casefold() for entity in entities]
+    assert len(set(folded)) == len(folded)
+    for entity in entities:
+        assert entity.spans == sorted(set(entity.spans))
+        assert all(caption[start:end].casefold() == entity.word.casefold() for start, end in entity.spans)
+
+
+def stage_with(script, **options):
+    settings = EntitiesSettings(backend="scripted_language_model:Scripted", options={"script": script, **options}, batch_size=2)
+    return Entities(settings)
+
+
+def sample(caption, row=0):
+    return Sample(clip=Clip(row=row, key=f"k{row}", source_id="s", uri="u", caption=caption))
+
+
+def test_the_stage_fills_in_entities():
+    (row,) = stage_with({"A dog runs.": '{"dog":"animal"}'}).process([sample("A dog runs.")])
+    assert isinstance(row, Sample)
+    assert words(row.entities) == {"dog": "subject"}
+
+
+def test_a_rejection_keeps_what_was_found():
+    (row,) = stage_with({"A red car turns.": '{"red car":"vehicle"}'}).process([sample("A red car turns.")])
+    assert isinstance(row, Rejection)
+    assert (row.stage, row.reason) == ("entities", "no_subject")
+    assert row.found["entities"][0]["word"] == "red car"
+
+
+def test_a_caption_without_nouns_asks_no_model():
+    stage = stage_with({})
+    (row,) = stage.process([sample("😀 they run!")])
+    assert row.reason == "no_subject"
+    assert stage.model.asked == []
+
+
+def test_a_caption_that_breaks_the_model_costs_itself_only():
+    good = [sample("A dog runs.", 0), sample("A cat BOOM.", 1), sample("A dog runs.", 2)]
+    rows = stage_with({"A dog runs.": '{"dog":"animal"}'}, fail_on="BOOM").process(good)
+    assert [isinstance(row, Sample) for row in rows] == [True, False, True]
+    assert rows[1].reason == "internal_error"
+
+
+def test_the_schema_asks_for_each_candidate_once_in_order():
+    request = load_prompt("entities").ask("A dog.", ["dog", "hot dog"])
+    assert list(request.json_schema["properties"]) == request.json_schema["required"] == ["dog", "hot dog"]
+    assert request.json_schema["properties"]["dog"]["enum"] == list(KINDS)
+
+
+def test_every_example_answers_what_would_be_asked():
+    from stages.entities.nouns import nouns
+
+    for caption, answer in load_prompt("entities").examples:
+        asked = [noun.phrase for noun in nouns(caption)]
+        assert [word for word in answer if word in asked] == [word for word in answer if word in caption and word in asked]
+        assert set(answer.values()) <= set(KINDS)
+
+
+def test_a_prompt_that_is_not_there_is_named():
+    with pytest.raises(PromptError, match="nosuch"):
+        load_prompt("nosuch")
