@@ -132,7 +132,7 @@ def _open_output(config: Config, stages: list[Stage], input: str, output: str) -
 
 
 def _dataset(config: Config, stages: list[Stage], plan: Plan) -> Dataset:
-    prompt_sha = next(stage.identity() for stage in stages if stage.name == "entities").get("prompt_sha", "")
+    (prompt_sha,) = (stage.identity()["prompt"] for stage in stages if stage.name == "entities")
     return Dataset(
         version=version("prima-materia"),
         rows=plan.rows,

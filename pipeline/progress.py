@@ -56,7 +56,7 @@ class Progress:
         """The state in one line."""
         finished = self._done - self._done_before
         if not finished:
-            return f"{self._done}/{self._rows} clips, models are loading, {_span(time.monotonic() - self._began)}"
+            return f"{self._done}/{self._rows} clips, the first slice is on its way, {_span(time.monotonic() - self._began)}"
         rate = finished / (time.monotonic() - self._began)
         parts = [
             f"{self._done}/{self._rows} clips",

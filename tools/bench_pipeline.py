@@ -97,7 +97,7 @@ class _Stub:
         return []
 
     def identity(self) -> dict[str, str]:
-        return {}
+        return {"prompt": "stub"}
 
     def setup(self) -> None:
         pass

@@ -54,7 +54,7 @@ class Stub:
         return [Missing("weights of the stub", "make weights")] if self.backend == "missing" else []
 
     def identity(self) -> dict[str, str]:
-        return {"weights": self.backend}
+        return {"weights": self.backend, "prompt": "of the stub"}
 
     def setup(self) -> None:
         if self.backend == "broken":
