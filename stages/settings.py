@@ -116,7 +116,7 @@ class FacesSettings(BackendSettings):
     """Stage 2d: one face crop for each human instance (method: Faces)."""
 
     backend: str = "blazeface"
-    min_score: float = Field(0.5, ge=0, le=1, description="face confidence")
+    min_score: float = Field(0.75, ge=0, le=1, description="face confidence; backs of heads and hands get up to 0.7")
     grow_up: float = Field(0.17, ge=0, description="box grown upwards by this share of its height")
     grow_down: float = Field(0.03, ge=0, description="box grown downwards by this share of its height")
 

@@ -86,13 +86,16 @@ def fetch_detectors() -> None:
 
 def fetch_language_model() -> None:
     """The small language model; its own module knows how it is unpacked and when it is complete."""
-    if importlib.util.find_spec("tools.weights_smollm2") is None:
-        return
-    weights_smollm2 = importlib.import_module("tools.weights_smollm2")
     target = weights_path(LANGUAGE_MODEL)
-    if not target.exists():
-        say(f"building {LANGUAGE_MODEL}")
+    if target.exists():  # it is placed whole or not at all
+        return
+    from tools import weights_smollm2
+
+    say(f"building {LANGUAGE_MODEL} (98 MB to download)")
+    try:
         weights_smollm2.build(target)
+    except (OSError, ValueError, subprocess.SubprocessError) as error:
+        raise FetchError(f"{LANGUAGE_MODEL}: {error}") from error
 
 
 def npm_pack(package: str, folder: Path) -> Path:

@@ -1,8 +1,8 @@
 """The clean background: the middle frame without what was masked in it.
 
-In: samples with instances. Out: `Sample.background`, or the rejection `nothing_left` when too much of the frame is masked. Recipe of
-the method: union of the masks, dilated, holes filled, inpainted; outside the mask the picture is the frame of record, bit for bit.
-Then the residual check [ours], for what the paper's authors did by hand: the detector looks for the subjects once more.
+In: samples with instances. Out: `Sample.background`, or the rejection `nothing_left` when too much of the frame is masked.
+Recipe of the method: union of the masks, dilated, holes filled, inpainted; outside the mask the picture is the frame of record,
+bit for bit. Then the residual check [ours], which the paper's authors did by hand: the detector looks for the subjects again.
 """
 
 from __future__ import annotations
@@ -66,7 +66,8 @@ class CleanBackground:
         mask = hole(masks, frame.shape[:2], self.settings.dilate_px, self.settings.dilate_times)
         share = float(mask.mean())
         if share > self.settings.max_masked_share:
-            message = f"masks cover {share:.2f} of the middle frame; background.max_masked_share is {self.settings.max_masked_share:g}"
+            most = self.settings.max_masked_share
+            message = f"masks cover {share:.2f} of the middle frame; background.max_masked_share is {most:g}"
             return reject(sample, self.name, "nothing_left", message)
         word = next((entity.word for entity in sample.entities if entity.category == "background"), None)
         clean = frame

@@ -83,7 +83,7 @@ class Faces:
 
 
 def grow(box: np.ndarray, size: tuple[int, int], up: float, down: float) -> np.ndarray:
-    """Face box (4,) grown upwards and downwards by shares of its height, clipped to an image of `size` (H, W) (method: Faces)."""
+    """Face box (4,) grown upwards and downwards by shares of its height, clipped to `size` (H, W) (method: Faces)."""
     x1, y1, x2, y2 = (float(v) for v in box)
     height = y2 - y1
     grown = np.array([x1, y1 - up * height, x2, y2 + down * height])

@@ -1,8 +1,8 @@
 """Masks and reference crops of what was localised.
 
 In: samples with boxes. Out: `Sample.instances`, one for each box whose mask passes the gate, with its mask in COCO's run-length
-code and its crop as PNG (RGBA, alpha 0 or 255, the pixels under alpha 0 kept); or the rejection `low_mask_score` when no subject
-is left. Boxes stay in `Sample.boxes`, masked or not.
+code and its crop as PNG (RGBA, alpha 0 or 255, the pixels under alpha 0 kept); or the rejection `low_mask_score` when no
+subject is left. Boxes stay in `Sample.boxes`, masked or not.
 """
 
 from __future__ import annotations
