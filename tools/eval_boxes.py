@@ -1,9 +1,9 @@
 """How well boxes are found: `python -m tools.eval_boxes MANIFEST [--json]`.
 
-In: a JSONL manifest whose rows have `video`, `caption`, the words that are seen (`visible_subjects`, `visible_objects`) and, for
-the measurement, `boxes`: {word: [x1, y1, x2, y2]} in pixels of the middle frame (or {word: [box, ...]}, or [{word, box_xyxy}]).
-Out: of the labelled boxes whose word the detector's classes know, the share that our box of that word meets with IoU 0.5 on the
-middle frame; and how many words get a box in each frame. Words come from the labels: this measures the boxes alone.
+In: a JSONL manifest whose rows have `video`, `caption`, the words that are seen (`visible_subjects`, `visible_objects`) and, to
+measure by, `boxes`: {word: [x1, y1, x2, y2]} in pixels of the middle frame (or {word: [box, ...]}, [{word, box_xyxy}, ...]).
+Out: of the labelled boxes whose word the detector's classes know, the share that our box of that word meets with IoU 0.5 on
+the middle frame; how many words get a box in each frame. Words come from the labels: this measures the boxes alone.
 """
 
 from __future__ import annotations

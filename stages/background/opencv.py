@@ -10,6 +10,10 @@ from __future__ import annotations
 import numpy as np
 
 from stages.backends import Inpainter
+from stages.images import mask_extent
+
+MARGIN_PX = 48
+"""Surroundings of the hole that are looked at."""
 
 
 class OpenCVInpainter(Inpainter):
@@ -25,9 +29,15 @@ class OpenCVInpainter(Inpainter):
 
     def inpaint(self, image: np.ndarray, mask: np.ndarray, prompt: str | None) -> np.ndarray:
         """Image (H, W, 3) uint8 RGB, mask (H, W) bool -> filled image, same shape; the prompt is of no use to this method."""
-        known = (~mask).astype(np.float32)
-        filled = pull_push(image.astype(np.float32) * known[..., None], known)
-        return np.where(mask[..., None], filled.round().clip(0, 255).astype(np.uint8), image)
+        if not mask.any():
+            return image.copy()
+        x1, y1, x2, y2 = mask_extent(mask)
+        around = np.s_[max(0, y1 - MARGIN_PX) : y2 + MARGIN_PX, max(0, x1 - MARGIN_PX) : x2 + MARGIN_PX]
+        known = (~mask[around]).astype(np.float32)
+        colours = pull_push(image[around].astype(np.float32) * known[..., None], known)
+        filled = image.copy()
+        filled[around][mask[around]] = colours[mask[around]].round().clip(0, 255).astype(np.uint8)
+        return filled
 
 
 def pull_push(weighted: np.ndarray, weight: np.ndarray) -> np.ndarray:

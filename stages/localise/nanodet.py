@@ -127,7 +127,7 @@ def share_out(boxes: np.ndarray, scores: np.ndarray, classes: list[tuple[int, ..
     with it the box and all that overlap it are taken (their score becomes 0). `boxes` (N, 4), `scores` (N, W) -> scores (N, W).
     """
     scores = scores.copy()
-    overlaps = iou(boxes, boxes) > SAME_BOX_IOU
+    overlaps = (iou(boxes, boxes) > SAME_BOX_IOU) | np.eye(len(boxes), dtype=bool)
     open_words = [word for word, group in enumerate(classes) if group]
     while open_words and len(boxes):
         best = scores[:, open_words].max(axis=0)
