@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -59,6 +60,7 @@ class Frames:
                 local_copy(clip.address) as path,
                 open_video(path, clip.start_s, clip.end_s, self.settings.max_duration_s) as video,
             ):
+                sample.source_bytes = Path(path).stat().st_size
                 return self._look_at(sample, video)
         except VideoError as error:
             return reject(sample, "frames", error.reason, str(error))
