@@ -66,7 +66,7 @@ FOLLOWS = {
     for before, line in {
         "^": "D0 J.5 N.5 S0 V2 G1 P1.5 I.5 R.5 X0 C1 A2 T1",  # ^ begins a sentence
         "D": "N0 S0 J0 D.3 R1.5",
-        "J": "N0 S0 J.2 C.6 ,0.6 .1.2 I1.2 T1.2 R1.5 D2.5",
+        "J": "N0 S0 J.2 C.6 ,.3 .1.2 I1.2 T1.2 R1.5 D2.5",
         "N": "N.5 S.6 Z0 V2.5 P.4 G.2 I0 T0 C0 .0 J2 D2 R.4 X1 A0",
         "S": "N3 S4 Z1.2 V0 P.4 G.2 I0 T0 C0 .0 J2 D2 R.4 X1 A0",
         "V": _AFTER_VERB,

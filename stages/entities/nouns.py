@@ -27,7 +27,10 @@ from stages.entities.grammar import (
 TOKEN = re.compile(r"['’]s\b|[^\W_]+(?:['’-](?!s\b)[^\W_]+)*|[^\w\s]|_+")
 # adjectives joined by "and" or a comma ("c"), then adjectives and nouns up to the head; not after an auxiliary ("is red and")
 PHRASE = re.compile(r"(?:(?<![AJR])J+c)*[JNS]*[NS]")
+MARKUP = re.compile(r"```.*?```|<[^<>]*>|\{[^{}]*\}|[\x00-\x08\x0e-\x1f\x7f]", re.DOTALL)
 LONGEST_SENTENCE = 200  # tokens; longer ones are read in parts
+
+LAST_LATIN = "\u024f"
 
 PLURAL_ONLY = frozenset(
     [
@@ -96,9 +99,15 @@ def is_plural(noun: str) -> bool:
     return word not in singulars
 
 
+def readable(caption: str) -> str:
+    """The caption for the model: without markup, code and control characters, which name nothing that is seen; one line."""
+    return " ".join(MARKUP.sub(" ", caption).split())
+
+
 def nouns(caption: str) -> list[Noun]:
     """The noun phrases of a caption, in order, repetitions included."""
-    masked = COMPLEX_PREPOSITION.sub(lambda match: "of".ljust(len(match.group())), caption)
+    masked = MARKUP.sub(lambda match: ";".ljust(len(match.group())), caption)
+    masked = COMPLEX_PREPOSITION.sub(lambda match: "of".ljust(len(match.group())), masked)
     out: list[Noun] = []
     sentence: list[Token] = []
     for token in [*tokenize(masked), Token(".", len(caption), len(caption))]:
@@ -113,7 +122,12 @@ def nouns(caption: str) -> list[Noun]:
 def _phrases(caption: str, tokens: list[Token]) -> list[Noun]:
     """Noun phrases of one sentence."""
     classes = tag([*(token.word for token in tokens), "."])[:-1]
-    text = "".join("c" if token.word in ("and", ",") else cls for token, cls in zip(tokens, classes, strict=True))
+    for i, token in enumerate(tokens):
+        if token.word in ("and", ","):
+            classes[i] = "c"
+        elif classes[i : i + 2] == ["R", "J"] and token.word.endswith("ly"):
+            classes[i] = "J"  # "dimly lit room"
+    text = "".join(classes)
     out = []
     for match in PHRASE.finditer(text):
         first, head = tokens[match.start()], tokens[match.end() - 1]
@@ -158,6 +172,8 @@ def classes_of(word: str) -> dict[str, float]:
         return dict.fromkeys(CLOSED[word], 0.0)
     if not word[0].isalpha():
         return {"D": 0.0} if word[0].isdigit() else {"," if word == "," else ".": 0.0}
+    if word[0] > LAST_LATIN:
+        return {"X": 0.0}  # another script: the grammar is English
     entry = lemmas(word) or lemmas(re.split(r"['’-]", word)[-1])
     found = set(_verb_classes(word, entry.get("VERB", ())))
     if "NOUN" in entry or not entry:

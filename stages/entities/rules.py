@@ -69,7 +69,7 @@ def occurrences(caption: str, phrase: str) -> list[Span]:
     ends = {token.end for token in tokens}
     folded, length = phrase.casefold(), len(phrase)
     starts = (token.start for token in tokens)
-    return [(s, s + length) for s in starts if s + length in ends and caption[s : s + length].casefold() == folded]
+    return [(s, s + length) for s in starts if length and s + length in ends and caption[s : s + length].casefold() == folded]
 
 
 def reclassify(word: str, category: str) -> str:

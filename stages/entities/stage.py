@@ -10,7 +10,7 @@ import importlib.util
 from importlib.metadata import PackageNotFoundError, version
 
 from stages.backends import Generation, LanguageModel, Missing, build_backend
-from stages.entities.nouns import Noun, nouns
+from stages.entities.nouns import Noun, nouns, readable
 from stages.entities.prompt import load_prompt
 from stages.entities.rules import Verdict, judge
 from stages.records import Row, Sample, StageName, reject
@@ -60,7 +60,7 @@ class Entities:
         return [self._row(*parts) for parts in zip(samples, found, answers, strict=True)]
 
     def _request(self, sample: Sample, found: list[Noun]) -> Generation | None:
-        caption = sample.clip.caption
+        caption = readable(sample.clip.caption)
         candidates = {noun.phrase.casefold(): noun.phrase for noun in reversed(found)}
         return self.prompt.ask(caption, list(reversed(candidates.values()))) if candidates else None
 

@@ -103,6 +103,11 @@ class TransformersLM(LanguageModel):
             ids += self._encode(before, template=True) + self._encode(message["content"])
         return ids + self._encode(rest, template=True)
 
+    def grammar(self, json_schema: dict[str, Any]) -> Any:
+        """xgrammar's compiled grammar of the schema's compact JSON texts, keys in the schema's order."""
+        schema = json.dumps(json_schema, ensure_ascii=False)
+        return self.compiler.compile_json_schema(schema, any_whitespace=False, separators=(",", ":"))
+
     def _encode(self, text: str, template: bool = False) -> list[int]:
         ids: list[int] = self.tokenizer(text, add_special_tokens=False, split_special_tokens=not template)["input_ids"]
         return ids
@@ -123,16 +128,16 @@ class TransformersLM(LanguageModel):
         return DynamicCache()
 
     def _row(self, request: Generation) -> _Row:
-        """The request's own tokens and a fresh automaton for its schema: compact JSON, keys in the schema's order."""
+        """The request's own tokens and a fresh automaton for its schema."""
         import xgrammar
 
-        schema = json.dumps(request.json_schema, ensure_ascii=False)
-        grammar = self.compiler.compile_json_schema(schema, any_whitespace=False, separators=(",", ":"))
         ids = self.chat_ids(request.messages, answer=True)
         shared = len(self.prefix_ids)
         if ids[:shared] != self.prefix_ids:
             raise ValueError("requests of one call must share all messages but the last")
-        return _Row(xgrammar.GrammarMatcher(grammar, terminate_without_stop_token=True), ids[shared:], shared)
+        return _Row(
+            xgrammar.GrammarMatcher(self.grammar(request.json_schema), terminate_without_stop_token=True), ids[shared:], shared
+        )
 
     def _decode(self, rows: list[_Row], max_tokens: list[int]) -> None:
         """Run the rows to their ends, in lockstep; a row that has ended leaves the batch."""
