@@ -33,6 +33,7 @@ class Progress:
         self._rejected = 0
         self._seconds: defaultdict[StageName, float] = defaultdict(float)
         self._began = time.monotonic()
+        self._working_since = 0.0
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._show, name="progress", daemon=True)
 
@@ -46,6 +47,8 @@ class Progress:
 
     def add(self, report: Report) -> None:
         """Count a finished slice."""
+        if not self._working_since:  # loading models took long, but is over
+            self._working_since = time.monotonic() - sum(report.seconds.values())
         self._done += report.rows
         self._kept += report.kept
         self._rejected += report.rows - report.kept
@@ -57,7 +60,7 @@ class Progress:
         finished = self._done - self._done_before
         if not finished:
             return f"{self._done}/{self._rows} clips, the first slice is on its way, {_span(time.monotonic() - self._began)}"
-        rate = finished / (time.monotonic() - self._began)
+        rate = finished / max(time.monotonic() - self._working_since, 1e-3)
         parts = [
             f"{self._done}/{self._rows} clips",
             f"{rate:.2f}/s",
