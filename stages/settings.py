@@ -94,7 +94,7 @@ class LocaliseSettings(BackendSettings):
 
     backend: str = "nanodet"
     min_score: float = Field(
-        0.25,
+        0.2,
         ge=0,
         le=1,
         description="a word's box is kept above this; compared with the mean of its score and its mean over the frames",

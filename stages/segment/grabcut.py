@@ -16,14 +16,14 @@ from stages.images import fill_holes, mask_extent
 
 MARGIN = 0.2
 """Surroundings shown to GrabCut, as a share of the box's longer side: it learns the background's colours there."""
-WORK_PX = 160
+WORK_PX = 144
 """Longer side of the crop on which GrabCut works; its time grows with the area."""
 ITERATIONS = 2
 SHRINK = 0.06
 """How much smaller the second box is on each side, as a share of its width and height."""
 CORE = 0.2
 """The middle of the box, this share of its sides, is certain foreground: else GrabCut gives everything to the background where
-colours are alike (9 of 77 masks on the clips it was tried on)."""
+colours are alike (about a quarter of the masks on the clips it was tried on)."""
 MIN_PART = 0.1
 """Components smaller than this share of the largest are dropped."""
 MIN_FILL = 0.25

@@ -175,8 +175,9 @@ def test_boxes_lie_in_the_picture_and_are_the_same_every_time(localise):
 
 
 @needs_weights
-def test_boxes_outside_the_area_limits_are_dropped():
-    stage = Localise(LocaliseSettings(max_area_share=0.1))
+@pytest.mark.parametrize("limits", [{"min_area_share": 0.9}, {"max_area_share": 0.003}])
+def test_boxes_outside_the_area_limits_are_dropped(limits):
+    stage = Localise(LocaliseSettings(**limits))
     stage.setup()
     [row] = stage.process([photograph_sample("astronaut", woman="subject")])
     stage.close()
