@@ -66,14 +66,14 @@ FOLLOWS = {
     for before, line in {
         "^": "D0 J.5 N.5 S0 V2 G1 P1.5 I.5 R.5 X0 C1 A2 T1",  # ^ begins a sentence
         "D": "N0 S0 J0 D.3 R1.5",
-        "J": "N0 S0 J.2 C.6 ,.3 .1.2 I1.2 T1.2 R1.5 D2.5",
+        "J": "N0 S0 J.2 C.6 ,.1 .1.2 I1.2 T1.2 R1.5 D2.5",
         "N": "N.5 S.6 Z0 V2.5 P.4 G.2 I0 T0 C0 .0 J2 D2 R.4 X1 A0",
         "S": "N3 S4 Z1.2 V0 P.4 G.2 I0 T0 C0 .0 J2 D2 R.4 X1 A0",
         "V": _AFTER_VERB,
         "Z": _AFTER_VERB,
         "G": "D0 J.5 N.7 S.4 I0 T0 R.3 X0 .0.3 C.3 G1.5 P2",
         "P": "D.3 J.8 N1 S.8 I0 T0 R.3 X.3 .0.3 C.3 G1 P2",
-        "R": "D.3 J.3 N1.5 S1 V.7 Z.7 P.5 G.5 I0 T0 C0 .0 R.5 X.5 A.5",
+        "R": "D.3 J0 N1.5 S1 V.7 Z.7 P.5 G.5 I0 T0 C0 .0 R.5 X.5 A.5",
         "I": "D0 J.3 N.3 S.2 G.6 X0 I.3 T.3 R1 .1 C1 P1.5",
         "T": "D0 J.5 N.6 S.4 V0 X0 A.3 G1 R1",
         "C": "D0 J.4 N.5 S.3 V.7 Z.2 P.7 G.5 I.5 X0 R.5 A.2 C.5 T.5",
