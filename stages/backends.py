@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from stages.records import EntityWord
+from stages.records import Box, EntityWord
 
 BUILTIN: dict[str, dict[str, str]] = {
     "entities": {"transformers": "stages.entities.transformers_lm:TransformersLM"},
@@ -89,8 +89,8 @@ class Detector(Backend, Protocol):
 class Segmenter(Backend, Protocol):
     """Masks for boxes."""
 
-    def segment(self, image: np.ndarray, boxes_xyxy_px: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Image (H, W, 3) uint8 RGB, boxes (K, 4) -> masks (K, H, W) bool, quality scores (K,) float32 in [0, 1]."""
+    def segment(self, image: np.ndarray, boxes: list[Box]) -> tuple[np.ndarray, np.ndarray]:
+        """Image (H, W, 3) uint8 RGB, its K boxes -> masks (K, H, W) bool, quality scores (K,) float32 in [0, 1]."""
         ...
 
 

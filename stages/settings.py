@@ -93,12 +93,7 @@ class LocaliseSettings(BackendSettings):
     """Stage 2b: boxes of the words, at most one a word and frame (method: word-to-box rule)."""
 
     backend: str = "nanodet"
-    min_score: float = Field(
-        0.2,
-        ge=0,
-        le=1,
-        description="a word's box is kept above this; compared with the mean of its score and its mean over the frames",
-    )
+    min_score: float = Field(0.25, ge=0, le=1, description="a word's best box in a frame is kept above this score")
     min_area_share: float = Field(0.002, ge=0, le=1, description="smaller boxes, as a share of the frame, are dropped")
     max_area_share: float = Field(1.0, gt=0, le=1, description="larger boxes, as a share of the frame, are dropped")
     min_subject_frames: int = Field(1, ge=1, le=3, description="frames that must show a subject; fewer: no_instance")

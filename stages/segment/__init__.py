@@ -53,7 +53,7 @@ class Segment:
             boxes = [box for box in sample.boxes if box.frame == number]
             if not boxes:
                 continue
-            masks, scores = self.segmenter.segment(frame.rgb, np.array([box.box_xyxy_px for box in boxes], np.float32))
+            masks, scores = self.segmenter.segment(frame.rgb, boxes)
             for box, mask, score in zip(boxes, masks, scores, strict=True):
                 best[box.word] = max(best.get(box.word, 0.0), round(float(score), 4))
                 if score > self.settings.min_score and mask.sum() >= self.settings.min_area_px:

@@ -1,8 +1,9 @@
-"""Masks by GrabCut (Rother et al. 2004), seeded with a box, on a small crop around it.
+"""Masks by GrabCut (Rother et al. 2004) on a small crop around a box.
 
-In: an image and boxes. Out: masks in full resolution and a quality score. GrabCut knows colours, not things: where foreground
-and background look alike, its answer is arbitrary. So it is asked twice, the second time with a smaller box, and the score is
-how far the two answers agree, times how well the mask's extent agrees with the box that the detector gave.
+In: an image and boxes. Out: masks in full resolution and a quality score. GrabCut knows colours, not things, so it stands and
+falls with where it starts: for a human at what a small network takes for people (people.py), else at an ellipse in the box. The
+score is how far a second answer agrees - the network's own, or GrabCut's from a smaller box - times how well the mask's
+extent agrees with the box that the detector gave.
 """
 
 from __future__ import annotations
@@ -11,19 +12,28 @@ import zlib
 
 import numpy as np
 
-from stages.backends import Segmenter
+from stages.backends import Missing, Segmenter
 from stages.images import fill_holes, mask_extent
+from stages.localise.vocabulary import is_human
+from stages.records import Box
+from stages.segment.people import PersonMask
 
 MARGIN = 0.2
 """Surroundings shown to GrabCut, as a share of the box's longer side: it learns the background's colours there."""
 WORK_PX = 144
 """Longer side of the crop on which GrabCut works; its time grows with the area."""
+PEOPLE_WORK_PX = 256
+"""The same for humans: their network's resolution, and only a narrow band is left to decide."""
 ITERATIONS = 2
 SHRINK = 0.06
 """How much smaller the second box is on each side, as a share of its width and height."""
 CORE = 0.2
 """The middle of the box, this share of its sides, is certain foreground: else GrabCut gives everything to the background where
 colours are alike (about a quarter of the masks on the clips it was tried on)."""
+SURE = 0.9
+"""Probability of a person above which a pixel is certain foreground, and below 1 - SURE certain background."""
+MIN_PEOPLE = 0.1
+"""Share of the box that must look like a person; less: the network has not found this one, the ellipse serves."""
 MIN_PART = 0.1
 """Components smaller than this share of the largest are dropped."""
 MIN_FILL = 0.25
@@ -31,24 +41,41 @@ MIN_FILL = 0.25
 
 
 class GrabCut(Segmenter):
-    """Box to mask without learned weights; deterministic, because OpenCV's generator is seeded from the pixels and the box."""
+    """Box to mask; deterministic, because OpenCV's generator is seeded from the pixels and the start."""
+
+    def __init__(self) -> None:
+        self.people = PersonMask()
+
+    def missing(self) -> list[Missing]:
+        """The person network's weights, if they were not fetched."""
+        return self.people.missing()
+
+    def identity(self) -> dict[str, str]:
+        """Hash of the person network's weights."""
+        return self.people.identity()
 
     def setup(self, device: str, threads: int) -> None:
-        """Pin OpenCV's threads; GrabCut runs on the CPU whatever `device` says."""
+        """Load the person network and pin OpenCV's threads; both run on the CPU whatever `device` says."""
         import cv2
 
         cv2.setNumThreads(threads)
+        self.people.setup(threads)
 
-    def segment(self, image: np.ndarray, boxes_xyxy_px: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Image (H, W, 3) uint8 RGB, boxes (K, 4) -> masks (K, H, W) bool, scores (K,) float32, 0: no mask."""
-        masks = np.zeros((len(boxes_xyxy_px), *image.shape[:2]), bool)
-        scores = np.zeros(len(boxes_xyxy_px), np.float32)
-        for k, box in enumerate(boxes_xyxy_px):
-            scores[k] = _segment_one(image, np.asarray(box, np.float64), masks[k])
+    def close(self) -> None:
+        """Drop the network."""
+        self.people.close()
+
+    def segment(self, image: np.ndarray, boxes: list[Box]) -> tuple[np.ndarray, np.ndarray]:
+        """Image (H, W, 3) uint8 RGB, K boxes -> masks (K, H, W) bool, scores (K,) float32, 0: no mask."""
+        masks = np.zeros((len(boxes), *image.shape[:2]), bool)
+        scores = np.zeros(len(boxes), np.float32)
+        for k, box in enumerate(boxes):
+            people = self.people if is_human(box.word, box.category) else None
+            scores[k] = _segment_one(image, np.array(box.box_xyxy_px), people, masks[k])
         return masks, scores
 
 
-def _segment_one(image: np.ndarray, box: np.ndarray, mask: np.ndarray) -> float:
+def _segment_one(image: np.ndarray, box: np.ndarray, people: PersonMask | None, mask: np.ndarray) -> float:
     """Write the mask of one box into `mask` (H, W) and give its score."""
     import cv2
 
@@ -59,39 +86,76 @@ def _segment_one(image: np.ndarray, box: np.ndarray, mask: np.ndarray) -> float:
     if min(right - left, bottom - top) < 4:
         return 0.0
     crop = image[top:bottom, left:right]
-    scale = min(1.0, WORK_PX / max(crop.shape[:2]))
+    scale = min(1.0, (PEOPLE_WORK_PX if people else WORK_PX) / max(crop.shape[:2]))
     size = np.array([max(4, round(crop.shape[1] * scale)), max(4, round(crop.shape[0] * scale))])
     small = cv2.resize(crop, size, interpolation=cv2.INTER_AREA)
     inner = (box - (left, top, left, top)) * np.tile(size / (right - left, bottom - top), 2)
-    inset = SHRINK * np.array([inner[2] - inner[0], inner[3] - inner[1]])
 
-    first = _grabcut(small, inner)
-    second = _grabcut(small, inner + np.concatenate([inset, -inset]))
-    small_mask = clean(first)
-    if not small_mask.any():
+    first, second = (people and _as_people(small, inner, people)) or _as_ellipse(small, inner)
+    if not first.any():
         return 0.0
-    smooth = cv2.resize(small_mask.astype(np.float32), (right - left, bottom - top), interpolation=cv2.INTER_LINEAR)
+    smooth = cv2.resize(first.astype(np.float32), (right - left, bottom - top), interpolation=cv2.INTER_LINEAR)
     mask[top:bottom, left:right] = smooth > 0.5
-    return quality(small_mask, clean(second), inner)
+    return quality(first, second, inner)
 
 
-def _grabcut(small: np.ndarray, box: np.ndarray) -> np.ndarray:
-    """Foreground (h, w) bool, from the box alone: outside it certainly background, in its corners likely so; in its inscribed
+def _as_people(small: np.ndarray, box: np.ndarray, people: PersonMask) -> tuple[np.ndarray, np.ndarray] | None:
+    """GrabCut's answer and the network's, (h, w) bool; None if the network sees hardly anyone in the box."""
+    import cv2
+
+    probability = people.probability(small)
+    grown = 0.05 * np.array([box[0] - box[2], box[1] - box[3], box[2] - box[0], box[3] - box[1]])
+    inside = _rectangle(small.shape[:2], box + grown)
+    probability = np.where(inside, probability, 0)
+    answer = probability > 0.5
+    if answer.sum() < MIN_PEOPLE * inside.sum():
+        return None
+    labels = np.where(answer, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
+    labels[probability > SURE] = cv2.GC_FGD
+    labels[probability < 1 - SURE] = cv2.GC_BGD
+    return clean(_grabcut(small, labels)), clean(answer)
+
+
+def _as_ellipse(small: np.ndarray, box: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """GrabCut's answers from the box and from a smaller one, (h, w) bool."""
+    inset = SHRINK * np.array([box[2] - box[0], box[3] - box[1]])
+    starts = box, box + np.concatenate([inset, -inset])
+    first, second = (clean(_grabcut(small, _ellipse_labels(small.shape[:2], start))) for start in starts)
+    return first, second
+
+
+def _ellipse_labels(size: tuple[int, ...], box: np.ndarray) -> np.ndarray:
+    """Where GrabCut starts, (h, w) uint8: outside the box certainly background, in its corners likely so; in its inscribed
     ellipse likely foreground, in the core of that certainly.
     """
     import cv2
 
+    inside = _rectangle(size, box)
+    labels = np.where(inside, cv2.GC_PR_BGD, cv2.GC_BGD).astype(np.uint8)
     x1, y1, x2, y2 = (round(float(v)) for v in box)
-    labels = np.full(small.shape[:2], cv2.GC_BGD, np.uint8)
-    labels[y1:y2, x1:x2] = cv2.GC_PR_BGD
     centre, axes = ((x1 + x2) / 2, (y1 + y2) / 2), np.array([x2 - x1, y2 - y1])
     for share, label in ((1.0, cv2.GC_PR_FGD), (CORE, cv2.GC_FGD)):
         ellipse = np.zeros_like(labels)
         cv2.ellipse(ellipse, (centre, tuple(axes * share), 0), 1, cv2.FILLED)
-        labels[(ellipse > 0) & (labels != cv2.GC_BGD)] = label
+        labels[(ellipse > 0) & inside] = label
+    return labels
+
+
+def _rectangle(size: tuple[int, ...], box: np.ndarray) -> np.ndarray:
+    """The pixels of a box in a picture of (h, w), bool."""
+    x1, y1, x2, y2 = (max(0, round(float(v))) for v in box)
+    inside = np.zeros(size, bool)
+    inside[y1:y2, x1:x2] = True
+    return inside
+
+
+def _grabcut(small: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Foreground (h, w) bool from a start `labels` (h, w) uint8 of OpenCV's GC_ values."""
+    import cv2
+
     background = np.isin(labels, (cv2.GC_BGD, cv2.GC_PR_BGD))
     if min(background.sum(), (~background).sum()) < 8:  # each colour model needs some pixels
-        return np.zeros(labels.shape, bool)
+        return ~background
     cv2.setRNGSeed(zlib.crc32(small.tobytes() + labels.tobytes()) & 0x7FFFFFFF)
     cv2.grabCut(small, labels, None, np.zeros((1, 65)), np.zeros((1, 65)), ITERATIONS, cv2.GC_INIT_WITH_MASK)
     foreground: np.ndarray = (labels == cv2.GC_FGD) | (labels == cv2.GC_PR_FGD)

@@ -8,7 +8,7 @@ from hypothesis.extra import numpy as hnp
 from vision import needs_weights, photograph_sample
 
 from stages.boxes import iou
-from stages.localise import Localise, best_boxes, evidence
+from stages.localise import Localise, best_boxes
 from stages.localise.nanodet import SAME_BOX_IOU, decode_boxes, distinct, letterbox, share_out
 from stages.localise.vocabulary import class_names, classes_of, head_phrase, is_human
 from stages.records import Rejection, Sample
@@ -41,15 +41,6 @@ def test_a_word_keeps_the_best_of_the_boxes_that_are_its_own(scores):
 def test_ties_go_to_the_lower_index():
     boxes, _ = best_boxes(np.array([[0.5, 0.5], [0.5, 0.5], [0.1, 0.5]], np.float32))
     assert boxes.tolist() == [0, 2]
-
-
-@given(hnp.arrays(np.float32, (3, 4), elements=unit))
-def test_evidence_keeps_steady_scores_and_discounts_single_ones(scores):
-    assert np.allclose(evidence(np.tile(scores[:1], (3, 1))), np.tile(scores[:1], (3, 1)), atol=1e-6)
-    alone = np.zeros((3, 1), np.float32)
-    alone[1] = 0.6
-    assert evidence(alone)[1, 0] == pytest.approx(0.4)
-    assert ((evidence(scores) >= 0) & (evidence(scores) <= 1)).all()
 
 
 def test_the_table_names_the_80_classes_once():

@@ -26,6 +26,10 @@ def boxed(category="subject", box=WOMAN):
     return sample
 
 
+def box(word, *xyxy):
+    return Box(word=word, category="object", frame=0, box_xyxy_px=xyxy, score=0.7)
+
+
 @pytest.fixture(scope="module")
 def segment():
     stage = Segment(SegmentSettings())
@@ -56,13 +60,13 @@ def test_a_drawn_disc_is_cut_out_exactly():
     y, x = np.mgrid[:200, :300]
     disc = (x - 150) ** 2 + (y - 100) ** 2 < 60**2
     picture = np.where(disc[..., None], (200, 40, 30), (60, 120, 70)).astype(np.uint8)
-    found, scores = GrabCut().segment(picture, np.array([[88, 38, 212, 162]], np.float32))
+    found, scores = GrabCut().segment(picture, [box("ball", 88, 38, 212, 162)])
     assert (found[0] & disc).sum() / (found[0] | disc).sum() > 0.95
     assert scores[0] > 0.8
 
 
 def test_a_box_without_area_has_no_mask():
-    found, scores = GrabCut().segment(skimage.data.astronaut(), np.array([[10, 10, 10, 10], [500, 500, 512, 501]], np.float32))
+    found, scores = GrabCut().segment(skimage.data.astronaut(), [box("ball", 10, 10, 10, 10), box("ball", 500, 500, 512, 501)])
     assert not found.any() and (scores == 0).all()
 
 
@@ -73,6 +77,7 @@ def test_the_woman_of_the_portrait_is_cut_out(segment):
     mask = decode_mask(instance.mask_rle)
     assert mask[150, 220] and mask[400, 200], "face and suit belong to her"
     assert not mask[60, 40] and not mask[60, 480], "the flag and the wall do not"
+    assert mask[100, 150:165].any() and mask[250, 200], "hair and the dark ring of the suit belong to her too"
     assert instance.area_share == pytest.approx(mask.mean(), abs=1e-6)
 
 
@@ -96,6 +101,7 @@ def test_masks_are_the_same_whatever_was_segmented_before(segment):
 
 def test_a_clip_without_a_good_subject_mask_is_rejected_with_the_scores():
     stage = Segment(SegmentSettings(min_score=0.99))
+    stage.setup()
     [row] = stage.process([boxed()])
     assert isinstance(row, Rejection) and row.reason == "low_mask_score"
     assert 0 < row.found["scores"]["woman"] < 0.99
