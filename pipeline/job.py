@@ -31,9 +31,18 @@ from pipeline.progress import Progress
 from pipeline.runlog import RunLog
 from pipeline.serial import SerialRunner
 from pipeline.shards import Dataset, Provenance, commits, committed, read_dataset, write_dataset
-from pipeline.slices import JobSpec, Report, Runner, plan_folder, spool_address, spooled
+from pipeline.slices import (
+    JobSpec,
+    Report,
+    Runner,
+    discard_failures,
+    failures,
+    mostly_failed,
+    plan_folder,
+    spool_address,
+    spooled,
+)
 from stages.base import Stage
-from stages.records import REASONS
 
 Engine = Literal["ray", "serial"]
 
@@ -50,6 +59,10 @@ class JobResult(msgspec.Struct, frozen=True):
     rows: int = 0
     samples: int = 0
     rejections: int = 0
+
+
+class SystematicFailure(JobError):
+    """Not single clips fail, but what they all need."""
 
 
 class _Interrupted(BaseException):
@@ -71,7 +84,11 @@ def run_job(
     """
     try:
         with _signals_raise(), only_writer(output):
-            return _run(config, input, output, engine, ray_address, stage_factory)
+            try:
+                return _run(config, input, output, engine, ray_address, stage_factory)
+            except SystematicFailure:
+                discard_failures(output)  # only now: all workers have ended
+                raise
     except JobError as error:
         return JobResult(error.exit_code, str(error))
     except _Interrupted as interrupted:
@@ -202,24 +219,21 @@ class _Drive:
         self._log.add(report)
         self._progress.add(report)
         self._count(report.chunk)
-        if 2 * sum(report.rejected.get(reason, 0) for reason in REASONS["any"]) <= report.rows:
+        if not mostly_failed(report):
             self._suspects.clear()
             self._commit_whole()
             return
         self._suspects.append(report)
         if sum(suspect.rows for suspect in self._suspects) >= _SYSTEMATIC_ROWS:
-            self._give_up()
+            raise self._systematic_failure()
 
-    def _give_up(self) -> None:
-        """Failed slices leave the spool, so that their rows get another chance when the cause is gone."""
-        for suspect in self._suspects:
-            storage.remove(spool_address(self._job.out, suspect.slice))
-        reasons = sum((Counter(suspect.rejected) for suspect in self._suspects), Counter[str]())
+    def _systematic_failure(self) -> SystematicFailure:
+        reasons = sum((failures(suspect.rejected) for suspect in self._suspects), Counter[str]())
         reason, times = reasons.most_common(1)[0]
         rows = sum(suspect.rows for suspect in self._suspects)
         example = next((suspect.example for suspect in self._suspects if suspect.example), "")
         log = storage.join(self._job.out, RUN, "workers.log")
-        raise JobError(
+        return SystematicFailure(
             5, f"stopped: {times} of the last {rows} rows ended as {reason}, e.g. {example}\nsee {log}; then start again"
         )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from typing import Protocol
 
@@ -158,6 +158,24 @@ def report(work: Work) -> Report:
         example=next((f"row {row.row}: {row.message}" for row in rejections if row.reason in REASONS["any"]), ""),
         failure=work.failure,
     )
+
+
+def failures(rejected: Mapping[str, int]) -> Counter[str]:
+    """Of counted reasons, those that the engine gave and not the method."""
+    return Counter({reason: rejected[reason] for reason in REASONS["any"] if rejected.get(reason)})
+
+
+def mostly_failed(reported: Report) -> bool:
+    """Whether most rows of a slice failed in the engine: a sign that something else than these clips is wrong."""
+    return 2 * failures(reported.rejected).total() > reported.rows
+
+
+def discard_failures(out: str) -> None:
+    """Take slices that mostly failed off the spool, so that their rows get another chance when the cause is gone."""
+    for number in spooled(out):
+        rows = decode_rows(storage.read_bytes(spool_address(out, number)))
+        if mostly_failed(report(Work(chunk=0, slice=number, rows=rows))):
+            storage.remove(spool_address(out, number))
 
 
 def spool_address(out: str, number: int) -> str:
