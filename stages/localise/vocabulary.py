@@ -21,7 +21,7 @@ PERSON = 0
 """Index of the class "person"."""
 
 _CUT = re.compile(
-    r"\b(?:in|on|at|of|with|without|from|by|near|under|behind|beside|over|inside|for|to|and|or|who|that|which|wearing|holding)\b|[,;(]"
+    r"\b(?:in|on|at|of|with|without|from|by|near|under|behind|beside|over|inside|for|to|who|that|which|wearing|holding)\b|[;(]"
 )
 _PARTITIVE = re.compile(r"^(?:an? )?(?:piece|slice|pair|bunch|loaf|kind|type|breed) of (?:an? )?")
 _DOERS = re.compile(r"[a-z]{2,}(?:er|or|ist|ian|man|woman|boy|girl)$")
@@ -51,6 +51,8 @@ def class_names() -> list[str]:
 
 def head_phrase(word: str) -> str:
     """What a phrase is about, lower case: the part before its first preposition, behind "a piece of" and the like.
+
+    "and" and commas do not end it: between the words of one phrase they join adjectives ("black and white dog").
 
     >>> head_phrase("Man in a red hat"), head_phrase("piece of cake on a plate")
     ('man', 'cake')

@@ -58,6 +58,8 @@ def test_the_table_names_the_80_classes_once():
         ("beige teddy bear", "object", ["teddy bear"]),
         ("hot dog", "object", ["hot dog"]),
         ("brown dog", "subject", ["dog"]),
+        ("fluffy brown and cream cat", "subject", ["cat"]),
+        ("large, shaggy dog", "subject", ["dog"]),
         ("piece of cake", "object", ["cake"]),
         ("bat", "subject", []),
         ("bat", "object", ["baseball bat"]),
