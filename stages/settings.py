@@ -103,7 +103,7 @@ class SegmentSettings(BackendSettings):
     """Stage 2c: masks from boxes."""
 
     backend: str = "grabcut"
-    min_score: float = Field(0.3, ge=0, le=1, description="mask quality below which an instance is dropped")
+    min_score: float = Field(0.25, ge=0, le=1, description="mask quality below which an instance is dropped")
     min_area_px: int = Field(64, ge=1, description="smaller masks are dropped")
 
 
