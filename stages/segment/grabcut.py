@@ -27,9 +27,12 @@ PEOPLE_WORK_PX = 256
 ITERATIONS = 2
 SHRINK = 0.06
 """How much smaller the second box is on each side, as a share of its width and height."""
-CORE = 0.2
-"""The middle of the box, this share of its sides, is certain foreground: else GrabCut gives everything to the background where
-colours are alike (about a quarter of the masks on the clips it was tried on)."""
+CORE = 0.45
+"""The middle of the box, an ellipse of this share of its sides, is certain foreground: else GrabCut gives everything to the
+background where colours are alike. Of 0.2, 0.3 and 0.45 the last cut most of 38 things out best, seen by eye."""
+OVERHANG, EDGE = 0.15, 0.03
+"""What reaches the picture's edge goes on behind it: where a side of the box lies so near to the edge (EDGE, share of the side),
+the ellipse hangs over by OVERHANG."""
 SURE = 0.9
 """Probability of a person above which a pixel is certain foreground, and below 1 - SURE certain background."""
 MIN_PEOPLE = 0.1
@@ -132,8 +135,10 @@ def _ellipse_labels(size: tuple[int, ...], box: np.ndarray) -> np.ndarray:
 
     inside = _rectangle(size, box)
     labels = np.where(inside, cv2.GC_PR_BGD, cv2.GC_BGD).astype(np.uint8)
-    x1, y1, x2, y2 = (round(float(v)) for v in box)
-    centre, axes = ((x1 + x2) / 2, (y1 + y2) / 2), np.array([x2 - x1, y2 - y1])
+    side = np.array([box[2] - box[0], box[3] - box[1]])
+    low = box[:2] - OVERHANG * side * (box[:2] < EDGE * side)
+    high = box[2:] + OVERHANG * side * (np.array(size[::-1]) - box[2:] < EDGE * side)
+    centre, axes = tuple((low + high) / 2), high - low
     for share, label in ((1.0, cv2.GC_PR_FGD), (CORE, cv2.GC_FGD)):
         ellipse = np.zeros_like(labels)
         cv2.ellipse(ellipse, (centre, tuple(axes * share), 0), 1, cv2.FILLED)
