@@ -96,7 +96,7 @@ REAL = {
     "man_in_car": Real(
         "carphone_pristine.mp4", "A man in a black suit and a red bow tie talks excitedly in the back seat of a car."
     ),
-    "waiting_cyclist": Real("bikes.mp4", "A cyclist in a helmet waits in the street behind a dark van.", 4.28, 5.48),
+    "waiting_cyclist": Real("bikes.mp4", "A cyclist in a helmet waits at the side of a busy street.", 4.28, 5.48),
     "walker": Real(
         "bikes.mp4", "A man in black trousers walks along a pavement past a bicycle that leans against a wall.", 7.48, 9.68
     ),
