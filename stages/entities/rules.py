@@ -12,7 +12,7 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
-from stages.entities.nouns import is_plural, tokenize
+from stages.entities.nouns import is_plural, lemmas, tokenize
 from stages.records import Category, EntityWord
 
 TABLES = Path(__file__).parent
@@ -74,11 +74,17 @@ def occurrences(caption: str, phrase: str) -> list[Span]:
 
 def reclassify(word: str, category: str) -> str:
     """The category after the tables: some heads are always scenery ("cloud" is background, published), some no thing at all."""
-    if category == "object" and head(word) in table("background_words.txt"):
+    if category in ("subject", "object") and is_listed(word, "background_words.txt"):
         return "background"
-    if category != "none" and head(word) in table("no_things.txt"):
+    if category != "none" and is_listed(word, "no_things.txt"):
         return "none"
     return category
+
+
+def is_listed(phrase: str, name: str) -> bool:
+    """Whether a table has the phrase's head, as it stands or in the singular."""
+    last = head(phrase)
+    return not table(name).isdisjoint((last, *lemmas(last).get("NOUN", ())))
 
 
 def head(phrase: str) -> str:

@@ -31,8 +31,8 @@ CORE = 0.45
 """The middle of the box, an ellipse of this share of its sides, is certain foreground: else GrabCut gives everything to the
 background where colours are alike. Of 0.2, 0.3 and 0.45 the last cut most of 38 things out best, seen by eye."""
 OVERHANG, EDGE = 0.15, 0.03
-"""What reaches the picture's edge goes on behind it: where a side of the box lies so near to the edge (EDGE, share of the side),
-the ellipse hangs over by OVERHANG."""
+"""What reaches the picture's edge goes on behind it: where the box comes so near to the edge (EDGE, share of its side), the
+ellipse hangs over by OVERHANG."""
 SURE = 0.9
 """Probability of a person above which a pixel is certain foreground, and below 1 - SURE certain background."""
 MIN_PEOPLE = 0.1
