@@ -146,11 +146,13 @@ def _load(path: str, overrides: tuple[str, ...]) -> Config:
 def _guarded(call: Callable[[], T]) -> T:
     """Run a command's work; what the user can mend is printed in plain words and ends with exit code 2."""
     from pipeline.config import ConfigError
+    from pipeline.shards import OutputError
     from pipeline.sources import SourceError
     from stages.backends import BackendError
+    from stages.entities.prompt import PromptError
 
     try:
         return call()
-    except (ConfigError, SourceError, BackendError) as error:
+    except (ConfigError, SourceError, OutputError, BackendError, PromptError) as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(2)

@@ -67,6 +67,10 @@ class Dataset(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     stage_sha: dict[str, str]
 
 
+class OutputError(ValueError):
+    """An output that cannot be read as asked; the message names it and says why."""
+
+
 class LostClip(Exception):
     """The clip is no longer what was processed; `transient` says whether another try may help."""
 
@@ -74,6 +78,12 @@ class LostClip(Exception):
         super().__init__(message)
         self.reason = reason
         self.transient = transient
+
+
+def require_output(out: str) -> None:
+    """Raises OutputError for an address where no job has written."""
+    if not storage.exists(storage.join(out, "dataset.json")) and not committed(out):
+        raise OutputError(f"{out} is no output: it has neither dataset.json nor commits/")
 
 
 def write_chunk(out: str, chunk: int, rows: Iterable[Row], *, provenance: Provenance) -> Commit:

@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from pipeline import storage
 from pipeline.sample_checks import decode_rle
-from pipeline.shards import committed
+from pipeline.shards import OutputError, committed, require_output
 from pipeline.terminal import printable
 
 _SCALE = 2
@@ -47,10 +47,11 @@ class _Drawn(NamedTuple):
 
 
 def contact_sheet(out: str, target_png: str, n: int = 6) -> None:
-    """Draw up to `n` samples, in manifest order. Raises ValueError when there is none, FileNotFoundError for a lost shard."""
+    """Draw up to `n` samples, in manifest order. Raises OutputError when there is none, FileNotFoundError for a lost shard."""
+    require_output(out)
     rows = _varied(_candidates(out), n)
     if not rows:
-        raise ValueError(f"{out} has no samples to draw; `materia stats` says what became of the rows")
+        raise OutputError(f"{out} has no samples to draw; `materia stats` says what became of the rows")
     samples = [_load(out, row) for row in rows]
     words = dict.fromkeys(instance["word"].casefold() for sample in samples for instance in sample.document["instances"])
     colours = {word: _PALETTE[number % len(_PALETTE)] for number, word in enumerate(words)}

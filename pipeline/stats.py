@@ -20,7 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline import storage
-from pipeline.shards import committed, read_dataset
+from pipeline.shards import committed, read_dataset, require_output
 from pipeline.terminal import printable
 
 CATEGORIES = ("subject", "object", "background")
@@ -116,11 +116,10 @@ class Stats(msgspec.Struct, kw_only=True):
 
 
 def collect(out: str) -> Stats:
-    """Read the tables of every committed chunk. Raises FileNotFoundError for no output, ValueError for a broken table."""
+    """Read the tables of every committed chunk. Raises OutputError for no output, ValueError for a broken table."""
+    require_output(out)
     chunks = sorted(committed(out))
     dataset = read_dataset(out) if storage.exists(storage.join(out, "dataset.json")) else None
-    if not chunks and dataset is None:
-        raise FileNotFoundError(f"{out} is no output: it has neither dataset.json nor commits/")
     stats = Stats(
         planned_rows=dataset.rows if dataset else None, planned_chunks=dataset.chunks if dataset else None, chunks=len(chunks)
     )

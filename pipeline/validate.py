@@ -34,7 +34,7 @@ from pipeline import storage
 from pipeline.sample_checks import Recipe, check_sample, expected_members, parse_document
 from pipeline.schema import CONTAINERS, INDEX, REJECTS, SchemaName, json_schema
 from pipeline.schema.rows import CAPTION_CHARS, Member, index_row
-from pipeline.shards import Commit, Dataset, committed
+from pipeline.shards import Commit, Dataset, committed, require_output
 from pipeline.terminal import printable
 from stages.records import REASONS
 
@@ -86,9 +86,8 @@ class Report(msgspec.Struct, kw_only=True):
 
 
 def validate(out: str) -> Report:
-    """Check an output. Memory is bounded by the largest sample. Raises FileNotFoundError when there is no output at all."""
-    if not storage.exists(storage.join(out, "dataset.json")) and not committed(out):
-        raise FileNotFoundError(f"{out} is no output: it has neither dataset.json nor commits/")
+    """Check an output. Memory is bounded by the largest sample. Raises OutputError when there is no output at all."""
+    require_output(out)
     report = Report()
     dataset = _read_record(report, out, "dataset.json", "dataset", Dataset)
     seen: list[Commit] = []

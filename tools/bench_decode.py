@@ -1,6 +1,6 @@
 """How long three frames of a video take: PyAV with seeks, decord, and PyAV watching for scene cuts. One thread, CPU time.
 
-python tools/bench_decode.py VIDEO...
+python -m tools.bench_decode VIDEO...
 """
 
 from __future__ import annotations

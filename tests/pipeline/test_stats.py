@@ -93,7 +93,7 @@ def test_a_job_without_samples_or_without_chunks_prints_too(tmp_path):
 
 
 def test_no_output_and_broken_tables_are_said_so(out, tmp_path):
-    with pytest.raises(FileNotFoundError, match="no output"):
+    with pytest.raises(shards.OutputError, match="no output"):
         stats.collect(str(tmp_path / "nowhere"))
     (out / "index" / "000000.parquet").write_bytes(b"noise")
     with pytest.raises(ValueError, match=r"index/000000\.parquet"):

@@ -94,7 +94,7 @@ def test_a_good_output_has_no_findings(out):
 
 
 def test_a_missing_output_is_said_so(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no output"):
+    with pytest.raises(shards.OutputError, match="no output"):
         validate(str(tmp_path))
 
 
