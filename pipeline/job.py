@@ -130,34 +130,35 @@ def _start(job: JobSpec, plan: Plan, config: Config, engine: Engine, ray_address
 
 
 def _open_output(config: Config, stages: list[Stage], input: str, output: str) -> tuple[Plan, Dataset]:
-    """The output's plan and dataset.json, made if this is the first start; otherwise nothing that matters may have changed."""
+    """The output's plan and dataset.json, made if this is the first start; otherwise nothing that matters may have changed.
+
+    A manifest whose file changed is planned again: if its rows are the same, so is the plan.
+    """
     old = existing_dataset(output, read_dataset)
-    folder = plan_folder(output)
-    if old is None:  # a plan without dataset.json is of a start that died, perhaps with another configuration
-        storage.remove(storage.join(folder, "plan.json"))
-    cut = config.engine.rows_per_chunk, config.engine.rows_per_slice
-    plan = open_plan(folder) or make_plan(input, folder, config.source, *cut)
-    new = _dataset(config, stages, plan)
     if old is not None:
-        check_same(output, old, new)
-        if plan.changed(input, config.source):
-            raise JobError(
-                4, f"{input} is not as it was when {output} was planned; choose another output, or bring the input back"
-            )
-    write_dataset(output, new)
-    return plan, new
+        check_same(output, old, _dataset(config, stages, old.rows, old.chunks, old.plan_sha256))
+    folder = plan_folder(output)
+    plan = open_plan(folder) if old is not None else None  # one without dataset.json is of a start that died
+    if plan is None or plan.changed(input, config.source):
+        storage.remove(storage.join(folder, "plan.json"))
+        plan = make_plan(input, folder, config.source, config.engine.rows_per_chunk, config.engine.rows_per_slice)
+    if old is not None and plan.sha256 != old.plan_sha256:
+        message = f"{input} is not as it was when {output} was planned ({old.rows} rows then, {plan.rows} now)"
+        raise JobError(4, f"{message}; choose another output, or bring the input back")
+    dataset = old or _dataset(config, stages, plan.rows, plan.n_chunks, plan.sha256)
+    write_dataset(output, dataset)
+    return plan, dataset
 
 
-def _dataset(config: Config, stages: list[Stage], plan: Plan) -> Dataset:
-    (prompt_sha,) = (stage.identity()["prompt"] for stage in stages if stage.name == "entities")
+def _dataset(config: Config, stages: list[Stage], rows: int, chunks: int, plan_sha256: str) -> Dataset:
     return Dataset(
         version=version("prima-materia"),
-        rows=plan.rows,
-        chunks=plan.n_chunks,
+        rows=rows,
+        chunks=chunks,
         rows_per_chunk=config.engine.rows_per_chunk,
-        plan_sha256=plan.sha256,
+        plan_sha256=plan_sha256,
         config=config.result_fields(),
-        prompt_sha=prompt_sha,
+        prompt_sha=next(stage.identity() for stage in stages if stage.name == "entities")["prompt"],
         stage_sha=stage_fingerprints(config, stages),
     )
 

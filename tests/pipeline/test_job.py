@@ -3,6 +3,7 @@
 import fcntl
 import json
 import signal
+import os
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,21 @@ def test_a_manifest_that_changed_since_it_was_planned_is_refused(manifest, tmp_p
     result = run(manifest, tmp_path / "out")
     assert result.exit_code == 4
     assert "not as it was" in result.message
+
+
+def test_a_manifest_that_was_written_again_with_the_same_rows_is_the_same(manifest, tmp_path):
+    run(manifest, tmp_path / "out")
+    os.utime(manifest, (1, 1))
+    assert run(manifest, tmp_path / "out").exit_code == 0
+
+
+def test_a_refused_manifest_leaves_the_output_as_it_was(manifest, tmp_path):
+    run(manifest, tmp_path / "out")
+    before = Path(manifest).read_text()
+    Path(manifest).write_text(before + '{"video": "clip.mp4", "caption": "one more"}\n')
+    assert run(manifest, tmp_path / "out").exit_code == 4
+    Path(manifest).write_text(before)
+    assert run(manifest, tmp_path / "out").exit_code == 0
 
 
 def test_a_folder_of_somebody_else_is_left_alone(manifest, tmp_path):
