@@ -2,8 +2,8 @@
 
 import fcntl
 import json
-import signal
 import os
+import signal
 from pathlib import Path
 
 import pytest
