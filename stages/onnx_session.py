@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
 
 def open_session(weights: Path, threads: int) -> onnxruntime.InferenceSession:
     """Load `weights` to run with `threads` threads in one operator, operators one after the other."""
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # else importing it opens a database in the user's cache and looks for a host
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
