@@ -42,8 +42,9 @@ _TOP_WORDS = 12
 _MAX_VALUES = 200_000
 _MAX_WORDS = 200_000
 _BINS = 16
-_COUNTED = ["key", "n_subjects", "n_objects", "n_instances", "n_faces", "frames_with_subject", "flags", "bytes"]
-_COLUMNS = [*_COUNTED, *(f"{category}_words" for category in CATEGORIES), *MEASURES]
+_COUNTED = ["key", "n_instances", "n_faces", "frames_with_subject", "flags", "bytes"]
+_WORDS = [*(f"{category}_words" for category in CATEGORIES), "subject_instances", "object_instances"]
+_COLUMNS = [*_COUNTED, *_WORDS, *MEASURES]
 
 
 class ReasonCount(msgspec.Struct, frozen=True):
@@ -56,18 +57,19 @@ class ReasonCount(msgspec.Struct, frozen=True):
 
 
 class WordCount(msgspec.Struct, frozen=True):
-    """Samples whose caption names a word (case-folded), and those in which it has an instance."""
+    """Samples whose caption names a word (case-folded), and the word's masked instances over all frames."""
 
     word: str
     samples: int
-    with_instance: int
+    instances: int
 
 
 class CategoryCount(msgspec.Struct, frozen=True):
-    """Words of a category over all samples, how many of them have an instance, and the most frequent ones."""
+    """Words of a category over all samples, how many of them have an instance, all instances, and the most frequent words."""
 
     words: int
     with_instance: int
+    instances: int
     top: list[WordCount]
 
 
@@ -140,7 +142,7 @@ def collect(out: str) -> Stats:
         frames.update(index["frames_with_subject"].to_pylist())
         flags.update(flag for row in index["flags"].to_pylist() for flag in row)
         for category in CATEGORIES:
-            found = index[f"n_{category}s"].to_pylist() if category != "background" else [0] * index.num_rows
+            found = index[f"{category}_instances"].to_pylist() if category != "background" else [[]] * index.num_rows
             words[category].add(zip(index[f"{category}_words"].to_pylist(), found, strict=True))
         for name, values in measures.items():
             values.add(index[name].drop_null().to_numpy().astype(float))
@@ -160,24 +162,26 @@ class _Words:
 
     def __init__(self) -> None:
         self.samples: Counter[str] = Counter()
-        self.with_instance: Counter[str] = Counter()
-        self.words = self.found = 0
+        self.instances: Counter[str] = Counter()
+        self.words = self.found = self.total = 0
 
-    def add(self, rows: Iterable[tuple[list[str], int]]) -> None:
-        """Rows of words of which the first `found` have an instance (see the index)."""
-        for row, found in rows:
+    def add(self, rows: Iterable[tuple[list[str], list[int]]]) -> None:
+        """Rows of words, and the numbers of instances of the first of them (see the index)."""
+        for row, instances in rows:
             folded = [word.casefold() for word in row]
             self.samples.update(folded)
-            self.with_instance.update(folded[:found])
+            for word, count in zip(folded, instances, strict=False):
+                self.instances[word] += count
             self.words += len(row)
-            self.found += found
+            self.found += len(instances)
+            self.total += sum(instances)
         if len(self.samples) > _MAX_WORDS:
             self.samples = Counter(dict(self.samples.most_common(_MAX_WORDS // 2)))
-            self.with_instance = Counter({word: count for word, count in self.with_instance.items() if word in self.samples})
+            self.instances = Counter({word: count for word, count in self.instances.items() if word in self.samples})
 
     def summary(self) -> CategoryCount:
         top = sorted(self.samples.items(), key=_by_count)[:_TOP_WORDS]
-        return CategoryCount(self.words, self.found, [WordCount(word, n, self.with_instance[word]) for word, n in top])
+        return CategoryCount(self.words, self.found, self.total, [WordCount(word, n, self.instances[word]) for word, n in top])
 
 
 class _Values:
@@ -292,11 +296,15 @@ def _outcome_table(stats: Stats) -> Table:
 
 
 def _word_table(stats: Stats) -> Table:
-    table = _table("Words of the samples", "category", "words>", "with masks>", "most frequent")
+    table = _table("Words of the samples", "category", "words>", "masked>", "instances>", "most frequent: samples/instances")
     for category, counted in stats.categories.items():
-        with_masks = f"{counted.with_instance:,}" if category != "background" else ""
-        top = Text(", ").join(Text.assemble(printable(top.word, 40), (f" {top.samples}", "dim")) for top in counted.top)
-        table.add_row(category, f"{counted.words:,}", with_masks, top)
+        masked = category != "background"
+        numbers = (f"{counted.with_instance:,}", f"{counted.instances:,}") if masked else ("", "")
+        top = Text(", ").join(
+            Text.assemble(printable(top.word, 40), (f" {top.samples}" + f"/{top.instances}" * masked, "dim"))
+            for top in counted.top
+        )
+        table.add_row(category, f"{counted.words:,}", *numbers, top)
     return table
 
 

@@ -64,6 +64,10 @@ INDEX = pa.schema(
             "object_words", _list(pa.string()), "object words; the first n_objects have an instance, the others were not found"
         ),
         _column("background_words", _list(pa.string()), "background words"),
+        _column(
+            "subject_instances", _list(pa.int32()), "instances of each of the first n_subjects subject words, faces left out"
+        ),
+        _column("object_instances", _list(pa.int32()), "instances of each of the first n_objects object words"),
         _column("frames_with_subject", pa.int32(), "frames of record (0 to 3) with a subject instance"),
         _column("min_detector_score", pa.float64(), "over instances, faces left out"),
         _column("min_mask_score", pa.float64(), "over instances, faces left out"),

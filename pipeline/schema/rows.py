@@ -8,6 +8,7 @@ is made from KEY.json alone, so the writer and `materia validate` share one defi
 from __future__ import annotations
 
 import math
+from collections import Counter
 from typing import Any
 
 import msgspec
@@ -99,8 +100,8 @@ def sample_document(sample: Sample, provenance: Provenance) -> dict[str, Any]:
 def index_row(document: dict[str, Any], shard: str, members: list[Member]) -> dict[str, Any]:
     """The index row of a sample, from its KEY.json and the place of its members in `shard` (path relative to the output)."""
     masked = [instance for instance in document["instances"] if not instance["is_face"]]
-    subjects, n_subjects = _words(document, "subject")
-    objects, n_objects = _words(document, "object")
+    subjects, subject_instances = _words(document, "subject")
+    objects, object_instances = _words(document, "object")
     backgrounds, _ = _words(document, "background")
     area_shares = [instance["area_share"] for instance in masked]
     video = document["video"]
@@ -110,13 +111,15 @@ def index_row(document: dict[str, Any], shard: str, members: list[Member]) -> di
         "id": document["id"],
         "source_id": document["source_id"],
         "shard": shard,
-        "n_subjects": n_subjects,
-        "n_objects": n_objects,
+        "n_subjects": len(subject_instances),
+        "n_objects": len(object_instances),
         "n_instances": len(masked),
         "n_faces": len(document["instances"]) - len(masked),
         "subject_words": subjects,
         "object_words": objects,
         "background_words": backgrounds,
+        "subject_instances": subject_instances,
+        "object_instances": object_instances,
         "frames_with_subject": len({instance["frame"] for instance in masked if instance["category"] == "subject"}),
         "min_detector_score": min((instance["detector_score"] for instance in masked), default=0.0),
         "min_mask_score": min((instance["mask_score"] for instance in masked), default=0.0),
@@ -169,12 +172,12 @@ def _instance(instance: Instance, number: int) -> dict[str, Any]:
     }
 
 
-def _words(document: dict[str, Any], category: Category) -> tuple[list[str], int]:
-    """Words of a category, those with an instance first (else in the caption's order), and how many have one."""
-    with_instance = {instance["word"] for instance in document["instances"]}
+def _words(document: dict[str, Any], category: Category) -> tuple[list[str], list[int]]:
+    """Words of a category, those with an instance first (else in the caption's order), and the instances of each of these."""
+    instances = Counter(instance["word"] for instance in document["instances"] if not instance["is_face"])
     words = [entity["word"] for entity in document["entities"] if entity["category"] == category]
-    found = [word for word in words if word in with_instance]
-    return found + [word for word in words if word not in with_instance], len(found)
+    found = [word for word in words if word in instances]
+    return found + [word for word in words if word not in instances], [instances[word] for word in found]
 
 
 def _finite(value: float, what: str, digits: int = 6) -> float:

@@ -89,6 +89,7 @@ def test_index_counts_words_with_masks_first_and_leaves_faces_out(tmp_path):
     row = index_row(sample_document(sample, PROVENANCE), "shards/000000.tar", [])
     assert row["subject_words"] == ["dog", "chases"] and row["n_subjects"] == 1
     assert (row["object_words"], row["n_objects"], row["background_words"]) == (["red ball"], 1, ["meadow"])
+    assert (row["subject_instances"], row["object_instances"]) == ([3], [2])
     assert (row["n_instances"], row["n_faces"], row["frames_with_subject"]) == (5, 3, 3)
     assert (row["min_detector_score"], row["residual"], row["flags"]) == (0.61, 0.125, ["still"])
 

@@ -18,7 +18,7 @@ from stages.records import decode_rows
 
 ROWS = Path(__file__).resolve().parents[1] / "data" / "golden" / "rows.msgpack"
 TAR = "d61ace5bdc824014d9919f6b340caa538ad6a44014ba6e6f8a2ef23f626f9b14"
-INDEX = "e410d4259358fb4140d507af22a963281a81f3e5cbce7ba8a60d2115602be865"
+INDEX = "665e5d80d95e47868694226d73775fb38b25fe370aa39e2b0d9786e9397ff409"
 REJECTS = "b93cdccc8396b0cddddbcd35248ca1d5826dac9f236381bc807b385a3516ece8"
 
 

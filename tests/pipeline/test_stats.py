@@ -38,12 +38,12 @@ def test_input_is_samples_plus_rejections_by_reason(out):
 def test_instances_words_frames_flags_and_bytes_are_counted(out):
     found = stats.collect(str(out))
     assert (found.instances, found.faces) == (15, 9)
-    assert {name: (count.words, count.with_instance) for name, count in found.categories.items()} == {
-        "subject": (3, 3),
-        "object": (3, 3),
-        "background": (3, 0),
+    assert {name: (count.words, count.with_instance, count.instances) for name, count in found.categories.items()} == {
+        "subject": (3, 3, 9),
+        "object": (3, 3, 6),
+        "background": (3, 0, 0),
     }
-    assert [(word.word, word.samples) for word in found.categories["subject"].top] == [("dog", 3)]
+    assert [(word.word, word.samples, word.instances) for word in found.categories["subject"].top] == [("dog", 3, 9)]
     assert found.frames_with_subject == {"0": 0, "1": 0, "2": 0, "3": 3}
     assert found.flags == {"still": 1}
     assert found.duration_s == pytest.approx(12.012)
@@ -118,7 +118,7 @@ def test_the_rarest_words_are_forgotten_when_there_are_too_many(monkeypatch):
     monkeypatch.setattr(stats, "_MAX_WORDS", 100)
     words = stats._Words()
     for number in range(300):
-        words.add([(["dog", f"thing {number}"], 1)])
+        words.add([(["dog", f"thing {number}"], [2])])
     summary = words.summary()
-    assert (summary.words, summary.with_instance, summary.top[0]) == (600, 300, stats.WordCount("dog", 300, 300))
+    assert (summary.words, summary.with_instance, summary.top[0]) == (600, 300, stats.WordCount("dog", 300, 600))
     assert len(words.samples) <= 101
