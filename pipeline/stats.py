@@ -20,7 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline import storage
-from pipeline.shards import committed, read_dataset, require_output
+from pipeline.shards import OutputError, committed, read_dataset, require_output
 from pipeline.terminal import printable
 
 CATEGORIES = ("subject", "object", "background")
@@ -118,7 +118,7 @@ class Stats(msgspec.Struct, kw_only=True):
 
 
 def collect(out: str) -> Stats:
-    """Read the tables of every committed chunk. Raises OutputError for no output, ValueError for a broken table."""
+    """Read the tables of every committed chunk. Raises OutputError for no output or a broken table."""
     require_output(out)
     chunks = sorted(committed(out))
     dataset = read_dataset(out) if storage.exists(storage.join(out, "dataset.json")) else None
@@ -214,7 +214,7 @@ def _read(out: str, name: str, columns: list[str]) -> pa.Table:
         with storage.local_copy(storage.join(out, name)) as path:
             return pq.read_table(path, columns=columns, partitioning=None)
     except (OSError, pa.ArrowException) as error:
-        raise ValueError(f"{name} is committed but cannot be read; `materia validate` says more: {error}") from None
+        raise OutputError(f"{name} is committed but cannot be read; `materia validate` says more: {error}") from None
 
 
 def _sum(column: pa.ChunkedArray) -> int:
