@@ -2,6 +2,7 @@
 
 In: a file below configs/ or anywhere, and overrides. Out: `Config`. Each stage owns its settings (stages/settings.py); here
 they are put together with the source's and the engine's. Every error names the file, the field, and the nearest known name.
+`options` belong to a `backend`: where a file or an override names another backend, the options beneath it are dropped.
 """
 
 from __future__ import annotations
@@ -32,6 +33,10 @@ STAGE_ORDER: tuple[StageName, ...] = ("entities", "frames", "localise", "segment
 """The way of a clip (design: "The way of one clip")."""
 
 
+MODEL_STAGES: tuple[StageName, ...] = ("entities", "localise", "segment", "faces", "background")
+"""Stages that run a model: they have a backend and a device."""
+
+
 class ConfigError(ValueError):
     """A configuration that cannot be used; the message names file, field, value and fix."""
 
@@ -43,7 +48,16 @@ class PoolSettings(Settings):
     workers: int = Field(1, ge=1, description="actors of the pool")
     rows_per_batch: int = Field(32, ge=1, le=32, description="rows of a slice that run together; 1: least memory, exact blame")
     num_cpus: float = Field(1.0, ge=0, description="CPUs that Ray books for one worker; fractions share a core")
-    num_gpus: float = Field(0.0, ge=0, description="GPUs that Ray books for one worker; fractions share a card")
+    num_gpus: float = Field(
+        0.0,
+        ge=0,
+        description="GPUs that Ray books for one worker; fractions share a card; none if all its stages run on the cpu",
+    )
+    card_gib: float = Field(
+        0.0, ge=0, description="memory of the cards it runs on; its share must hold its stages; 0: unchecked"
+    )
+    resources: dict[str, float] = Field({}, description="custom Ray resources that a worker books, by name")
+    labels: dict[str, str] = Field({}, description="labels of the nodes on which workers may run (ray start --labels)")
     memory_limit_gib: float = Field(4.0, gt=0, description="resident memory of a worker's child above which it is ended")
 
 
@@ -70,6 +84,7 @@ class EngineSettings(Settings):
 class Config(Settings):
     """The whole configuration of `materia run`."""
 
+    device: Annotated[str, Execution] = Field("cpu", description="torch device of every stage that does not name its own")
     source: SourceSettings = SourceSettings()
     entities: EntitiesSettings = EntitiesSettings()
     frames: FramesSettings = FramesSettings()
@@ -79,12 +94,30 @@ class Config(Settings):
     background: BackgroundSettings = BackgroundSettings()
     engine: EngineSettings
 
+    @model_validator(mode="before")
+    @classmethod
+    def _hand_down_the_device(cls, data: Any) -> Any:
+        return _with_devices(data) if isinstance(data, dict) else data
+
+    @model_validator(mode="after")
+    def _stages_fit_their_cards(self) -> Config:
+        for pool in self.engine.pools:
+            on_card = [stage for stage in pool.stages if stage in MODEL_STAGES and getattr(self, stage).device != "cpu"]
+            needed, share = sum(getattr(self, stage).gpu_memory_gib for stage in on_card), pool.num_gpus * pool.card_gib
+            if pool.card_gib and needed > share + 1e-6:
+                raise ValueError(
+                    f"the pool of {', '.join(pool.stages)} needs {needed:g} GiB (gpu_memory_gib of {', '.join(on_card)}),"
+                    f" but num_gpus {pool.num_gpus:g} x card_gib {pool.card_gib:g} = {share:g} GiB; raise num_gpus, or lower"
+                    " batch sizes and with them the estimates"
+                )
+        return self
+
 
 def load_config(path: str | Path, overrides: tuple[str, ...] = ()) -> Config:
     """Read a YAML file with its bases and `field.path=value` overrides (values are YAML). Raises ConfigError."""
     path = Path(path)
     data = _read(path, ())
-    for override in overrides:
+    for override in sorted(overrides, key=lambda text: not text.partition("=")[0].endswith(".backend")):  # drops options first
         _apply(data, override)
     try:
         return Config.model_validate(data)
@@ -114,6 +147,8 @@ def _read(path: Path, parents: tuple[Path, ...]) -> dict[str, Any]:
 
 def _merge(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     merged = dict(under)
+    if over.get("backend", under.get("backend")) != under.get("backend"):
+        merged.pop("options", None)  # they belong to the backend that was replaced
     for key, value in over.items():
         both = isinstance(value, dict) and isinstance(merged.get(key), dict)
         merged[key] = _merge(merged[key], value) if both else value
@@ -130,9 +165,36 @@ def _apply(data: dict[str, Any], override: str) -> None:
         if not isinstance(data, dict):
             raise ConfigError(f"--set {override}: {section!r} is a value, not a section")
     try:
-        data[last] = yaml.safe_load(value)
+        parsed = yaml.safe_load(value)
     except yaml.YAMLError as error:
         raise ConfigError(f"--set {override}: the value is not YAML: {error}") from None
+    if last == "backend" and parsed != data.get("backend"):
+        data.pop("options", None)  # they belong to the backend that is replaced
+    data[last] = parsed
+
+
+def _with_devices(data: dict[str, Any]) -> dict[str, Any]:
+    """The configuration's mapping with the top-level device in every stage without one, and no GPUs booked for the cpu.
+
+    What is not of the expected shape is left as it is: validation says so.
+    """
+    device = data.get("device", "cpu")
+    data = dict(data)
+    for stage in MODEL_STAGES:
+        section = data.get(stage) or {}
+        data[stage] = {"device": device, **section} if isinstance(section, dict) else section
+    engine = data.get("engine")
+    if isinstance(engine, dict) and isinstance(engine.get("pools"), list):
+        data["engine"] = {**engine, "pools": [_without_idle_gpus(pool, data) for pool in engine["pools"]]}
+    return data
+
+
+def _without_idle_gpus(pool: Any, data: dict[str, Any]) -> Any:
+    if not isinstance(pool, dict) or not isinstance(pool.get("stages"), list | tuple):
+        return pool
+    sections = [data.get(stage) for stage in pool["stages"] if stage in MODEL_STAGES]
+    on_card = any(isinstance(section, dict) and section.get("device") != "cpu" for section in sections)
+    return pool if on_card else {**pool, "num_gpus": 0.0}
 
 
 def _explain(path: Path, problem: Any) -> str:

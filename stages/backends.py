@@ -11,34 +11,54 @@ import difflib
 import importlib
 import inspect
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from stages.records import Box, EntityWord
+from stages.weights import Missing, Weights
 
 BUILTIN: dict[str, dict[str, str]] = {
-    "entities": {"transformers": "stages.entities.transformers_lm:TransformersLM"},
-    "localise": {"nanodet": "stages.localise.nanodet:NanoDet"},
-    "segment": {"grabcut": "stages.segment.grabcut:GrabCut"},
-    "faces": {"blazeface": "stages.faces.blazeface:BlazeFace"},
-    "background": {"opencv": "stages.background.opencv:OpenCVInpainter"},
+    "entities": {
+        "transformers": "stages.entities.transformers_lm:TransformersLM",
+        "vllm": "stages.entities.vllm_lm:VllmLM",
+        "openai": "stages.entities.openai_lm:OpenAILM",
+    },
+    "localise": {
+        "nanodet": "stages.localise.nanodet:NanoDet",
+        "groundingdino": "stages.localise.groundingdino:GroundingDino",
+        "groundingdino_transformers": "stages.localise.groundingdino_port:GroundingDinoPort",
+    },
+    "segment": {
+        "grabcut": "stages.segment.grabcut:GrabCut",
+        "sam": "stages.segment.sam:Sam",
+    },
+    "faces": {
+        "blazeface": "stages.faces.blazeface:BlazeFace",
+        "yolo": "stages.faces.yolo:YoloFace",
+    },
+    "background": {
+        "opencv": "stages.background.opencv:OpenCVInpainter",
+        "lama": "stages.background.lama:Lama",
+        "diffusers": "stages.background.diffusion:DiffusionInpainter",
+    },
 }
 """stage -> short name -> import path."""
-
-
-class Missing(NamedTuple):
-    """Something that a backend needs and that this machine has not; `fix` is the command that installs it."""
-
-    what: str
-    fix: str
 
 
 class Backend(Protocol):
     """The life of every backend. Subclass the protocol to inherit these defaults."""
 
     def missing(self) -> list[Missing]:
-        """Packages or weights that are not here; quick, loads no model."""
+        """Packages and weights that are not here or cannot be used: not found, truncated, with another hash, of another model.
+
+        Asked on the driver before a job starts. Reads what it must of a checkpoint (hash, names and shapes), in seconds; loads
+        nothing on a device.
+        """
+        return []
+
+    def weights(self) -> list[Weights]:
+        """Weights that `materia models pull` fetches ahead of a job."""
         return []
 
     def identity(self) -> dict[str, str]:
@@ -86,11 +106,19 @@ class Detector(Backend, Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Masks:
+    """Masks of one image's K boxes: `masks` (K, H, W) bool; `scores` (K,) float32 in [0, 1], their quality."""
+
+    masks: np.ndarray
+    scores: np.ndarray
+
+
 class Segmenter(Backend, Protocol):
     """Masks for boxes."""
 
-    def segment(self, image: np.ndarray, boxes: list[Box]) -> tuple[np.ndarray, np.ndarray]:
-        """Image (H, W, 3) uint8 RGB, its K boxes -> masks (K, H, W) bool, quality scores (K,) float32 in [0, 1]."""
+    def segment(self, images: list[np.ndarray], boxes: list[list[Box]]) -> list[Masks]:
+        """Images (H, W, 3) uint8 RGB, which may differ in size, and the boxes of each (at least one) -> masks of each."""
         ...
 
 
@@ -107,8 +135,11 @@ class Inpainter(Backend, Protocol):
 
     method: str
 
-    def inpaint(self, image: np.ndarray, mask: np.ndarray, prompt: str | None) -> np.ndarray:
-        """Image (H, W, 3) uint8 RGB, mask (H, W) bool, background word -> filled image, same shape and dtype."""
+    def inpaint(self, images: list[np.ndarray], masks: list[np.ndarray], prompts: list[str | None]) -> list[np.ndarray]:
+        """Images (H, W, 3) uint8 RGB, which may differ in size, masks (H, W) bool, background words -> filled images.
+
+        Same shapes and dtypes; outside the mask anything may come back, the stage keeps the original there.
+        """
         ...
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from stages.backends import Missing
 from stages.records import Row, Sample, StageName
+from stages.weights import Missing
 
 
 class Stage(Protocol):

@@ -40,8 +40,15 @@ class BackendSettings(Settings):
 
     backend: str = Field(description="short name, or package.module:Class of your own")
     options: dict[str, Any] = Field({}, description="keyword arguments of the backend's constructor")
-    device: Annotated[str, Execution] = Field("cpu", description="torch device of the model")
+    device: Annotated[str, Execution] = Field(
+        "cpu", description="torch device of the model, e.g. cuda; default: the top-level one"
+    )
     threads: Annotated[int, Execution] = Field(1, ge=1, description="CPU threads of the model in one worker")
+    gpu_memory_gib: Annotated[float, Execution] = Field(
+        0.0,
+        ge=0,
+        description="estimate of what the stage needs on a card, weights and its largest batch; see PoolSettings.card_gib",
+    )
 
 
 class EntitiesSettings(BackendSettings):
@@ -123,3 +130,12 @@ class BackgroundSettings(BackendSettings):
     dilate_px: int = Field(4, ge=1, description="side of the square of ones that dilates the mask")
     dilate_times: int = Field(3, ge=0, description="how often it dilates")
     max_masked_share: float = Field(0.9, gt=0, le=1, description="more of the frame masked: nothing_left")
+    retry_dilate: int = Field(
+        0,
+        ge=0,
+        le=2,
+        description="how often to draw again, with a mask dilated further, while a subject is still found in the result",
+    )
+    max_residual: float = Field(
+        0.4, ge=0, le=1, description="detector score of a subject above which it is still there; used by retry_dilate"
+    )

@@ -28,8 +28,8 @@ from pipeline.config import STAGE_ORDER, Config, load_config
 from pipeline.job import run_job
 from pipeline.plan import make_plan
 from pipeline.slices import read_rows
-from stages.backends import Missing
 from stages.records import Background, EntityWord, Frame, Instance, MaskRle, Row, Sample, StageName, VideoInfo
+from stages.weights import Missing
 
 _ROWS = (1_000, 100_000)
 _PIXEL = base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNkYAAAAAYAAjCB0C8AAAAASUVORK5CYII=")

@@ -11,11 +11,12 @@ from typing import cast
 
 import numpy as np
 
-from stages.backends import Detector, Inpainter, Missing, build_backend
+from stages.backends import Detector, Inpainter, build_backend
 from stages.images import decode_mask, encode_png, fill_holes
 from stages.localise.shared import acquire, make, release
 from stages.records import Background, Row, Sample, StageName, reject
 from stages.settings import BackgroundSettings, LocaliseSettings
+from stages.weights import Missing
 
 MIDDLE = 1
 """Index of the frame that becomes the background."""
@@ -72,7 +73,7 @@ class CleanBackground:
         word = next((entity.word for entity in sample.entities if entity.category == "background"), None)
         clean = frame
         if mask.any():
-            clean = np.where(mask[..., None], self.inpainter.inpaint(frame, mask, word), frame)
+            clean = np.where(mask[..., None], self.inpainter.inpaint([frame], [mask], [word])[0], frame)
         sample.background = Background(
             word=word,
             method=self.inpainter.method,

@@ -27,17 +27,22 @@ class OpenCVInpainter(Inpainter):
 
         cv2.setNumThreads(threads)
 
-    def inpaint(self, image: np.ndarray, mask: np.ndarray, prompt: str | None) -> np.ndarray:
-        """Image (H, W, 3) uint8 RGB, mask (H, W) bool -> filled image, same shape; the prompt is of no use to this method."""
-        if not mask.any():
-            return image.copy()
-        x1, y1, x2, y2 = mask_extent(mask)
-        around = np.s_[max(0, y1 - MARGIN_PX) : y2 + MARGIN_PX, max(0, x1 - MARGIN_PX) : x2 + MARGIN_PX]
-        known = (~mask[around]).astype(np.float32)
-        colours = pull_push(image[around].astype(np.float32) * known[..., None], known)
-        filled = image.copy()
-        filled[around][mask[around]] = colours[mask[around]].round().clip(0, 255).astype(np.uint8)
-        return filled
+    def inpaint(self, images: list[np.ndarray], masks: list[np.ndarray], prompts: list[str | None]) -> list[np.ndarray]:
+        """Images (H, W, 3) uint8 RGB, masks (H, W) bool -> filled images; prompts are of no use to this method."""
+        return [fill(image, mask) for image, mask in zip(images, masks, strict=True)]
+
+
+def fill(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Image (H, W, 3) uint8 RGB, mask (H, W) bool -> filled image, same shape and dtype."""
+    if not mask.any():
+        return image.copy()
+    x1, y1, x2, y2 = mask_extent(mask)
+    around = np.s_[max(0, y1 - MARGIN_PX) : y2 + MARGIN_PX, max(0, x1 - MARGIN_PX) : x2 + MARGIN_PX]
+    known = (~mask[around]).astype(np.float32)
+    colours = pull_push(image[around].astype(np.float32) * known[..., None], known)
+    filled = image.copy()
+    filled[around][mask[around]] = colours[mask[around]].round().clip(0, 255).astype(np.uint8)
+    return filled
 
 
 def pull_push(weighted: np.ndarray, weight: np.ndarray) -> np.ndarray:

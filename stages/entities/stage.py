@@ -9,12 +9,13 @@ from __future__ import annotations
 import importlib.util
 from importlib.metadata import PackageNotFoundError, version
 
-from stages.backends import Generation, LanguageModel, Missing, build_backend
+from stages.backends import Generation, LanguageModel, build_backend
 from stages.entities.nouns import Noun, nouns, readable
 from stages.entities.prompt import load_prompt
 from stages.entities.rules import Verdict, judge
 from stages.records import Row, Sample, StageName, reject
 from stages.settings import EntitiesSettings
+from stages.weights import Missing
 
 LEXICONS = ("lemminflect", "textblob")
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from stages.backends import Generation, LanguageModel, Missing
-from stages.weights import weights_path
+from stages.backends import Generation, LanguageModel
+from stages.weights import Missing, weights_path
 
 PACKAGES = ("torch", "transformers", "xgrammar")
 FEED = 48  # tokens of a row a pass takes at most: one long caption must not pad the whole batch to its length

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from stages.backends import FaceDetector, Missing
+from stages.backends import FaceDetector
 from stages.boxes import iou
-from stages.weights import sha256_of, weights_path
+from stages.weights import Missing, sha256_of, weights_path
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -30,22 +30,22 @@ class BlazeFace(FaceDetector):
     """The packaged face detector, on the CPU."""
 
     def __init__(self) -> None:
-        self.weights = weights_path("blazeface.onnx")
+        self.file = weights_path("blazeface.onnx")
         self.session: onnxruntime.InferenceSession | None = None
 
     def missing(self) -> list[Missing]:
         """The weights, if they were not fetched."""
-        return [] if self.weights.is_file() else [Missing(str(self.weights), "make weights")]
+        return [] if self.file.is_file() else [Missing(str(self.file), "make weights")]
 
     def identity(self) -> dict[str, str]:
         """SHA-256 of the weights."""
-        return {"weights": sha256_of(self.weights)}
+        return {"weights": sha256_of(self.file)}
 
     def setup(self, device: str, threads: int) -> None:
         """Load the graph; it runs on the CPU whatever `device` says."""
         from stages.onnx_session import open_session
 
-        self.session = open_session(self.weights, threads)
+        self.session = open_session(self.file, threads)
 
     def close(self) -> None:
         """Drop the graph."""

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from stages.backends import Detections, Detector, Missing
+from stages.backends import Detections, Detector
 from stages.boxes import iou
 from stages.localise.vocabulary import TABLE, classes_of
 from stages.records import EntityWord
-from stages.weights import sha256_of, weights_path
+from stages.weights import Missing, sha256_of, weights_path
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -41,22 +41,22 @@ class NanoDet(Detector):
     """The packaged object detector, 416 x 416, on the CPU."""
 
     def __init__(self) -> None:
-        self.weights = weights_path("nanodet.onnx")
+        self.file = weights_path("nanodet.onnx")
         self.session: onnxruntime.InferenceSession | None = None
 
     def missing(self) -> list[Missing]:
         """The weights, if they were not fetched."""
-        return [] if self.weights.is_file() else [Missing(str(self.weights), "make weights")]
+        return [] if self.file.is_file() else [Missing(str(self.file), "make weights")]
 
     def identity(self) -> dict[str, str]:
         """SHA-256 of the weights and of the word-to-class table."""
-        return {"weights": sha256_of(self.weights), "words": sha256_of(TABLE)}
+        return {"weights": sha256_of(self.file), "words": sha256_of(TABLE)}
 
     def setup(self, device: str, threads: int) -> None:
         """Load the graph; it runs on the CPU whatever `device` says."""
         from stages.onnx_session import open_session
 
-        self.session = open_session(self.weights, threads)
+        self.session = open_session(self.file, threads)
 
     def close(self) -> None:
         """Drop the graph."""

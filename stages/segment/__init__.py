@@ -11,10 +11,11 @@ from typing import cast
 
 import numpy as np
 
-from stages.backends import Missing, Segmenter, build_backend
+from stages.backends import Segmenter, build_backend
 from stages.images import crop_png, encode_mask, mask_extent
 from stages.records import Box, Instance, Row, Sample, StageName, reject
 from stages.settings import SegmentSettings
+from stages.weights import Missing
 
 
 class Segment:
@@ -53,8 +54,8 @@ class Segment:
             boxes = [box for box in sample.boxes if box.frame == number]
             if not boxes:
                 continue
-            masks, scores = self.segmenter.segment(frame.rgb, boxes)
-            for box, mask, score in zip(boxes, masks, scores, strict=True):
+            (found,) = self.segmenter.segment([frame.rgb], [boxes])
+            for box, mask, score in zip(boxes, found.masks, found.scores, strict=True):
                 best[box.word] = max(best.get(box.word, 0.0), round(float(score), 4))
                 if score > self.settings.min_score and mask.sum() >= self.settings.min_area_px:
                     instances.append(_instance(box, frame.rgb, mask, float(score)))

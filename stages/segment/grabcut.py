@@ -12,11 +12,12 @@ import zlib
 
 import numpy as np
 
-from stages.backends import Missing, Segmenter
+from stages.backends import Masks, Segmenter
 from stages.images import fill_holes, mask_extent
 from stages.localise.vocabulary import is_human
 from stages.records import Box
 from stages.segment.people import PersonMask
+from stages.weights import Missing
 
 MARGIN = 0.2
 """Surroundings shown to GrabCut, as a share of the box's longer side: it learns the background's colours there."""
@@ -68,14 +69,17 @@ class GrabCut(Segmenter):
         """Drop the network."""
         self.people.close()
 
-    def segment(self, image: np.ndarray, boxes: list[Box]) -> tuple[np.ndarray, np.ndarray]:
-        """Image (H, W, 3) uint8 RGB, K boxes -> masks (K, H, W) bool, scores (K,) float32, 0: no mask."""
+    def segment(self, images: list[np.ndarray], boxes: list[list[Box]]) -> list[Masks]:
+        """Images (H, W, 3) uint8 RGB and the boxes of each -> masks of each; score 0: no mask."""
+        return [self._segment(image, wanted) for image, wanted in zip(images, boxes, strict=True)]
+
+    def _segment(self, image: np.ndarray, boxes: list[Box]) -> Masks:
         masks = np.zeros((len(boxes), *image.shape[:2]), bool)
         scores = np.zeros(len(boxes), np.float32)
         for k, box in enumerate(boxes):
             people = self.people if is_human(box.word, box.category) else None
             scores[k] = _segment_one(image, np.array(box.box_xyxy_px), people, masks[k])
-        return masks, scores
+        return Masks(masks, scores)
 
 
 def _segment_one(image: np.ndarray, box: np.ndarray, people: PersonMask | None, mask: np.ndarray) -> float:

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from stages.backends import Missing
-from stages.weights import sha256_of, weights_path
+from stages.weights import Missing, sha256_of, weights_path
 
 if TYPE_CHECKING:
     import onnxruntime

@@ -15,7 +15,6 @@ import numpy as np
 from PIL import Image
 
 from pipeline.config import STAGE_ORDER, Config
-from stages.backends import Missing
 from stages.records import (
     Background,
     EntityWord,
@@ -28,6 +27,7 @@ from stages.records import (
     VideoInfo,
     reject,
 )
+from stages.weights import Missing
 
 SIDE = 16
 STUB_SECONDS = "STUB_SECONDS"

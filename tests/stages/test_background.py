@@ -109,7 +109,7 @@ def test_the_hole_is_the_union_dilated_three_times_without_holes():
 
 @given(hnp.arrays(bool, (17, 23)), hnp.arrays(np.uint8, (17, 23, 3)))
 def test_inpainting_changes_the_hole_only_and_stays_within_the_known_colours(mask, image):
-    filled = OpenCVInpainter().inpaint(image, mask, None)
+    filled = OpenCVInpainter().inpaint([image], [mask], [None])[0]
     assert filled.dtype == np.uint8 and (filled[~mask] == image[~mask]).all()
     if mask.any() and not mask.all():
         known = image[~mask]
@@ -122,10 +122,12 @@ def test_a_gradient_is_continued_through_the_hole():
     image = np.repeat(np.linspace(0, 255, 128).astype(np.uint8)[None, :, None], 96, axis=0).repeat(3, axis=2)
     mask = np.zeros((96, 128), bool)
     mask[40:56, 56:72] = True
-    filled = OpenCVInpainter().inpaint(image, mask, None)
+    filled = OpenCVInpainter().inpaint([image], [mask], [None])[0]
     assert np.abs(filled[mask].astype(int) - image[mask]).mean() < 12
 
 
 def test_a_real_hole_is_filled_alike_every_time():
     image, mask = skimage.data.astronaut(), rectangle(50, 300, 60, 260)
-    assert (OpenCVInpainter().inpaint(image, mask, None) == OpenCVInpainter().inpaint(image, mask, "room")).all()
+    assert (
+        OpenCVInpainter().inpaint([image], [mask], [None])[0] == OpenCVInpainter().inpaint([image], [mask], ["room"])[0]
+    ).all()

@@ -60,13 +60,16 @@ def test_a_drawn_disc_is_cut_out_exactly():
     y, x = np.mgrid[:200, :300]
     disc = (x - 150) ** 2 + (y - 100) ** 2 < 60**2
     picture = np.where(disc[..., None], (200, 40, 30), (60, 120, 70)).astype(np.uint8)
-    found, scores = GrabCut().segment(picture, [box("ball", 88, 38, 212, 162)])
+    (masks,) = GrabCut().segment([picture], [[box("ball", 88, 38, 212, 162)]])
+    found, scores = masks.masks, masks.scores
     assert (found[0] & disc).sum() / (found[0] | disc).sum() > 0.95
     assert scores[0] > 0.8
 
 
 def test_a_box_without_area_has_no_mask():
-    found, scores = GrabCut().segment(skimage.data.astronaut(), [box("ball", 10, 10, 10, 10), box("ball", 500, 500, 512, 501)])
+    boxes = [box("ball", 10, 10, 10, 10), box("ball", 500, 500, 512, 501)]
+    (masks,) = GrabCut().segment([skimage.data.astronaut()], [boxes])
+    found, scores = masks.masks, masks.scores
     assert not found.any() and (scores == 0).all()
 
 
