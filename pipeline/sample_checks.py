@@ -27,10 +27,18 @@ _SAMPLE_VALIDATOR = Draft202012Validator(json_schema("sample"))
 
 
 class Recipe(NamedTuple):
-    """How the background's mask grows from the masks of frame 1 (method: Background): a square of ones, so often."""
+    """How the background's mask grows from the masks of frame 1 (method: Background): a square of ones, so often; drawn again
+    at most `retry_dilate` times, each with a mask dilated so often (at least once) further, which `background.method` tells."""
 
     dilate_px: int
     dilate_times: int
+    retry_dilate: int = 0
+
+    def of(self, method: str) -> Recipe:
+        """The recipe of a background of this method: "lama+dilate2" was dilated further twice."""
+        _, marked, again = method.rpartition("+dilate")
+        times = int(again) if marked and again in ("1", "2") else 0
+        return self._replace(dilate_times=self.dilate_times + min(times, self.retry_dilate) * max(1, self.dilate_times))
 
 
 def parse_document(data: bytes) -> tuple[dict[str, Any] | None, list[str]]:
@@ -76,7 +84,9 @@ def check_sample(document: dict[str, Any], members: dict[str, bytes], recipe: Re
         if mask is not None and instance["frame"] == 1:
             hidden |= mask
     if recipe is not None:
-        yield from _check_background(document["background"], members["background.png"], pixels[1], grow(hidden, recipe))
+        background = document["background"]
+        grown = grow(hidden, recipe.of(background["method"]))
+        yield from _check_background(background, members["background.png"], pixels[1], grown)
 
 
 def grow(mask: np.ndarray, recipe: Recipe) -> np.ndarray:

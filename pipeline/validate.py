@@ -321,7 +321,7 @@ def _recipe(dataset: Dataset | None) -> Recipe | None:
     settings = dataset.config.get("background") if dataset else None
     if not isinstance(settings, dict):
         return None
-    values = [settings.get("dilate_px"), settings.get("dilate_times")]
+    values = [settings.get("dilate_px"), settings.get("dilate_times"), settings.get("retry_dilate", 0)]
     if not all(isinstance(value, int) and 0 <= value <= _MAX_DILATION for value in values):
         return None
     return msgspec.convert(values, Recipe)

@@ -2,11 +2,14 @@
 
 In: samples with instances. Out: `Sample.background`, or the rejection `nothing_left` when too much of the frame is masked.
 Recipe of the method: union of the masks, dilated, holes filled, inpainted; outside the mask the picture is the frame of record,
-bit for bit. Then the residual check [ours], which the paper's authors did by hand: the detector looks for the subjects again.
+bit for bit. Then the residual check [ours], which the paper's authors did by hand: the detector looks for the subjects again,
+and where one is still found the picture is drawn again with a larger mask, if `retry_dilate` says so.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
@@ -14,12 +17,32 @@ import numpy as np
 from stages.backends import Detector, Inpainter, build_backend
 from stages.images import decode_mask, encode_png, fill_holes
 from stages.localise.shared import acquire, make, release
-from stages.records import Background, Row, Sample, StageName, reject
+from stages.records import Background, Rejection, Row, Sample, StageName, reject
 from stages.settings import BackgroundSettings, LocaliseSettings
 from stages.weights import Missing
 
 MIDDLE = 1
 """Index of the frame that becomes the background."""
+GROUP_PIXELS = 32 * 1280 * 720
+"""Pictures that are inpainted and looked at together have at most this many pixels: a slice of 720p, three or four of 4K."""
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """One attempt at a clip: `mask` (H, W) bool, `picture` (H, W, 3) uint8 RGB, the best score of each subject on it.
+
+    `dilated_again`: how often the mask was dilated further than the settings' first time, 0 to `retry_dilate`.
+    """
+
+    mask: np.ndarray
+    picture: np.ndarray
+    residual: dict[str, float]
+    dilated_again: int
+
+    @property
+    def worst(self) -> float:
+        """Score of the subject that is most visible still; 0 without subjects."""
+        return max(self.residual.values(), default=0.0)
 
 
 class CleanBackground:
@@ -58,36 +81,89 @@ class CleanBackground:
         release(self.localise)
 
     def process(self, samples: list[Sample]) -> list[Row]:
-        """Samples with instances -> samples with a background, or rejections `nothing_left`."""
-        return [self._clean(sample) for sample in samples]
+        """Samples with instances -> samples with a background, or rejections `nothing_left`; one row each, in order."""
+        return [row for group in _groups(samples) for row in self._clean(group)]
 
-    def _clean(self, sample: Sample) -> Row:
-        frame = sample.frames[MIDDLE].rgb
+    def _clean(self, samples: list[Sample]) -> list[Row]:
+        """Draw all samples together, then those again that need a larger mask; of each, the drawing with the lowest worst
+        residual stays, the earlier one if two are equal."""
+        holes = [self._hole(sample, 0) for sample in samples]
+        best: dict[int, Drawing] = {}
+        todo = {place: mask for place, mask in enumerate(holes) if self._leaves_enough(mask)}
+        for again in range(self.settings.retry_dilate + 1):
+            if again:
+                todo = self._larger(samples, todo, best, again)
+            drawings = self._draw([samples[place] for place in todo], list(todo.values()), again)
+            for place, drawing in zip(todo, drawings, strict=True):
+                best[place] = min(best.get(place, drawing), drawing, key=lambda drawn: drawn.worst)
+        return [
+            self._record(sample, best[place]) if place in best else self._nothing_left(sample, holes[place])
+            for place, sample in enumerate(samples)
+        ]
+
+    def _larger(
+        self, samples: list[Sample], drawn: dict[int, np.ndarray], best: dict[int, Drawing], again: int
+    ) -> dict[int, np.ndarray]:
+        """Of the samples just drawn those on which a subject is still found, with a mask that is really larger and leaves
+        enough of the frame."""
+        found = [place for place in drawn if best[place].worst > self.settings.max_residual]
+        larger = {place: self._hole(samples[place], again) for place in found}
+        return {
+            place: mask
+            for place, mask in larger.items()
+            if self._leaves_enough(mask) and not np.array_equal(mask, drawn[place])
+        }
+
+    def _hole(self, sample: Sample, again: int) -> np.ndarray:
         masks = [decode_mask(instance.mask_rle) for instance in sample.instances if instance.frame == MIDDLE]
-        mask = hole(masks, frame.shape[:2], self.settings.dilate_px, self.settings.dilate_times)
-        share = float(mask.mean())
-        if share > self.settings.max_masked_share:
-            most = self.settings.max_masked_share
-            message = f"masks cover {share:.2f} of the middle frame; background.max_masked_share is {most:g}"
-            return reject(sample, self.name, "nothing_left", message)
-        word = next((entity.word for entity in sample.entities if entity.category == "background"), None)
-        clean = frame
-        if mask.any():
-            clean = np.where(mask[..., None], self.inpainter.inpaint([frame], [mask], [word])[0], frame)
+        times = dilations(self.settings.dilate_times, again)
+        return hole(masks, sample.frames[MIDDLE].rgb.shape[:2], self.settings.dilate_px, times)
+
+    def _leaves_enough(self, mask: np.ndarray) -> bool:
+        return float(mask.mean()) <= self.settings.max_masked_share
+
+    def _draw(self, samples: list[Sample], masks: list[np.ndarray], again: int) -> list[Drawing]:
+        """Inpaint all of them in one call, compose, and look for their subjects in one call."""
+        if not samples:
+            return []
+        pictures = [sample.frames[MIDDLE].rgb for sample in samples]
+        masked = [place for place, mask in enumerate(masks) if mask.any()]
+        if masked:
+            words = [_background_word(samples[place]) for place in masked]
+            filled = self.inpainter.inpaint([pictures[k] for k in masked], [masks[k] for k in masked], words)
+            for place, picture in zip(masked, filled, strict=True):
+                pictures[place] = np.where(masks[place][..., None], picture, pictures[place])
+        residuals = self._residuals(samples, pictures)
+        return [Drawing(*drawn, again) for drawn in zip(masks, pictures, residuals, strict=True)]
+
+    def _residuals(self, samples: list[Sample], pictures: list[np.ndarray]) -> list[dict[str, float]]:
+        """For each sample, the best detector score that each subject word still gets on the result."""
+        subjects = [[entity for entity in sample.entities if entity.category == "subject"] for sample in samples]
+        return [
+            {entity.word: round(float(column.max(initial=0)), 4) for entity, column in zip(words, found.scores.T, strict=True)}
+            for words, found in zip(subjects, self.detector.detect(pictures, subjects), strict=True)
+        ]
+
+    def _record(self, sample: Sample, drawing: Drawing) -> Sample:
+        again = f"+dilate{drawing.dilated_again}" if drawing.dilated_again else ""
         sample.background = Background(
-            word=word,
-            method=self.inpainter.method,
-            masked_share=round(share, 6),
-            residual=self._residual(sample, clean),
-            png=encode_png(clean),
+            word=_background_word(sample),
+            method=self.inpainter.method + again,
+            masked_share=round(float(drawing.mask.mean()), 6),
+            residual=drawing.residual,
+            png=encode_png(drawing.picture),
         )
         return sample
 
-    def _residual(self, sample: Sample, clean: np.ndarray) -> dict[str, float]:
-        """Best detector score that each subject word still gets on the result."""
-        subjects = [entity for entity in sample.entities if entity.category == "subject"]
-        scores = self.detector.detect([clean], [subjects])[0].scores
-        return {entity.word: round(float(column.max(initial=0)), 4) for entity, column in zip(subjects, scores.T, strict=True)}
+    def _nothing_left(self, sample: Sample, mask: np.ndarray) -> Rejection:
+        most = self.settings.max_masked_share
+        message = f"masks cover {mask.mean():.2f} of the middle frame; background.max_masked_share is {most:g}"
+        return reject(sample, self.name, "nothing_left", message)
+
+
+def dilations(dilate_times: int, again: int) -> int:
+    """How often the mask of attempt `again` (0: the first) is dilated: each time as often again, at least once [ours]."""
+    return dilate_times + again * max(1, dilate_times)
 
 
 def hole(masks: list[np.ndarray], size: tuple[int, int], dilate_px: int, dilate_times: int) -> np.ndarray:
@@ -99,3 +175,22 @@ def hole(masks: list[np.ndarray], size: tuple[int, int], dilate_px: int, dilate_
         union |= mask.astype(np.uint8)
     grown = cv2.dilate(union, np.ones((dilate_px, dilate_px), np.uint8), iterations=dilate_times)
     return fill_holes(grown > 0)
+
+
+def _background_word(sample: Sample) -> str | None:
+    return next((entity.word for entity in sample.entities if entity.category == "background"), None)
+
+
+def _groups(samples: list[Sample]) -> Iterator[list[Sample]]:
+    """Consecutive samples with at most GROUP_PIXELS pixels together, at least one."""
+    group: list[Sample] = []
+    pixels = 0
+    for sample in samples:
+        height, width = sample.frames[MIDDLE].rgb.shape[:2]
+        if group and pixels + height * width > GROUP_PIXELS:
+            yield group
+            group, pixels = [], 0
+        group.append(sample)
+        pixels += height * width
+    if group:
+        yield group
