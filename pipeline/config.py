@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from pipeline.source_settings import SourceSettings
 from stages.records import StageName
@@ -46,31 +46,43 @@ class PoolSettings(Settings):
 
     stages: tuple[StageName, ...] = Field(min_length=1, description="consecutive stages of the way of a clip")
     workers: int = Field(1, ge=1, description="actors of the pool")
-    rows_per_batch: int = Field(32, ge=1, le=32, description="rows of a slice that run together; 1: least memory, exact blame")
+    rows_per_batch: int = Field(32, ge=1, le=64, description="rows of a slice that run together; 1: least memory, exact blame")
     num_cpus: float = Field(1.0, ge=0, description="CPUs that Ray books for one worker; fractions share a core")
     num_gpus: float = Field(
         0.0,
         ge=0,
-        description="GPUs that Ray books for one worker; fractions share a card; none if all its stages run on the cpu",
+        description="GPUs that Ray books for one worker; below 1 they share a card; dropped if all its stages run on the cpu",
     )
     card_gib: float = Field(
         0.0, ge=0, description="memory of the cards it runs on; its share must hold its stages; 0: unchecked"
     )
     resources: dict[str, float] = Field({}, description="custom Ray resources that a worker books, by name")
-    labels: dict[str, str] = Field({}, description="labels of the nodes on which workers may run (ray start --labels)")
+    labels: dict[str, str] = Field(
+        {},
+        description="labels of nodes where workers may run (ray start --labels), by Ray's selectors: a, !a, in(a, b)",
+    )
     memory_limit_gib: float = Field(4.0, gt=0, description="resident memory of a worker's child above which it is ended")
+
+    @field_validator("num_gpus")
+    @classmethod
+    def _whole_cards_above_one(cls, num_gpus: float) -> float:
+        if num_gpus > 1 and num_gpus % 1:
+            raise ValueError("Ray books a part of one card, or whole cards")
+        return num_gpus
 
 
 class EngineSettings(Settings):
     """How the work is cut and spread. The cut decides which batches are formed, so it is part of the result."""
 
     rows_per_chunk: int = Field(16, ge=1, description="manifest rows that make one shard")
-    rows_per_slice: int = Field(16, ge=1, le=32, description="rows processed together; a slice never crosses a chunk")
+    rows_per_slice: int = Field(
+        16, ge=1, le=64, description="rows processed together; a slice never crosses a chunk; many suit a language model"
+    )
     pools: Annotated[tuple[PoolSettings, ...], Execution] = Field(description="together: every stage once, in order")
     min_deadline_s: Annotated[float, Execution] = Field(
         20.0, gt=0, description="least time a row may take, alone or in a slice"
     )
-    setup_deadline_s: Annotated[float, Execution] = Field(300.0, gt=0, description="time a worker's models may take to load")
+    setup_deadline_s: Annotated[float, Execution] = Field(900.0, gt=0, description="time a worker's models may take to load")
     object_store_mb: Annotated[int, Execution] = Field(256, ge=80, description="Ray's shared memory on this machine, MB")
 
     @model_validator(mode="after")
@@ -102,7 +114,13 @@ class Config(Settings):
     @model_validator(mode="after")
     def _stages_fit_their_cards(self) -> Config:
         for pool in self.engine.pools:
-            on_card = [stage for stage in pool.stages if stage in MODEL_STAGES and getattr(self, stage).device != "cpu"]
+            on_card = [stage for stage in pool.stages if stage in MODEL_STAGES and uses_card(getattr(self, stage).device)]
+            if on_card and not pool.num_gpus:  # Ray would place it where no card is, or beside workers who booked theirs
+                raise ValueError(
+                    f"the pool of {', '.join(pool.stages)} books no GPU for {', '.join(on_card)} on device"
+                    f" {getattr(self, on_card[0]).device!r}; give it num_gpus (below 1 workers share a card), or set"
+                    f" {on_card[0]}.device=cpu"
+                )
             needed, share = sum(getattr(self, stage).gpu_memory_gib for stage in on_card), pool.num_gpus * pool.card_gib
             if pool.card_gib and needed > share + 1e-6:
                 raise ValueError(
@@ -123,6 +141,11 @@ def load_config(path: str | Path, overrides: tuple[str, ...] = ()) -> Config:
         return Config.model_validate(data)
     except ValidationError as error:
         raise ConfigError("\n".join(_explain(path, problem) for problem in error.errors())) from None
+
+
+def uses_card(device: str) -> bool:
+    """Whether a torch device ("cpu", "cuda", "cuda:1") is an accelerator."""
+    return device.partition(":")[0] != "cpu"
 
 
 def fingerprint(values: dict[str, Any]) -> str:
@@ -184,7 +207,7 @@ def _with_devices(data: dict[str, Any]) -> dict[str, Any]:
         section = data.get(stage) or {}
         data[stage] = {"device": device, **section} if isinstance(section, dict) else section
     engine = data.get("engine")
-    if isinstance(engine, dict) and isinstance(engine.get("pools"), list):
+    if isinstance(engine, dict) and isinstance(engine.get("pools"), list | tuple):
         data["engine"] = {**engine, "pools": [_without_idle_gpus(pool, data) for pool in engine["pools"]]}
     return data
 
@@ -193,7 +216,7 @@ def _without_idle_gpus(pool: Any, data: dict[str, Any]) -> Any:
     if not isinstance(pool, dict) or not isinstance(pool.get("stages"), list | tuple):
         return pool
     sections = [data.get(stage) for stage in pool["stages"] if stage in MODEL_STAGES]
-    on_card = any(isinstance(section, dict) and section.get("device") != "cpu" for section in sections)
+    on_card = any(isinstance(section, dict) and uses_card(str(section.get("device"))) for section in sections)
     return pool if on_card else {**pool, "num_gpus": 0.0}
 
 
@@ -207,7 +230,10 @@ def _explain(path: Path, problem: Any) -> str:
         return f"{path}: unknown field {field!r}; {hint}"
     if problem["type"] == "missing":
         return f"{path}: field {field!r} is missing"
-    return f"{path}: {field or 'the file'} = {problem['input']!r}: {problem['msg']}"
+    message = problem["msg"].removeprefix("Value error, ")
+    if isinstance(problem["input"], dict):  # a whole section: its parts are fine, but not together
+        return f"{path}: {field}: {message}" if field else f"{path}: {message}"
+    return f"{path}: {field} = {problem['input']!r}: {message}"
 
 
 def _known_fields(location: list[str]) -> list[str]:

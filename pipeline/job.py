@@ -25,6 +25,7 @@ from pipeline import storage
 from pipeline.build import stage_fingerprints
 from pipeline.child import load_stage_factory
 from pipeline.config import STAGE_ORDER, Config
+from pipeline.placement import UnschedulableError
 from pipeline.plan import Plan, make_plan, open_plan
 from pipeline.preflight import RUN, JobError, check_nothing_missing, check_same, existing_dataset, only_writer
 from pipeline.progress import Progress
@@ -121,7 +122,7 @@ def _run(config: Config, input: str, output: str, engine: Engine, ray_address: s
 def _start(job: JobSpec, plan: Plan, config: Config, engine: Engine, ray_address: str | None) -> Runner:
     if engine == "serial":
         return SerialRunner(job, plan, len(config.engine.pools))
-    from pipeline.ray_runner import RayRunner, UnschedulableError
+    from pipeline.ray_runner import RayRunner
 
     try:
         return RayRunner(job, config.engine, ray_address)

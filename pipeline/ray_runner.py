@@ -30,20 +30,13 @@ from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
 from pipeline.config import EngineSettings
+from pipeline.placement import COMMIT_CPUS, SOURCE_CPUS, UnschedulableError, check_placement, nodes_of
 from pipeline.plan import open_plan
 from pipeline.slices import JobSpec, PoolWorker, Report, Work, commit_chunk, plan_folder, report
 
 # Ray Data keeps 2 KB of statistics of every block that ever passed an operator, for a summary that nobody asks for here. With
 # them the driver grew by 45 MB over 6,000 slices, without by 6 MB. Private to Ray, hence the exact minor version in pyproject.
 map_operator.to_stats = lambda _metadata: []
-
-SOURCE_CPUS = 0.1
-COMMIT_CPUS = 0.1
-"""CPUs booked by the task that lists the slices and by a task that commits a chunk; mostly they wait."""
-
-
-class UnschedulableError(RuntimeError):
-    """The cluster cannot hold all pools at once; without this check the job would wait for ever and say nothing."""
 
 
 class RayRunner:
@@ -54,7 +47,7 @@ class RayRunner:
         self._engine = engine
         _start_ray(engine, address)
         try:
-            _check_resources(engine, ray.cluster_resources())
+            check_placement(engine.pools, nodes_of(ray.nodes()))
         except UnschedulableError:
             self.close()
             raise
@@ -65,7 +58,12 @@ class RayRunner:
         context.target_max_block_size = 1  # bytes: every slice is a block of its own
         context.execution_options.preserve_order = False
         context.raise_original_map_exception = True
-        dataset = ray.data.read_datasource(_SliceSource(slices, self._job.out), override_num_blocks=1, num_cpus=SOURCE_CPUS)
+        dataset = ray.data.read_datasource(
+            _SliceSource(slices, self._job.out),
+            override_num_blocks=1,
+            num_cpus=SOURCE_CPUS,
+            ray_remote_args={"max_retries": -1},  # unlike any pool's, or Ray Data would run the source inside one worker
+        )
         for number, pool in enumerate(self._engine.pools):
             dataset = dataset.map_batches(
                 _PoolActor,
@@ -76,6 +74,8 @@ class RayRunner:
                 compute=ActorPoolStrategy(size=pool.workers),
                 num_cpus=pool.num_cpus,
                 num_gpus=pool.num_gpus or None,
+                resources=dict(pool.resources),
+                label_selector=dict(pool.labels) or None,
             )
         for table in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
             for data in table["work"].to_pylist():
@@ -157,16 +157,3 @@ def _silent_stderr() -> Iterator[None]:
         os.dup2(kept, 2)
         os.close(kept)
         os.close(nowhere)
-
-
-def _check_resources(engine: EngineSettings, available: dict[str, float]) -> None:
-    """Pools hold their share for the whole job; the source and a commit must fit beside them. Raises UnschedulableError."""
-    cpus = sum(pool.workers * pool.num_cpus for pool in engine.pools) + SOURCE_CPUS + COMMIT_CPUS
-    gpus = sum(pool.workers * pool.num_gpus for pool in engine.pools)
-    for kind, wanted in (("CPU", cpus), ("GPU", gpus)):
-        there = available.get(kind, 0.0)
-        if wanted > there + 1e-6:
-            raise UnschedulableError(
-                f"engine.pools book {wanted:g} {kind}s (all workers, {SOURCE_CPUS + COMMIT_CPUS:g} for source and commits),"
-                f" but Ray has {there:g}; lower workers or num_{kind.lower()}s of engine.pools, or give a --ray-address"
-            )

@@ -4,9 +4,22 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import Config, ConfigError, load_config
+from pipeline.config import MODEL_STAGES, Config, ConfigError, load_config
 
-LOCAL = Path(__file__).parents[2] / "configs" / "local.yaml"
+CONFIGS = Path(__file__).parents[2] / "configs"
+LOCAL = CONFIGS / "local.yaml"
+ON_CARDS = """
+device: cuda
+localise: {backend: nanodet, gpu_memory_gib: 5, options: {word_table: of the base}}
+segment: {gpu_memory_gib: 3, device: "cuda:0"}
+engine:
+  pools:
+    - {stages: [entities], num_gpus: 0.5, card_gib: 24}
+    - {stages: [frames], num_gpus: 0.5}
+    - {stages: [localise, segment, faces, background], num_gpus: 0.5, card_gib: 24}
+    - {stages: [cut]}
+"""
+"""A language model and a pool of vision models that share a card of 24 GB."""
 
 
 def write(folder: Path, text: str, name: str = "my.yaml") -> Path:
@@ -15,8 +28,18 @@ def write(folder: Path, text: str, name: str = "my.yaml") -> Path:
     return path
 
 
-def test_local_configuration_is_valid():
-    assert isinstance(load_config(LOCAL), Config)
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.name)
+def test_every_configuration_is_valid_and_reaches_the_workers_as_it_is(path):
+    config = load_config(path)
+    assert Config.model_validate_json(config.model_dump_json()) == config
+    assert Config.model_validate(config.model_dump()) == config
+
+
+@pytest.mark.parametrize("name", ["gpu.yaml", "cluster.yaml"])
+def test_the_profiles_for_cards_book_none_on_a_machine_without(name):
+    config = load_config(CONFIGS / name, ("device=cpu",))
+    assert {getattr(config, stage).device for stage in MODEL_STAGES} == {"cpu"}
+    assert not any(pool.num_gpus for pool in config.engine.pools)
 
 
 def test_override_changes_one_value():
@@ -67,6 +90,66 @@ def test_unknown_field_names_file_field_and_nearest(tmp_path, text, field, neare
 def test_bad_override_is_explained(override, message):
     with pytest.raises(ConfigError, match=message):
         load_config(LOCAL, ("localise.min_score=0.3", override))
+
+
+def devices(config):
+    return [getattr(config, stage).device for stage in MODEL_STAGES]
+
+
+def booked(config):
+    return [pool.num_gpus for pool in config.engine.pools]
+
+
+def test_a_stage_without_a_device_gets_the_one_at_the_top(tmp_path):
+    path = write(tmp_path, ON_CARDS)
+    assert devices(load_config(path)) == ["cuda", "cuda", "cuda:0", "cuda", "cuda"]
+    assert devices(load_config(path, ("device=cpu",))) == ["cpu", "cpu", "cuda:0", "cpu", "cpu"]
+    assert devices(load_config(LOCAL)) == ["cpu"] * 5
+
+
+def test_cards_are_booked_only_for_pools_with_a_stage_on_one(tmp_path):
+    path = write(tmp_path, ON_CARDS)
+    assert booked(load_config(path)) == [0.5, 0, 0.5, 0]
+    assert booked(load_config(path, ("entities.device=cpu",))) == [0, 0, 0.5, 0]
+    assert booked(load_config(path, ("device=cpu",))) == [0, 0, 0.5, 0]  # the masks say cuda:0 themselves
+    assert booked(load_config(path, ("device=cpu:0", "segment.device=cpu"))) == [0, 0, 0, 0]
+
+
+def test_a_stage_on_a_card_that_nobody_booked_is_refused_with_both_ways_out(tmp_path):
+    with pytest.raises(ConfigError, match=r"books no GPU for entities on device 'cuda'.*num_gpus.*entities\.device=cpu"):
+        load_config(write(tmp_path, ON_CARDS.replace("[entities], num_gpus: 0.5", "[entities]")))
+
+
+def test_estimates_beyond_the_share_of_the_card_are_refused_with_the_sum(tmp_path):
+    path = write(tmp_path, ON_CARDS)
+    load_config(path, ("segment.gpu_memory_gib=7",))
+    with pytest.raises(ConfigError) as error:
+        load_config(path, ("segment.gpu_memory_gib=7.5",))
+    assert str(error.value).startswith(f"{path}: the pool of localise, segment, faces, background needs 12.5 GiB")
+    assert "num_gpus 0.5 x card_gib 24 = 12 GiB" in str(error.value)
+    load_config(path, ("segment.gpu_memory_gib=7.5", "segment.device=cpu"))  # then it is in the machine's memory
+
+
+def test_a_part_of_several_cards_cannot_be_booked(tmp_path):
+    with pytest.raises(ConfigError, match=r"engine\.pools\.0\.num_gpus = 1\.5: .*whole cards"):
+        load_config(write(tmp_path, ON_CARDS.replace("num_gpus: 0.5", "num_gpus: 1.5", 1)))
+
+
+@pytest.mark.parametrize("order", [slice(None), slice(None, None, -1)])
+def test_options_end_with_the_backend_that_an_override_replaces(tmp_path, order):
+    path = write(tmp_path, ON_CARDS)
+    overrides = ("localise.options.checkpoint=mine.pth", "localise.backend=groundingdino")
+    assert load_config(path, overrides[order]).localise.options == {"checkpoint": "mine.pth"}
+    assert load_config(path, overrides[:1]).localise.options == {"word_table": "of the base", "checkpoint": "mine.pth"}
+
+
+def test_options_end_with_the_backend_that_a_file_replaces(tmp_path):
+    write(tmp_path, ON_CARDS, "base.yaml")
+    other = write(tmp_path, "base: base.yaml\nlocalise: {backend: groundingdino, options: {box: 1}}\n", "other.yaml")
+    same = write(tmp_path, "base: base.yaml\nlocalise: {backend: nanodet, options: {box: 1}}\n", "same.yaml")
+    assert load_config(other).localise.options == {"box": 1}
+    assert load_config(same).localise.options == {"word_table": "of the base", "box": 1}
+    assert load_config(other).localise.gpu_memory_gib == 5
 
 
 @pytest.mark.parametrize("text", ["", "[1, 2]", "a: [", "\x00"])

@@ -53,7 +53,7 @@ def test_any_number_of_workers_gives_the_bytes_of_the_serial_runner(manifest, se
 def test_pools_that_the_machine_cannot_hold_are_refused_with_the_numbers(manifest, tmp_path):
     result = run(manifest, tmp_path / "out", "ray", workers=1000)
     assert result.exit_code == 2
-    assert "400.2 CPUs" in result.message
+    assert "of 1000 such workers" in result.message
     assert not committed(str(tmp_path / "out"))
 
 
