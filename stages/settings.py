@@ -112,6 +112,15 @@ class SegmentSettings(BackendSettings):
     backend: str = "grabcut"
     min_score: float = Field(0.25, ge=0, le=1, description="mask quality below which an instance is dropped")
     min_area_px: int = Field(64, ge=1, description="smaller masks are dropped")
+    min_part_share: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="parts of a mask smaller than this share of its largest part are cut off; 0: none, 1: all but the largest",
+    )
+    max_hole_share: float = Field(
+        0.0, ge=0, le=1, description="holes of a mask up to this share of its area are filled; 0: none"
+    )
 
 
 class FacesSettings(BackendSettings):
