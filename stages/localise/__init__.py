@@ -42,15 +42,20 @@ class Localise:
 
     def process(self, samples: list[Sample]) -> list[Row]:
         """Samples with frames -> samples with boxes, or rejections `no_instance`."""
-        return [self._localise(sample) for sample in samples]
+        words = [localised_words(sample) for sample in samples]
+        images = [frame.rgb for sample in samples for frame in sample.frames]
+        wanted = [own for own, sample in zip(words, samples, strict=True) for _ in sample.frames]
+        found = iter(self.detector.detect(images, wanted))  # frames of all clips at once: the detector forms the batches
+        return [
+            self._localised(sample, own, [next(found) for _ in sample.frames])
+            for sample, own in zip(samples, words, strict=True)
+        ]
 
-    def _localise(self, sample: Sample) -> Row:
-        words = localised_words(sample)
-        images = [frame.rgb for frame in sample.frames]
-        found = self.detector.detect(images, [words] * len(images))
+    def _localised(self, sample: Sample, words: list[EntityWord], found: list[Detections]) -> Row:
+        """The sample with its boxes; `found` are the detections of its frames."""
         frames = [
-            best_boxes(_within_area(detections, image.shape[:2], self.settings))
-            for detections, image in zip(found, images, strict=True)
+            best_boxes(_within_area(detections, frame.rgb.shape[:2], self.settings))
+            for detections, frame in zip(found, sample.frames, strict=True)
         ]
         scores = np.array([scores for _, scores in frames], np.float32).reshape(len(frames), len(words))
         keep = scores > self.settings.min_score
