@@ -15,16 +15,24 @@ import click
 
 if TYPE_CHECKING:
     from pipeline.config import Config
+    from pipeline.models import Model
 
 T = TypeVar("T")
 
 EXAMPLES = """\b
 Examples:
   materia doctor --config configs/local.yaml
+  materia models pull --config configs/gpu.yaml
   materia run --config configs/local.yaml --input clips.jsonl --output out/
   materia stats out/
   materia sheet out/ --output sheet.png
   materia validate out/
+"""
+
+MODELS_EXAMPLES = """\b
+Examples:
+  materia models pull --config configs/gpu.yaml
+  materia models list --config configs/gpu.yaml
 """
 
 _config_option = click.option(
@@ -135,6 +143,56 @@ def doctor(config_path: str, overrides: tuple[str, ...], as_json: bool) -> None:
             table.add_row(check.what, f"[{colours[check.status]}]{check.status}[/]", check.found, check.fix)
         Console().print(table)
     sys.exit(2 if any(check.status == "missing" for check in checks) else 0)
+
+
+@main.group()
+def models() -> None:
+    """Weights of the models that a configuration names: fetch them ahead of a job, see where they lie."""
+
+
+@models.command(epilog=MODELS_EXAMPLES)
+@_config_option
+@_set_option
+@_json_option
+def pull(config_path: str, overrides: tuple[str, ...], as_json: bool) -> None:
+    """Fetch the weights that are not here, and verify all. Afterwards jobs need no hub (HF_HUB_OFFLINE=1)."""
+    from pipeline.models import pull
+
+    config = _load(config_path, overrides)
+    found = _guarded(lambda: pull(config, say=lambda text: click.echo(text, err=True), quiet=as_json))
+    _show_models(found, as_json)
+    failed = [model for model in found if model.status == "failed"]
+    for model in failed:
+        click.echo(f"error: {', '.join(model.options)}: {model.problem}", err=True)
+    if not as_json and not failed and all(model.status == "here" for model in found):
+        click.echo("nothing to fetch: everything is here and verified")
+    sys.exit(2 if failed else 0)
+
+
+@models.command("list", epilog=MODELS_EXAMPLES)
+@_config_option
+@_set_option
+@_json_option
+def list_models(config_path: str, overrides: tuple[str, ...], as_json: bool) -> None:
+    """Say which weights a configuration needs and where they lie; fetches nothing."""
+    from pipeline.models import survey
+
+    config = _load(config_path, overrides)
+    _show_models(_guarded(lambda: survey(config)), as_json)
+
+
+def _show_models(found: list[Model], as_json: bool) -> None:
+    import msgspec
+    from rich.console import Console
+    from rich.table import Table
+
+    if as_json:
+        click.echo(msgspec.json.encode(found).decode())
+        return
+    table = Table("option", "address", "status", "MB", "sha256", box=None)
+    for model in found:
+        table.add_row("\n".join(model.options), model.address, model.status, f"{model.bytes / 1e6:,.1f}", model.sha256[:16])
+    Console().print(table)
 
 
 def _load(path: str, overrides: tuple[str, ...]) -> Config:

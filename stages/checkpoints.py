@@ -61,7 +61,7 @@ def mismatch(path: Path, found: Mapping[str, Any], expected: Mapping[str, Any], 
 
 
 def _kind(path: Path) -> str:
-    """What the first bytes say: "safetensors", "zip" (torch since 1.6), "pickle" (before). Raises CheckpointError for others."""
+    """What the first bytes say: "safetensors", "zip" (torch since 1.6) or "pickle" (before). Raises CheckpointError."""
     size = path.stat().st_size
     with path.open("rb") as file:
         head = file.read(512)
@@ -103,7 +103,7 @@ def _torch(path: Path, mmap: bool) -> Any:
         with warnings.catch_warnings(action="ignore"):  # about the pickles and TorchScript that are refused below
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except pickle.UnpicklingError as error:
-        refused = re.search(r"Unsupported (?:global: GLOBAL|class) ([\w.]+)", str(error))
+        refused = re.search(r"(?:GLOBAL|class) (\w+(?:\.\w+)+)", str(error))
         what = f"holds code ({refused[1]})" if refused else "is a pickle that torch did not write"
         raise CheckpointError(f"{path} {what} and is refused; expected tensors only (a state dict)") from error
     except Exception as error:  # torch tells of damage in many ways: RuntimeError, EOFError, IndexError, struct.error

@@ -116,25 +116,36 @@ def local_path(address: str) -> Path:
 
 def weights_missing(weights: Weights) -> list[Missing]:
     """Nothing if the weights are here and whole; otherwise what is wrong: not found, incomplete, another hash than stated."""
-    path = local_path(weights.address)
+    try:
+        path = local_path(weights.address)
+    except ValueError as error:
+        return [Missing(f"{weights.option}: {error}", "correct the address")]
+    what, fix = _fault(path, weights.sha256)
+    if not what:
+        return []
     fetched = _scheme(weights.address) is not None
-    here = f"{weights.option}: {weights.address}" + (f" ({path})" if fetched else "")
-    expected = f"; expected a file with SHA-256 {weights.sha256}" if weights.sha256 else ""
+    place = f"{weights.address} ({path})" if fetched else str(path)
+    if fetched:
+        fix = PULL
+    elif path.is_relative_to(weights_path("")):
+        fix = "make weights"
+    return [Missing(f"{weights.option}: {place} {what}", fix)]
+
+
+def _fault(path: Path, sha256: str | None) -> tuple[str, str]:
+    """What is wrong with a file or folder, to be said after its name, and the fix if it is the user's own; empty if nothing."""
     if not path.exists():
-        fix = PULL if fetched else f"correct the path; hf:// and https:// addresses are fetched by {PULL}"
-        return [Missing(f"{here} is not there{expected}", fix)]
+        expected = f"; expected a file with SHA-256 {sha256}" if sha256 else ""
+        return f"is not there{expected}", f"correct the path; hf:// and https:// addresses are fetched by {PULL}"
     if path.is_dir():
-        if weights.sha256:
-            return [Missing(f"{here} is a folder{expected}", f"correct {weights.option}, or drop its sha256")]
-        if absent := _absent_files(path):
-            return [Missing(f"{here} is incomplete: {_listed(absent)} missing or of another size", PULL)]
-        return []
-    found = sha256_of(path) if weights.sha256 else None
-    if found == weights.sha256:
-        return []
+        if sha256:
+            return f"is a folder; expected a file with SHA-256 {sha256}", "correct the path, or drop its sha256"
+        absent = _absent_files(path)
+        return (f"is incomplete: {_listed(absent)} missing or cut short", "fetch the folder again") if absent else ("", "")
+    if sha256 is None or (found := sha256_of(path)) == sha256.lower():
+        return "", ""
     size = f"{path.stat().st_size:,} bytes"
-    fix = PULL if fetched else "fetch the file again, or correct sha256"
-    return [Missing(f"{here} has SHA-256 {found} ({size}), expected {weights.sha256}: damaged, cut short or another file", fix)]
+    return f"has SHA-256 {found} ({size}), expected {sha256}", "fetch the file again: it is cut short, damaged or another one"
 
 
 def identity_of(address: str) -> str:
@@ -174,6 +185,7 @@ def _sha256_of(path: Path, _size: int, _mtime_ns: int) -> str:
 
 _PLAIN = (".safetensors", ".json", ".txt", ".model", ".jinja", ".tiktoken")
 _PICKLES = (".bin", ".pt", ".pth")
+WEIGHT_SUFFIXES = (".safetensors", *_PICKLES)
 _VARIANT = re.compile(r"\.(fp16|bf16|non_ema)(?=[.-])")
 
 
@@ -235,10 +247,7 @@ def _absent_files(folder: Path) -> list[str]:
     if not any((folder / name).is_file() for name in ("config.json", "model_index.json")):
         return ["config.json"]
     shards = {shard for index in folder.rglob("*.safetensors.index.json") for shard in _shards(index)}
-    if absent := sorted(str(shard.relative_to(folder)) for shard in shards if not shard.is_file()):
-        return absent
-    files = _files_below(folder)
-    return [] if any(name.endswith((".safetensors", *_PICKLES)) for name in files) else ["model.safetensors"]
+    return sorted(str(shard.relative_to(folder)) for shard in shards if not shard.is_file())
 
 
 def _listed_sizes(snapshot: Path) -> dict[str, int]:
