@@ -10,8 +10,9 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
@@ -46,8 +47,18 @@ BUILTIN: dict[str, dict[str, str]] = {
 """stage -> short name -> import path."""
 
 
+class TransientError(RuntimeError):
+    """What failed for reasons outside of this machine and after all retries: a server that is away or too busy."""
+
+
 class Backend(Protocol):
-    """The life of every backend. Subclass the protocol to inherit these defaults."""
+    """The life of every backend. Subclass the protocol to inherit these defaults.
+
+    `execution_options` names the constructor's arguments that cannot change results (where a server is, how many requests at a
+    time): they enter no fingerprint and are not written to the output.
+    """
+
+    execution_options: ClassVar[frozenset[str]] = frozenset()
 
     def missing(self) -> list[Missing]:
         """Packages and weights that are not here or cannot be used: not found, truncated, with another hash, of another model.
@@ -84,8 +95,12 @@ class Generation:
 class LanguageModel(Backend, Protocol):
     """Entity words: answers prompts under a JSON-schema constraint."""
 
-    def generate(self, requests: list[Generation]) -> list[str]:
-        """Answer each request, in order, with JSON text that satisfies its schema (greedy decoding)."""
+    def generate(self, requests: list[Generation]) -> Sequence[str | Exception]:
+        """Answer each request, in order, with JSON text that satisfies its schema (greedy decoding).
+
+        A request that fails for itself is answered with the exception: its caption is rejected, as `transient_exhausted` for a
+        TransientError. When the whole call raises, the requests are asked again one by one.
+        """
         ...
 
 
@@ -147,8 +162,8 @@ class BackendError(ValueError):
     """A backend that cannot be found or built from its options; the message names the stage, the value and the fix."""
 
 
-def build_backend(stage: str, backend: str, options: dict[str, Any]) -> Any:
-    """Import and construct the backend of a stage. Raises BackendError, naming the nearest known name or option."""
+def backend_class(stage: str, backend: str) -> Any:
+    """Import the class of a stage's backend. Raises BackendError, naming the nearest known name."""
     known = BUILTIN[stage]
     path = known.get(backend, backend)
     if ":" not in path:
@@ -158,9 +173,14 @@ def build_backend(stage: str, backend: str, options: dict[str, Any]) -> Any:
         )
     module_name, _, class_name = path.partition(":")
     try:
-        cls = getattr(importlib.import_module(module_name), class_name)
+        return getattr(importlib.import_module(module_name), class_name)
     except (ImportError, AttributeError) as error:
         raise BackendError(f"{stage}.backend: cannot import {path!r}: {error}") from error
+
+
+def build_backend(stage: str, backend: str, options: dict[str, Any]) -> Any:
+    """Import and construct the backend of a stage. Raises BackendError, naming the nearest known name or option."""
+    cls = backend_class(stage, backend)
     accepted = list(inspect.signature(cls).parameters)
     for option in options:
         if option not in accepted:

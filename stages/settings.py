@@ -6,7 +6,7 @@ Light to import: pydantic only.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -38,6 +38,7 @@ class Settings(BaseModel):
 class BackendSettings(Settings):
     """Common to stages that run a model."""
 
+    stage: ClassVar[str]
     backend: str = Field(description="short name, or package.module:Class of your own")
     options: dict[str, Any] = Field({}, description="keyword arguments of the backend's constructor")
     device: Annotated[str, Execution] = Field(
@@ -50,13 +51,22 @@ class BackendSettings(Settings):
         description="estimate of what the stage needs on a card, weights and its largest batch; see PoolSettings.card_gib",
     )
 
+    def result_fields(self) -> dict[str, Any]:
+        """As of all settings, without the options that the backend calls `execution_options`."""
+        from stages.backends import backend_class
+
+        aside: frozenset[str] = getattr(backend_class(self.stage, self.backend), "execution_options", frozenset())
+        options = {name: value for name, value in self.options.items() if name not in aside}
+        return {**super().result_fields(), "options": options}
+
 
 class EntitiesSettings(BackendSettings):
     """Stage 1: entity words from the caption."""
 
+    stage: ClassVar[str] = "entities"
     backend: str = "transformers"
     prompt: str = Field("entities", description="folder of the prompt template and its examples below prompts/")
-    batch_size: int = Field(16, ge=1, le=256, description="captions a forward pass; batches never cross a slice")
+    batch_size: int = Field(16, ge=1, le=256, description="captions asked together; batches never cross a slice")
     max_words: int = Field(12, ge=1, description="most candidate words taken from one caption")
 
 
@@ -99,6 +109,7 @@ class FramesSettings(Settings):
 class LocaliseSettings(BackendSettings):
     """Stage 2b: boxes of the words, at most one a word and frame (method: word-to-box rule)."""
 
+    stage: ClassVar[str] = "localise"
     backend: str = "nanodet"
     min_score: float = Field(0.25, ge=0, le=1, description="a word's best box in a frame is kept above this score")
     min_area_share: float = Field(0.002, ge=0, le=1, description="smaller boxes, as a share of the frame, are dropped")
@@ -109,6 +120,7 @@ class LocaliseSettings(BackendSettings):
 class SegmentSettings(BackendSettings):
     """Stage 2c: masks from boxes."""
 
+    stage: ClassVar[str] = "segment"
     backend: str = "grabcut"
     min_score: float = Field(0.25, ge=0, le=1, description="mask quality below which an instance is dropped")
     min_area_px: int = Field(64, ge=1, description="smaller masks are dropped")
@@ -126,8 +138,14 @@ class SegmentSettings(BackendSettings):
 class FacesSettings(BackendSettings):
     """Stage 2d: one face crop for each human instance (method: Faces)."""
 
+    stage: ClassVar[str] = "faces"
     backend: str = "blazeface"
-    min_score: float = Field(0.75, ge=0, le=1, description="face confidence; backs of heads and hands get up to 0.7")
+    min_score: float = Field(
+        0.75,
+        ge=0,
+        le=1,
+        description="face confidence; BlazeFace gives backs of heads up to 0.7, YOLO wants 0.2 (method: Faces)",
+    )
     grow_up: float = Field(0.17, ge=0, description="box grown upwards by this share of its height")
     grow_down: float = Field(0.03, ge=0, description="box grown downwards by this share of its height")
 
@@ -135,6 +153,7 @@ class FacesSettings(BackendSettings):
 class BackgroundSettings(BackendSettings):
     """Stage 3: the middle frame without its subjects (method: Background)."""
 
+    stage: ClassVar[str] = "background"
     backend: str = "opencv"
     dilate_px: int = Field(4, ge=1, description="side of the square of ones that dilates the mask")
     dilate_times: int = Field(3, ge=0, description="how often it dilates")
@@ -143,7 +162,10 @@ class BackgroundSettings(BackendSettings):
         0,
         ge=0,
         le=2,
-        description="how often to draw again, with a mask dilated further, while a subject is still found in the result",
+        description=(
+            "how often to draw again while a subject is still found in the result, each time with a mask dilated dilate_times"
+            " further; the drawing with the lowest residual stays"
+        ),
     )
     max_residual: float = Field(
         0.4, ge=0, le=1, description="detector score of a subject above which it is still there; used by retry_dilate"

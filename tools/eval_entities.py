@@ -1,8 +1,10 @@
-"""Measure stage 1 on labelled captions: `python -m tools.eval_entities MANIFEST [--config C] [--json] [--verbose]`.
+"""Measure stage 1 on labelled captions: `python -m tools.eval_entities MANIFEST [--config C] [--set K=V] [--json] [--verbose]`.
 
+Backends with the same weights are compared by running it once for each, e.g. `--set entities.backend=vllm`.
 In: a JSONL manifest with caption, visible_subjects, visible_objects, plural_words. Out: micro precision, recall and F1 of the
 subject and object words over all rows, whatever the later rules said, beside the plain noun-phrase baseline (every head noun of
-the caption). Words are equal when their head nouns are, case-folded, one to one; plural labels are ignored.
+the caption); and words that are no span of their caption, which must be none. Words are equal when their head nouns are,
+case-folded, one to one; plural labels are ignored.
 """
 
 from __future__ import annotations
@@ -14,8 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from pipeline.config import ConfigError, load_config
+from stages.backends import BackendError
 from stages.entities import Entities
 from stages.entities.nouns import nouns
 from stages.records import Clip, Row, Sample
@@ -63,12 +65,28 @@ def words_of(row: Row) -> list[dict[str, Any]]:
     return list(row.found.get("entities", []))
 
 
+def outside(caption: str, row: Row) -> list[str]:
+    """Words of a row that do not stand in its caption where it says they do."""
+    if isinstance(row, Sample):
+        found = [(entity.word, entity.spans) for entity in row.entities]
+    else:
+        found = [(entity["word"], entity["spans"]) for entity in row.found.get("entities", [])]
+    return [word for word, spans in found if not spans or any(caption[a:b].casefold() != word.casefold() for a, b in spans)]
+
+
 def measure(labels: list[dict[str, Any]], settings: EntitiesSettings) -> dict[str, Any]:
     """Run the stage and the baseline over labelled rows."""
     stage = Entities(settings)
     if missing := stage.missing():
         raise SystemExit("\n".join(f"missing {item.what}: run `{item.fix}`" for item in missing))
     stage.setup()
+    try:
+        return _measure(labels, stage)
+    finally:
+        stage.close()
+
+
+def _measure(labels: list[dict[str, Any]], stage: Entities) -> dict[str, Any]:
     samples = [
         Sample(clip=Clip(row=i, key=f"row{i}", source_id="", uri="", caption=label["caption"]))
         for i, label in enumerate(labels)
@@ -86,6 +104,7 @@ def measure(labels: list[dict[str, Any]], settings: EntitiesSettings) -> dict[st
         "captions": len(labels),
         "ours": ours.summary(),
         "noun_phrases": baseline.summary(),
+        "outside_caption": [word for label, row in zip(labels, rows, strict=True) for word in outside(label["caption"], row)],
         "wall_s_per_caption": wall_s / len(labels),
         "cpu_s_per_caption": cpu_s / len(labels),
         "rows": [
@@ -105,13 +124,16 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("manifest", type=Path)
-    parser.add_argument("--config", type=Path, help="YAML whose `entities` section is used")
+    parser.add_argument("--config", type=Path, default=Path("configs/local.yaml"), help="YAML whose `entities` are measured")
+    parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="as of `materia run`; repeatable")
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
     parser.add_argument("--verbose", action="store_true", help="print the words of every caption")
     arguments = parser.parse_args()
-    section = yaml.safe_load(arguments.config.read_text())["entities"] if arguments.config else {}
     labels = [json.loads(line) for line in arguments.manifest.read_text().splitlines() if line.strip()]
-    report = measure(labels, EntitiesSettings(**section))
+    try:
+        report = measure(labels, load_config(arguments.config, tuple(arguments.set)).entities)
+    except (ConfigError, BackendError) as error:
+        raise SystemExit(str(error)) from None
     if arguments.json:
         print(json.dumps(report, indent=2, ensure_ascii=False))
         return
@@ -121,6 +143,7 @@ def main() -> None:
             print(f"{row['id']}: {words}; missed {row['missed']}, invented {row['invented']}, {row['reason'] or 'kept'}")
     for name in ("ours", "noun_phrases"):
         print(f"{name:14}" + "  ".join(f"{key} {value:.3f}" for key, value in report[name].items()))
+    print(f"words outside their captions: {len(report['outside_caption'])} {report['outside_caption'][:10]}")
     print(
         f"{report['wall_s_per_caption']:.3f} s wall, {report['cpu_s_per_caption']:.3f} s CPU a caption ({report['captions']})"
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib.util
 from importlib.metadata import PackageNotFoundError, version
 
-from stages.backends import Generation, LanguageModel, build_backend
+from stages.backends import Generation, LanguageModel, TransientError, build_backend
 from stages.entities.nouns import Noun, nouns, readable
 from stages.entities.prompt import load_prompt
 from stages.entities.rules import Verdict, judge
@@ -85,7 +85,8 @@ class Entities:
 
     def _row(self, sample: Sample, found: list[Noun], answer: str | Exception) -> Row:
         if isinstance(answer, Exception):
-            return reject(sample, "entities", "internal_error", f"the language model failed: {type(answer).__name__}: {answer}")
+            reason = "transient_exhausted" if isinstance(answer, TransientError) else "internal_error"
+            return reject(sample, "entities", reason, f"the language model failed: {type(answer).__name__}: {answer}")
         plural = frozenset(noun.phrase.casefold() for noun in found if noun.plural)
         verdict: Verdict = judge(sample.clip.caption, answer, self.prompt.kinds, plural)
         sample.entities = verdict.entities

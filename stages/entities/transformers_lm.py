@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.backends import Generation, LanguageModel
+from stages.entities.chat import chat_ids
 from stages.weights import Missing, weights_path
 
 PACKAGES = ("torch", "transformers", "xgrammar")
@@ -87,30 +88,15 @@ class TransformersLM(LanguageModel):
         if not requests:
             return []
         with torch.inference_mode():
-            self._load_prefix(self.chat_ids(requests[0].messages[:-1], answer=False))
+            self._load_prefix(chat_ids(self.tokenizer, requests[0].messages[:-1], answer=False))
             rows = [self._row(request) for request in requests]
             self._decode(rows, [request.max_tokens for request in requests])
         return [self.tokenizer.decode(row.ids, clean_up_tokenization_spaces=False) for row in rows]
-
-    def chat_ids(self, messages: list[dict[str, str]], answer: bool) -> list[int]:
-        """Token ids of a chat by the model's own template. Special tokens spelt out in a message stay plain text."""
-        marks = [f"\ue000{i}\ue001" for i in range(len(messages))]
-        marked = [{"role": m["role"], "content": mark} for m, mark in zip(messages, marks, strict=True)]
-        rest = self.tokenizer.apply_chat_template(marked, tokenize=False, add_generation_prompt=answer)
-        ids: list[int] = []
-        for message, mark in zip(messages, marks, strict=True):
-            before, _, rest = rest.partition(mark)
-            ids += self._encode(before, template=True) + self._encode(message["content"])
-        return ids + self._encode(rest, template=True)
 
     def grammar(self, json_schema: dict[str, Any]) -> Any:
         """xgrammar's compiled grammar of the schema's compact JSON texts, keys in the schema's order."""
         schema = json.dumps(json_schema, ensure_ascii=False)
         return self.compiler.compile_json_schema(schema, any_whitespace=False, separators=(",", ":"))
-
-    def _encode(self, text: str, template: bool = False) -> list[int]:
-        ids: list[int] = self.tokenizer(text, add_special_tokens=False, split_special_tokens=not template)["input_ids"]
-        return ids
 
     def _load_prefix(self, ids: list[int]) -> None:
         """Keys and values of the chat that all requests share; kept until another chat comes."""
@@ -131,7 +117,7 @@ class TransformersLM(LanguageModel):
         """The request's own tokens and a fresh automaton for its schema."""
         import xgrammar
 
-        ids = self.chat_ids(request.messages, answer=True)
+        ids = chat_ids(self.tokenizer, request.messages, answer=True)
         shared = len(self.prefix_ids)
         if ids[:shared] != self.prefix_ids:
             raise ValueError("requests of one call must share all messages but the last")
@@ -164,7 +150,7 @@ class TransformersLM(LanguageModel):
         """Append what the grammar leaves no choice about."""
         if not row.matcher.is_terminated() and (text := row.matcher.find_jump_forward_string()):
             row.matcher.accept_string(text)
-            ids = self._encode(text)
+            ids = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
             row.feed += ids
             row.ids += ids
 
