@@ -82,7 +82,7 @@ class OpenAILM(LanguageModel):
         try:
             with self._client(retries=0, timeout_s=PROBE_TIMEOUT_S) as client:
                 served = [str(model.id) for model in client.models.list().data]
-        except (openai.APIError, AttributeError, TypeError, ValueError) as error:
+        except (openai.APIError, AttributeError, TypeError, ValueError, RecursionError) as error:
             what = f"entities.options.base_url: no list of models from {self.base_url}/models ({_cause(error)})"
             return [Missing(what, f"start the server, e.g. vllm serve {self.model}, or correct the address")]
         if self.model not in served:
@@ -137,7 +137,14 @@ class OpenAILM(LanguageModel):
         except openai.APIStatusError as error:
             notice(f"entities: the server refused a request: {str(error)[:500]}")
             return RuntimeError(_cause(error))
-        except (openai.APIError, AttributeError, LookupError, TypeError, ValueError):
+        except (
+            openai.APIError,
+            AttributeError,
+            LookupError,
+            TypeError,
+            ValueError,
+            RecursionError,
+        ):  # JSON of any shape, or none
             text = None
         return text if isinstance(text, str) else RuntimeError("the server's answer is no completion")
 
