@@ -1,18 +1,18 @@
 """lama-cleaner's LaMa, made to run the forward passes of many pictures together. Imports torch and the package.
 
-In: images and masks. Out: filled images. The package prepares one picture (HD strategy, padding to multiples of 8), asks for a
-forward pass, and puts the result together. Here it does so twice: first what it asks for is only noted, then, when all that has
-been computed in batches, it is told the answers. Preparing costs little; the package's blending outside the hole, which costs
-more and which the stage does exactly, is left out.
+In: images and masks. Out: filled images. How a picture is cut into parts (HD strategy) and padded to multiples of 8 is the
+package's; only the order is changed: first the parts of all pictures, then their forward passes in batches, then everything is
+put together. The package's blending outside the hole is left to the stage, which does it exactly.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from loguru import logger
@@ -23,13 +23,13 @@ from stages.notices import notice
 
 with warnings.catch_warnings():  # the package uses what is deprecated, and silences all UserWarnings of the process
     warnings.simplefilter("ignore")
-    from lama_cleaner.helper import pad_img_to_modulo
+    from lama_cleaner.helper import boxes_from_mask, pad_img_to_modulo, resize_max_size
     from lama_cleaner.model.lama import LaMa
-    from lama_cleaner.schema import Config
-logger.disable("lama_cleaner")  # five lines for each picture
+    from lama_cleaner.schema import Config, HDStrategy
+logger.disable("lama_cleaner")  # a line for each part of a picture
 
 Part = tuple[np.ndarray, np.ndarray]
-"""What one forward pass is asked for: image (h, w, 3) uint8 RGB and mask (h, w, 1) uint8, sides multiples of 8."""
+"""What a forward pass is asked for: image (h, w, 3) uint8 RGB and mask (h, w, 1) uint8, 0 or more, sides multiples of 8."""
 
 PROBE_PX = 64
 """Side of the noise on which a checkpoint is tried out."""
@@ -41,8 +41,6 @@ class BatchedLaMa(LaMa):  # type: ignore[misc]  # the package has no types
 
     def __init__(self, device: str, checkpoint: Path, batches: Batches) -> None:
         self.batches = batches
-        self.asked: list[Part] = []
-        self.answers: Iterator[np.ndarray] | None = None
         super().__init__(device, checkpoint=checkpoint)
 
     def init_model(self, device: Any, **kwargs: Any) -> None:
@@ -59,45 +57,41 @@ class BatchedLaMa(LaMa):  # type: ignore[misc]  # the package has no types
 
     def fill(self, images: Sequence[np.ndarray], masks: Sequence[np.ndarray], config: Config) -> list[np.ndarray]:
         """Images (H, W, 3) uint8 RGB, masks (H, W) bool, which may differ in size -> filled images uint8 RGB."""
-        self.asked, self.answers = [], None
-        self._each(images, masks, config)
-        self.answers = iter(self._compute(self.asked))
-        self.asked = []
-        return self._each(images, masks, config)
+        cut = [self._cut(image, mask.astype(np.uint8) * 255, config) for image, mask in zip(images, masks, strict=True)]
+        drawn = iter(self._draw([(image, mask) for parts in cut for image, mask, _ in parts]))
+        filled = [image.copy() for image in images]
+        for canvas, parts in zip(filled, cut, strict=True):
+            for _, _, (left, top, right, bottom) in parts:
+                size = (int(right - left), int(bottom - top))
+                canvas[top:bottom, left:right] = cv2.resize(next(drawn), size, interpolation=cv2.INTER_CUBIC)
+        return filled
 
-    def _each(self, images: Sequence[np.ndarray], masks: Sequence[np.ndarray], config: Config) -> list[np.ndarray]:
-        """The package's own way through every picture; it writes into the image that it is given and answers in BGR."""
-        pairs = zip(images, masks, strict=True)
-        return [self(image.copy(), mask.astype(np.uint8) * 255, config)[..., ::-1] for image, mask in pairs]
+    def _cut(self, image: np.ndarray, mask: np.ndarray, config: Config) -> list[tuple[np.ndarray, np.ndarray, list[int]]]:
+        """The parts of a picture that are drawn, as the package's `__call__` takes them: image, mask, and where they belong
+        (left, top, right, bottom), which may be larger. `mask` (H, W) uint8, 0 or 255."""
+        if config.hd_strategy == HDStrategy.CROP and max(image.shape) > config.hd_strategy_crop_trigger_size:
+            return [self._crop_box(image, mask, box, config) for box in boxes_from_mask(mask)]
+        everything = [0, 0, image.shape[1], image.shape[0]]
+        if config.hd_strategy == HDStrategy.RESIZE:
+            image, mask = (resize_max_size(pixels, size_limit=config.hd_strategy_resize_limit) for pixels in (image, mask))
+        return [(image, mask, everything)]
 
-    def _pad_forward(self, image: np.ndarray, mask: np.ndarray, config: Config) -> np.ndarray:
-        """Called by the package for each picture or part (h, w, 3) of one: padded forward pass -> (h, w, 3) uint8 BGR."""
-        height, width = image.shape[:2]
-        padded = pad_img_to_modulo(image, mod=self.pad_mod), pad_img_to_modulo(mask, mod=self.pad_mod)
-        return self.forward(*padded, config)[:height, :width]
-
-    def forward(self, image: np.ndarray, mask: np.ndarray, config: Config) -> np.ndarray:
-        """What the package calls a forward pass: noted in the first round, answered, uint8 BGR, in the second."""
-        if self.answers is None:
-            self.asked.append((image, mask))
-            return image
-        return next(self.answers)
-
-    def _compute(self, parts: list[Part]) -> list[np.ndarray]:
-        """Forward passes over parts of one size together -> their results (h, w, 3) uint8 BGR, in the order of `parts`."""
+    def _draw(self, parts: list[Part]) -> list[np.ndarray]:
+        """Parts of any size -> (h, w, 3) uint8 RGB each; those of one size, when padded, share forward passes."""
+        padded = [tuple(pad_img_to_modulo(pixels, mod=self.pad_mod) for pixels in part) for part in parts]
         results: dict[int, np.ndarray] = {}
-        for size in dict.fromkeys(image.shape for image, _ in parts):
-            alike = [place for place, (image, _) in enumerate(parts) if image.shape == size]
-            results |= zip(alike, self.batches.run([parts[place] for place in alike], self._forward_batch), strict=True)
-        return [results[place] for place in range(len(parts))]
+        for size in dict.fromkeys(image.shape for image, _ in padded):
+            alike = [place for place, (image, _) in enumerate(padded) if image.shape == size]
+            results |= zip(alike, self.batches.run([padded[place] for place in alike], self._forward_batch), strict=True)
+        return [results[place][: image.shape[0], : image.shape[1]] for place, (image, _) in enumerate(parts)]
 
     def _forward_batch(self, parts: Sequence[Part]) -> list[np.ndarray]:
-        """Parts of one size, on the device and back as bytes; as in the package, levels are cut, not rounded."""
+        """Padded parts of one size -> (h, w, 3) uint8 RGB each; as in the package, levels are cut, not rounded."""
         image = torch.from_numpy(np.stack([image for image, _ in parts])).to(self.device)  # (B, h, w, 3)
         mask = torch.from_numpy(np.stack([mask for _, mask in parts])).to(self.device)  # (B, h, w, 1)
         filled = run(self.model, image.permute(0, 3, 1, 2).float() / 255, (mask > 0).permute(0, 3, 1, 2).float())
         levels = (filled * 255).clamp(0, 255).to(torch.uint8)  # (B, 3, h, w)
-        return list(levels.flip(1).permute(0, 2, 3, 1).cpu().numpy())
+        return list(levels.permute(0, 2, 3, 1).contiguous().cpu().numpy())
 
 
 def load_generator(path: Path, device: str) -> torch.jit.ScriptModule:
