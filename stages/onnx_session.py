@@ -1,4 +1,4 @@
-"""One way to open an ONNX graph on the CPU, with pinned threads and without noise."""
+"""One way to open an ONNX graph, with pinned threads and without noise."""
 
 from __future__ import annotations
 
@@ -10,13 +10,20 @@ if TYPE_CHECKING:
     import onnxruntime
 
 
-def open_session(weights: Path, threads: int) -> onnxruntime.InferenceSession:
-    """Load `weights` to run with `threads` threads in one operator, operators one after the other."""
+def open_session(weights: Path, threads: int, device: str = "cpu") -> onnxruntime.InferenceSession:
+    """Load `weights` to run with `threads` threads in one operator, operators one after the other.
+
+    `device`: "cpu", "cuda" or "cuda:N"; where this ONNX Runtime has no CUDA, the CPU, as the session's providers then tell.
+    """
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # else importing it opens a database in the user's cache and looks for a host
     import onnxruntime
 
+    providers: list[str | tuple[str, dict[str, str]]] = ["CPUExecutionProvider"]
+    if device.startswith("cuda") and "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        onnxruntime.preload_dlls()  # CUDA's libraries lie in packages, where the loader does not look
+        providers.insert(0, ("CUDAExecutionProvider", {"device_id": device.partition(":")[2] or "0"}))
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    return onnxruntime.InferenceSession(str(weights), options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(str(weights), options, providers=providers)

@@ -49,14 +49,17 @@ def _named(architecture: str) -> Any:
 def _fitting(path: Path, state: Mapping[str, Any]) -> Any:
     """A Sam with the sizes of the tensors; CheckpointError if they are not there or make no model."""
     try:
-        return _build(state)
+        return build_fitting(state)
     except KeyError as error:
         raise CheckpointError(f"{path} is no SAM of segment-anything: it has no tensor {error}") from error
     except (ValueError, ArithmeticError, IndexError, AssertionError, RuntimeError) as error:
         raise CheckpointError(f"{path} is no SAM of segment-anything: its tensors do not fit together: {error}") from error
 
 
-def _build(state: Mapping[str, Any]) -> Any:
+def build_fitting(state: Mapping[str, Any]) -> Any:
+    """A Sam with the sizes that the tensors (anything with a `shape`) have; KeyError for names that are not there, other errors
+    of all kinds for shapes that make no model.
+    """
     from segment_anything.modeling import MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 
     encoder = _image_encoder(state)

@@ -12,6 +12,7 @@ from stages.notices import drain
 from stages.records import Box, Sample
 from stages.segment import Segment
 from stages.segment.sam import PUBLISHED, Sam
+from stages.segment.sam_build import build_fitting
 from stages.settings import SegmentSettings
 from stages.weights import sha256_of
 
@@ -176,6 +177,21 @@ def test_reduced_architectures_are_read_from_the_tensors(encoder, tmp_path):
     [found] = loaded(saved(sam, tmp_path / "sam.pth")).segment([image], [boxes(*BOXES)])
     masks, _ = predicted(sam, image, BOXES)
     assert iou(found.masks, masks) >= 0.999
+
+
+@pytest.mark.parametrize("architecture", ["vit_b", "vit_l", "vit_h"])
+def test_the_published_architectures_are_read_as_what_they_are(architecture):
+    import torch
+
+    registry = pytest.importorskip("segment_anything").sam_model_registry
+    with torch.device("meta"):
+        named = registry[architecture]()
+        read = build_fitting(named.state_dict())
+    assert {n: t.shape for n, t in read.state_dict().items()} == {n: t.shape for n, t in named.state_dict().items()}
+    for a, b in zip(read.image_encoder.blocks, named.image_encoder.blocks, strict=True):
+        assert (a.attn.num_heads, a.window_size, a.norm1.eps) == (b.attn.num_heads, b.window_size, b.norm1.eps)
+    assert read.image_encoder.img_size == named.image_encoder.img_size
+    assert (read.pixel_mean == named.pixel_mean).all() and (read.pixel_std == named.pixel_std).all()
 
 
 def test_a_model_of_the_packages_builder_serves_and_safetensors_too(tmp_path):
