@@ -4,6 +4,7 @@ In: a `Hello` (configuration, stage names), then batches of samples. Out: `Ready
 `Started` before each stage and one `Answer`. Frames of the protocol are msgpack behind a 4-byte big-endian length, on file
 descriptors of their own, so that a model that prints cannot corrupt them. A process of its own because nothing else survives a
 segfault, ends a loop in native code, or gives memory back; pipeline/supervisor.py watches it and decides whom to blame.
+Processes that models start (vLLM's engine) end with it, however it ends.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import ctypes
 import importlib
 import os
+import platform
 import re
 import signal
 import struct
@@ -18,11 +20,14 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
+from importlib.metadata import packages_distributions, version
 from typing import TYPE_CHECKING, BinaryIO
 
 import msgspec
 
+from stages import notices
 from stages.base import Stage
+from stages.batching import is_out_of_memory
 from stages.records import Row, Sample, StageName, reject
 
 if TYPE_CHECKING:
@@ -38,13 +43,15 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 class Hello(msgspec.Struct):
     """First request: what to build. `stage_factory` is an import path to a `StageFactory`.
 
-    `import_path` is where the driver finds modules; the environment of the child, not the request, hands it on.
+    `import_path` is where the driver finds modules; the environment of the child, not the request, hands it on. `introduce`:
+    whether `Ready` shall name the packages, which takes a fraction of a second.
     """
 
     config_json: bytes
     stages: list[StageName]
     stage_factory: str
     import_path: list[str]
+    introduce: bool = True
 
 
 class Batch(msgspec.Struct):
@@ -54,7 +61,17 @@ class Batch(msgspec.Struct):
 
 
 class Ready(msgspec.Struct, tag=True):
-    """All stages are set up."""
+    """All stages are set up. For the run's log: where, on which cards (CUDA_VISIBLE_DEVICES), with which backends and packages.
+
+    `models`: stage -> "backend on device"; `packages`: imported top-level module -> version of its distribution.
+    """
+
+    stages: list[StageName]
+    node: str
+    cards: str
+    models: dict[StageName, str]
+    setup_s: float
+    packages: dict[str, str] = {}
 
 
 class SetupFailed(msgspec.Struct, tag=True):
@@ -70,10 +87,11 @@ class Started(msgspec.Struct, tag=True):
 
 
 class Answer(msgspec.Struct, tag=True):
-    """One row for each sample of the batch, in order, and the seconds that each stage took."""
+    """One row for each sample of the batch, in order, the seconds that each stage took, and what the models had to say."""
 
     rows: list[Row]
     seconds: dict[StageName, float]
+    notices: list[str]
 
 
 Reply = Ready | SetupFailed | Started | Answer
@@ -121,7 +139,7 @@ def run_stages(stages: list[Stage], samples: list[Sample], on_stage: Callable[[S
         seconds[stage.name] = time.perf_counter() - began
         for place, row in zip(places, done, strict=True):
             rows[place] = row
-    return Answer(rows, seconds)
+    return Answer(rows, seconds, notices.drain())
 
 
 def _process(stage: Stage, samples: list[Sample]) -> list[Row]:
@@ -150,9 +168,31 @@ def _stable(message: str) -> str:
 
 def _die_with_parent(parent_pid: int) -> None:
     """Ask the kernel for SIGKILL when the parent ends; native code that holds the GIL would never see the closed pipe."""
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    _ask_for_signal(signal.SIGKILL)
     if os.getppid() != parent_pid:
         sys.exit(1)
+
+
+def _ask_for_signal(number: int) -> None:
+    """When the parent ends."""
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, number)
+
+
+def _leave_nobody_behind(pipes: tuple[int, ...]) -> None:
+    """Fork a process that waits for the end of this one and then kills the group, itself included.
+
+    A supervisor ends the group too, but it may have been killed itself, with its actor, its driver or its node's Ray.
+    """
+    leader = os.getpid()
+    if os.fork():
+        return
+    for pipe in pipes:  # held open here, they would not tell the supervisor of the end
+        os.close(pipe)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    _ask_for_signal(signal.SIGTERM)
+    if os.getppid() == leader:
+        signal.sigwait({signal.SIGTERM})
+    os.killpg(os.getpgrp(), signal.SIGKILL)
 
 
 def _read_frame(stream: BinaryIO) -> bytes | None:
@@ -164,14 +204,46 @@ def _read_frame(stream: BinaryIO) -> bytes | None:
     return payload
 
 
-def _set_up(hello: Hello) -> list[Stage]:
+class _CannotSetUp(RuntimeError):
+    """A stage's `setup` failed; the message names the stage, the device and the cause."""
+
+
+def _set_up(hello: Hello) -> tuple[list[Stage], Ready]:
     from pipeline.config import Config
 
+    began = time.perf_counter()
     config = Config.model_validate_json(hello.config_json)
     stages = load_stage_factory(hello.stage_factory)(config, hello.stages)
+    models: dict[StageName, str] = {}
     for stage in stages:
-        stage.setup()
-    return stages
+        settings = getattr(config, stage.name, None)
+        device = getattr(settings, "device", "cpu")
+        try:
+            stage.setup()
+        except Exception as error:
+            raise _CannotSetUp(_setup_problem(stage.name, device, error)) from error
+        models[stage.name] = f"{getattr(settings, 'backend', 'built in')} on {device}"
+    setup_s = round(time.perf_counter() - began, 3)
+    cards = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    return stages, Ready(hello.stages, platform.node(), cards, models, setup_s, _packages() if hello.introduce else {})
+
+
+def _setup_problem(name: StageName, device: str, error: Exception) -> str:
+    problem = f"{name} on {device}: {type(error).__name__}: {error}"
+    if is_out_of_memory(error):
+        return f"{problem}; out of memory: book more of the card (num_gpus of the pool), or load less"
+    torch = sys.modules.get("torch")
+    if device.startswith("cuda") and torch is not None and not torch.cuda.is_available():
+        cards = os.environ.get("CUDA_VISIBLE_DEVICES")
+        return f"{problem}; torch {torch.__version__} sees no GPU here (CUDA_VISIBLE_DEVICES: {cards}); see --set device=cpu"
+    return problem
+
+
+def _packages() -> dict[str, str]:
+    """Top-level modules imported in this process, with the versions of the distributions that they come from."""
+    owners = packages_distributions()
+    imported = {name.partition(".")[0] for name in sys.modules}
+    return {module: version(owners[module][0]) for module in sorted(imported & owners.keys())}
 
 
 def _serve(requests: BinaryIO, send: Callable[[Reply], None]) -> None:
@@ -179,12 +251,12 @@ def _serve(requests: BinaryIO, send: Callable[[Reply], None]) -> None:
     if first is None:
         return
     try:
-        stages = _set_up(msgspec.msgpack.decode(first, type=Hello))
+        stages, ready = _set_up(msgspec.msgpack.decode(first, type=Hello))
     except Exception as error:
         traceback.print_exc()
-        send(SetupFailed(f"{type(error).__name__}: {error}"))
+        send(SetupFailed(str(error) if isinstance(error, _CannotSetUp) else f"{type(error).__name__}: {error}"))
         return
-    send(Ready())
+    send(ready)
     decoder = msgspec.msgpack.Decoder(Batch)
     while (frame := _read_frame(requests)) is not None:
         send(run_stages(stages, decoder.decode(frame).samples, lambda stage: send(Started(stage))))
@@ -196,6 +268,7 @@ def main() -> None:
     """Serve until the request pipe closes."""
     request_fd, answer_fd, parent_pid = map(int, sys.argv[1:4])
     _die_with_parent(parent_pid)
+    _leave_nobody_behind((request_fd, answer_fd))
     with os.fdopen(request_fd, "rb") as requests, os.fdopen(answer_fd, "wb", buffering=0) as answers:
 
         def send(reply: Reply) -> None:

@@ -193,6 +193,7 @@ class _Drive:
         self._plan = plan
         self._runner = runner
         self._log = log
+        self._words = storage.join(job.out, RUN, "workers.log")
         self._progress = progress
         self._spooled: Counter[int] = Counter()  # chunk -> its slices in the spool
         self._whole: list[int] = []  # chunks ready to be committed
@@ -216,9 +217,9 @@ class _Drive:
             self._commits.popleft().result()
 
     def _take(self, report: Report) -> None:
-        if report.failure:
-            raise JobError(1, report.failure)
         self._log.add(report)
+        if report.failure:
+            raise JobError(1, f"{report.failure}\nsee {self._words}" if report.notes else report.failure)
         self._progress.add(report)
         self._count(report.chunk)
         if not mostly_failed(report):
@@ -234,9 +235,9 @@ class _Drive:
         reason, times = reasons.most_common(1)[0]
         rows = sum(suspect.rows for suspect in self._suspects)
         example = next((suspect.example for suspect in self._suspects if suspect.example), "")
-        log = storage.join(self._job.out, RUN, "workers.log")
         return SystematicFailure(
-            5, f"stopped: {times} of the last {rows} rows ended as {reason}, e.g. {example}\nsee {log}; then start again"
+            5,
+            f"stopped: {times} of the last {rows} rows ended as {reason}, e.g. {example}\nsee {self._words}; then start again",
         )
 
     def _count(self, chunk: int) -> None:

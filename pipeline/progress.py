@@ -1,6 +1,7 @@
-"""What a person sees while a job runs: clips/s, kept, rejected, time left, the slowest step.
+"""What a person sees while a job runs: clips/s, kept, rejected, time left, the slowest step, and notices of models.
 
-In: the reports of slices. Out: on standard error, a live line on a terminal, otherwise a plain line every ten seconds.
+In: the reports of slices. Out: on standard error, a live line on a terminal, otherwise a plain line every ten seconds; above it
+each notice once, however many workers say it, and at the end how often it was said.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 
 from rich.console import Console
@@ -16,10 +17,12 @@ from rich.live import Live
 from rich.text import Text
 
 from pipeline.slices import Report
+from pipeline.terminal import printable
 from stages.records import StageName
 
 _PLAIN_EVERY_S = 10.0
 _LIVE_EVERY_S = 0.5
+_MOST_NOTICES = 20  # that are shown; all are in the run's log
 
 
 class Progress:
@@ -32,6 +35,8 @@ class Progress:
         self._kept = 0
         self._rejected = 0
         self._seconds: defaultdict[StageName, float] = defaultdict(float)
+        self._notices: Counter[str] = Counter()
+        self._console = Console(stderr=True)
         self._began = time.monotonic()
         self._working_since = 0.0
         self._stopped = threading.Event()
@@ -44,6 +49,9 @@ class Progress:
     def __exit__(self, *_: object) -> None:
         self._stopped.set()
         self._thread.join()
+        for notice, times in self._notices.items():
+            if times > 1:
+                self._say(f"noticed {times} times: {notice}")
 
     def add(self, report: Report) -> None:
         """Count a finished slice."""
@@ -54,6 +62,12 @@ class Progress:
         self._rejected += report.rows - report.kept
         for stage, seconds in report.seconds.items():
             self._seconds[stage] += seconds
+        for notice in report.notices:
+            if notice not in self._notices and len(self._notices) >= _MOST_NOTICES:
+                notice = "others, see workers.log"  # noqa: PLW2901
+            if notice not in self._notices:
+                self._say(f"notice: {notice}")
+            self._notices[notice] += 1
 
     def line(self) -> str:
         """The state in one line."""
@@ -73,13 +87,15 @@ class Progress:
             parts.append(f"slowest step: {slowest} {1000 * self._seconds[slowest] / finished:.0f} ms/clip")
         return ", ".join(parts)
 
+    def _say(self, text: str) -> None:
+        self._console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
+
     def _show(self) -> None:
-        console = Console(stderr=True)
-        if not console.is_terminal:
+        if not self._console.is_terminal:
             while not self._stopped.wait(_PLAIN_EVERY_S):
                 sys.stderr.write(self.line() + "\n")
             return
-        with Live(Text(self.line()), console=console, auto_refresh=False, transient=True) as live:
+        with Live(Text(self.line()), console=self._console, auto_refresh=False, transient=True) as live:
             while not self._stopped.wait(_LIVE_EVERY_S):
                 live.update(Text(self.line(), no_wrap=True, overflow="ellipsis"), refresh=True)
 

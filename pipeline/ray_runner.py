@@ -103,6 +103,10 @@ class _PoolActor:
         done = self._worker.advance(work)
         return _table(report(done) if self._worker.is_last else done)
 
+    def __del__(self) -> None:
+        """Ray Data drops it when no slice is left; what models hold is given back then."""
+        self._worker.close()
+
 
 class _SliceSource(Datasource):  # type: ignore[misc]
     """One generator task of one-row blocks: Ray Data pulls slices as the pools need them, so the driver never holds them."""

@@ -1,7 +1,8 @@
-"""What happened while a job ran, outside every equality: `_run/timings.jsonl`, a line a slice, and `_run/workers.log`.
+"""What happened while a job ran, outside every equality: files in `_run/`, appended to by line, start after start.
 
-A timing line: {chunk, slice, rows, kept, wall_s, seconds{stage: s}, end_s}; `end_s` counts from this start of the job. Lines
-are appended whole, start after start. To an object store, which cannot append, the files go when the job ends.
+`timings.jsonl`, a line a slice: {chunk, slice, rows, kept, wall_s, seconds{stage: s}, end_s}; `end_s` counts from this start of
+the job. `workers.jsonl`, a line for each worker that began: pipeline/child.py, Ready. `workers.log`: last words of children
+that died, and notices of models. To an object store, which cannot append, the files go when the job ends.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pipeline import storage
 from pipeline.preflight import RUN
 from pipeline.slices import Report
 
-_NAMES = ("timings.jsonl", "workers.log")
+_NAMES = ("timings.jsonl", "workers.jsonl", "workers.log")
 
 
 class RunLog:
@@ -37,7 +38,8 @@ class RunLog:
                     if storage.exists(storage.join(self._run, name)):
                         (folder / name).write_bytes(storage.read_bytes(storage.join(self._run, name)))
             # Unbuffered: a line is one write, whole even if the job is killed.
-            self._timings, self._workers = (stack.enter_context((folder / name).open("ab", buffering=0)) for name in _NAMES)
+            files = (stack.enter_context((folder / name).open("ab", buffering=0)) for name in _NAMES)
+            self._timings, self._workers, self._words = files
             self._closing = stack.pop_all()
         return self
 
@@ -45,7 +47,13 @@ class RunLog:
         self._closing.close()
 
     def add(self, report: Report) -> None:
-        """Log a finished slice and, if children died on it, their last words."""
+        """Log a finished slice and what its workers had to say; of one that could not be processed, only the latter."""
+        for ready in report.ready:
+            self._workers.write(msgspec.json.encode(ready) + b"\n")
+        for words in [*report.notes, *(f"notice: {notice}" for notice in report.notices)]:
+            self._words.write(f"{words.rstrip()}\n\n".encode())
+        if report.failure:
+            return
         line = {
             "chunk": report.chunk,
             "slice": report.slice,
@@ -56,8 +64,6 @@ class RunLog:
             "end_s": round(time.monotonic() - self._began, 3),
         }
         self._timings.write(msgspec.json.encode(line) + b"\n")
-        for note in report.notes:
-            self._workers.write(f"{note.rstrip()}\n\n".encode())
 
     def _upload(self, folder: Path) -> None:
         for name in _NAMES:

@@ -17,7 +17,7 @@ import numpy as np
 
 from pipeline import storage
 from pipeline.access import resolve
-from pipeline.child import Hello
+from pipeline.child import Hello, Ready
 from pipeline.config import Config, PoolSettings
 from pipeline.plan import Plan, open_plan
 from pipeline.preflight import RUN
@@ -46,6 +46,8 @@ class Work(msgspec.Struct):
     seconds: dict[StageName, float] = {}
     wall_s: float = 0.0
     notes: list[str] = []
+    notices: list[str] = []
+    ready: list[Ready] = []
     failure: str = ""
 
 
@@ -53,7 +55,8 @@ class Report(msgspec.Struct):
     """What the driver hears of a spooled slice; or, in `failure`, why the job must stop.
 
     `rejected` counts reason codes, `seconds` is per stage, `wall_s` what the slice took in all pools without waiting for its
-    turn, `notes` tell of children that died, `example` is the message of a row that the engine, not the method, rejected.
+    turn, `notes` tell of children that died, `example` is the message of a row that the engine, not the method, rejected,
+    `notices` are what models had to say (stages/notices.py), `ready` the workers that began with this slice.
     """
 
     chunk: int
@@ -66,6 +69,8 @@ class Report(msgspec.Struct):
     notes: list[str]
     example: str
     failure: str
+    notices: list[str] = []
+    ready: list[Ready] = []
 
 
 class Runner(Protocol):
@@ -111,12 +116,15 @@ class PoolWorker:
         try:
             if self._first:
                 work.rows = read_rows(self._plan, work.slice, self._source)
-            work.rows, seconds, notes = self._supervisor.process(work.rows)
-            work.seconds, work.notes = work.seconds | seconds, work.notes + notes
+            done = self._supervisor.process(work.rows)
+            work.rows, work.seconds, work.notes = done.rows, work.seconds | done.seconds, work.notes + done.notes
+            work.notices, work.ready = work.notices + done.notices, work.ready + done.ready
             if self.is_last:
                 storage.atomic_write(spool_address(self._out, work.slice), encode_rows(work.rows))
-        except (SetupError, OSError) as error:
-            work.failure = str(error) if isinstance(error, SetupError) else f"{type(error).__name__}: {error}"
+        except SetupError as error:
+            work.failure, work.notes = str(error), [*work.notes, f"{error}\n{error.log}"]
+        except OSError as error:
+            work.failure = f"{type(error).__name__}: {error}"
         work.wall_s += time.perf_counter() - began
         return work
 
@@ -134,6 +142,7 @@ def limits(config: Config, pool: PoolSettings) -> Limits:
         memory_limit_gib=pool.memory_limit_gib,
         rows_per_batch=pool.rows_per_batch,
         threads=max(threads),
+        cards=pool.num_gpus > 0,
     )
 
 
@@ -157,6 +166,8 @@ def report(work: Work) -> Report:
         notes=work.notes,
         example=next((f"row {row.row}: {row.message}" for row in rejections if row.reason in REASONS["any"]), ""),
         failure=work.failure,
+        notices=work.notices,
+        ready=work.ready,
     )
 
 

@@ -9,6 +9,7 @@ costs a hanging one three deadlines (two, if the pool hands over single rows); b
 from __future__ import annotations
 
 import os
+import platform
 import select
 import signal
 import subprocess
@@ -24,37 +25,47 @@ from typing import Literal, NamedTuple
 import msgspec
 import psutil
 
-from pipeline.child import Answer, Batch, Hello, Reply, SetupFailed, Started, pack_frame, unpack_frames
+from pipeline.child import Answer, Batch, Hello, Ready, Reply, SetupFailed, Started, pack_frame, unpack_frames
 from stages.records import Row, Sample, StageName, reject
 
 _POLL_S = 0.2
 _DEADLINE_FACTOR = 20  # a row may take so many times the median (engine: decision 5)
 _UNMEASURED_SHARE = 1 / 4  # of min_deadline_s, for each row of a batch, until a median is known
+_CLOSE_S = 10.0  # in which models may end the processes and free the memory that they hold
 _LOG_LIMIT = 1 << 20
 _LOG_TAIL = 4000
 
 
 class SetupError(RuntimeError):
-    """A child cannot set its stages up; the message names the cause and quotes the child's log."""
+    """A child cannot set its stages up; the message names the cause, `log` is the end of what the child wrote."""
+
+    def __init__(self, message: str, log: str) -> None:
+        super().__init__(message)
+        self.log = log
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a child may use. `rows_per_batch` rows run together; `threads` is what numeric libraries may start."""
+    """What a child may use. `rows_per_batch` rows run together; `threads` is what numeric libraries may start; without `cards`
+    it sees no GPU, for somebody else has booked them."""
 
     min_deadline_s: float
     setup_deadline_s: float
     memory_limit_gib: float
     rows_per_batch: int
     threads: int
+    cards: bool
 
 
 class Processed(NamedTuple):
-    """Rows in the order given, seconds per stage, and one note (with the child's last words) for each death of a child."""
+    """Rows in the order given, seconds per stage, one note (with the child's last words) for each death of a child, what the
+    models had to say (stages/notices.py), and the introduction of a child that was asked for the first time."""
 
     rows: list[Row]
     seconds: dict[StageName, float]
     notes: list[str]
+    notices: list[str]
+    ready: list[Ready]
 
 
 class Supervisor:
@@ -65,11 +76,13 @@ class Supervisor:
         self._limits = limits
         self._row_seconds: deque[float] = deque(maxlen=64)
         self._ready = False
+        self._introduced = False
+        self._introductions: list[Ready] = []
         self._child = _Child(hello, limits)
 
     def process(self, rows: list[Row]) -> Processed:
         """Run the samples among the rows through the stages; rejections stay where they are. Raises SetupError."""
-        done = Processed(list(rows), {}, [])
+        done = Processed(list(rows), {}, [], [], [])
         places = [place for place, row in enumerate(rows) if isinstance(row, Sample)]
         samples = [row for row in rows if isinstance(row, Sample)]
         step = self._limits.rows_per_batch
@@ -78,10 +91,13 @@ class Supervisor:
             finished += self._run(samples[first : first + step], done)
         for place, row in zip(places, finished, strict=True):
             done.rows[place] = row
+        done.ready.extend(self._introductions)
+        self._introductions.clear()
         return done
 
     def close(self) -> None:
-        """End the child and every process that it started."""
+        """End the child and every process that it started; one that waits for work may close its models before."""
+        self._child.dismiss()
         self._child.end()
 
     def _run(self, samples: list[Sample], done: Processed) -> list[Row]:
@@ -97,6 +113,7 @@ class Supervisor:
             else:
                 for stage, seconds in answer.seconds.items():
                     done.seconds[stage] = done.seconds.get(stage, 0.0) + seconds
+                done.notices.extend(answer.notices)
                 return answer.rows
         if len(samples) > 1:
             return [row for sample in samples for row in self._run([sample], done)]
@@ -123,7 +140,7 @@ class Supervisor:
 
     def _restart(self) -> None:
         self._child.end()
-        self._child = _Child(self._hello, self._limits)
+        self._child = _Child(msgspec.structs.replace(self._hello, introduce=not self._introduced), self._limits)
         self._ready = False
 
     def _wait_until_ready(self) -> None:
@@ -135,17 +152,20 @@ class Supervisor:
             except _ChildDied as death:
                 self._child.end()
                 if last or death.reason == "timeout":
-                    raise SetupError(self._setup_message(death.message, death.log)) from None
+                    raise self._setup_error(death.message, death.log) from None
                 self._restart()  # perhaps killed from outside
                 continue
             if isinstance(reply, SetupFailed):
+                log = self._child.last_words()
                 self._child.end()
-                raise SetupError(self._setup_message(reply.message, ""))
-            self._ready = True
+                raise self._setup_error(reply.message, log)
+            assert isinstance(reply, Ready)
+            if not self._introduced:
+                self._introductions.append(reply)
+            self._ready = self._introduced = True
 
-    def _setup_message(self, cause: str, log: str) -> str:
-        stages = ", ".join(self._hello.stages)
-        return f"a worker for {stages} cannot start: {cause}" + (f"\nits last words:\n{log}" if log.strip() else "")
+    def _setup_error(self, cause: str, log: str) -> SetupError:
+        return SetupError(f"a worker for {', '.join(self._hello.stages)} cannot start on {platform.node()}: {cause}", log)
 
 
 class _ChildDied(Exception):
@@ -164,6 +184,7 @@ class _Child:
     def __init__(self, hello: Hello, limits: Limits) -> None:
         self._limits = limits
         self._stage: StageName | None = None
+        self._idle = False
         self._received = bytearray()
         self._log = tempfile.TemporaryFile("a+b")  # noqa: SIM115 (lives as long as the child)
         request_fd, self._requests = os.pipe()
@@ -177,23 +198,26 @@ class _Child:
             stderr=self._log,
             pass_fds=(request_fd, answer_fd),
             start_new_session=True,
-            env=_environment(hello.import_path, limits.threads),
+            env=_environment(hello.import_path, limits),
         )
         os.close(request_fd)
         os.close(answer_fd)
         os.set_blocking(self._requests, False)
         self._unsent = memoryview(pack_frame(hello))
+        self._send()  # so that models load while the caller goes on
 
     def ask(self, request: msgspec.Struct | None, deadline_s: float) -> Reply:
         """Send a request (None: the greeting is still to be answered) and wait. Raises _ChildDied."""
         if request is not None:
             self._unsent = memoryview(pack_frame(request))
             self._trim_log()
+        self._idle = False
         ends = time.monotonic() + deadline_s
         while True:
             if self._wait_for_bytes():
                 for reply in unpack_frames(self._received):
                     if not isinstance(reply, Started):
+                        self._idle = True
                         return reply
                     self._stage = reply.stage
             elif time.monotonic() > ends:
@@ -211,6 +235,14 @@ class _Child:
             for process in (child, *child.children(recursive=True)):
                 total += process.memory_info().rss
         return total / 2**30
+
+    def dismiss(self) -> None:
+        """If it waits for work, let it close its stages and exit; `end` does the rest."""
+        if self._idle and not self._log.closed:
+            self._idle = False
+            os.dup2(self._answers, self._requests, inheritable=False)  # closes the pipe of requests, keeps the number
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(timeout=_CLOSE_S)
 
     def end(self) -> None:
         """Kill the whole group and free pipes and log; may be called again."""
@@ -245,10 +277,7 @@ class _Child:
             poll.register(self._requests, select.POLLOUT)
         events = dict(poll.poll(_POLL_S * 1000))
         if self._requests in events:
-            try:
-                self._unsent = self._unsent[os.write(self._requests, self._unsent) :]
-            except BrokenPipeError:
-                self._unsent = memoryview(b"")  # the answers' end tells the rest
+            self._send()
         if self._answers not in events:
             return False
         data = os.read(self._answers, 1 << 20)
@@ -260,11 +289,18 @@ class _Child:
         self._received += data
         return True
 
-    def _die(self, reason: Literal["worker_crash", "timeout"], message: str) -> None:
-        log = self._tail()
-        raise _ChildDied(reason, message, self._stage, log)
+    def _send(self) -> None:
+        """As much of the request as the pipe takes now."""
+        try:
+            self._unsent = self._unsent[os.write(self._requests, self._unsent) :]
+        except BrokenPipeError:
+            self._unsent = memoryview(b"")  # the answers' end tells the rest
 
-    def _tail(self) -> str:
+    def _die(self, reason: Literal["worker_crash", "timeout"], message: str) -> None:
+        raise _ChildDied(reason, message, self._stage, self.last_words())
+
+    def last_words(self) -> str:
+        """The end of what it wrote to standard output and error."""
         size = os.fstat(self._log.fileno()).st_size
         return os.pread(self._log.fileno(), _LOG_TAIL, max(0, size - _LOG_TAIL)).decode(errors="replace")
 
@@ -273,9 +309,11 @@ class _Child:
             self._log.truncate(0)
 
 
-def _environment(import_path: list[str], threads: int) -> dict[str, str]:
-    """The parent's, with the driver's import path, and with numeric libraries held to so many threads."""
+def _environment(import_path: list[str], limits: Limits) -> dict[str, str]:
+    """The parent's, in which Ray names the cards of an actor, with the driver's import path, and with numeric libraries held to
+    so many threads. Weights are fetched before a job: a thousand workers must not ask a hub, unless the user says so."""
     libraries = ("OMP", "OPENBLAS", "MKL", "NUMEXPR", "VECLIB_MAXIMUM")
-    pinned = {f"{library}_NUM_THREADS": str(threads) for library in libraries}
-    path = os.pathsep.join(import_path)
-    return {**os.environ, **pinned, "PYTHONPATH": path, "PYTHONHASHSEED": "0", "TOKENIZERS_PARALLELISM": "false"}
+    pinned = {f"{library}_NUM_THREADS": str(limits.threads) for library in libraries}
+    pinned |= {"PYTHONPATH": os.pathsep.join(import_path), "PYTHONHASHSEED": "0", "TOKENIZERS_PARALLELISM": "false"}
+    hidden = {} if limits.cards else {"CUDA_VISIBLE_DEVICES": ""}
+    return {"HF_HUB_OFFLINE": "1", **os.environ, **pinned, **hidden}

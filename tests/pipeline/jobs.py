@@ -52,6 +52,18 @@ def outcomes(out: Path) -> dict[int, str]:
     return found
 
 
+def traces(folder: Path) -> list[dict]:
+    """What the stubs left in the folder of stub_stages.TRACES."""
+    return [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+
+
+def helpers(folder: Path) -> list[psutil.Process]:
+    """Processes that stubs started and that are still there."""
+    started = [trace["helper"] for trace in traces(folder) if trace.get("helper")]
+    alive = [psutil.Process(pid) for pid in started if psutil.pid_exists(pid)]
+    return [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
+
+
 def start(manifest: str, out: Path, engine: str, **settings) -> subprocess.Popen:
     """The same job in a process of its own, as a person would start it."""
     request = json.dumps([manifest, str(out), engine, settings])

@@ -5,16 +5,20 @@ They decode nothing, so a "video" may be any file and a test of the engine takes
 
 import ctypes
 import io
+import json
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterable
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from pipeline.config import STAGE_ORDER, Config
+from stages.batching import Batches
 from stages.records import (
     Background,
     EntityWord,
@@ -36,6 +40,20 @@ STUB_SECONDS = "STUB_SECONDS"
 BROKEN = "STUB_BROKEN"
 """Environment variable: every row crashes its worker."""
 
+HOLDS = "STUB_HOLDS"
+"""Environment variable: how many clips the card of the stub of the boxes holds at once."""
+
+TRACES = "STUB_TRACES"
+"""Environment variable: a folder in which stubs of the frames say where they run, which process they started, and that they
+were closed. That process outlives its parent, if nobody ends it."""
+
+NODE = "STUB_NODE"
+"""Environment variable of a node of a test cluster: its name."""
+
+
+class OutOfMemoryError(RuntimeError):
+    """Of a card, as torch calls it."""
+
 
 def picture(kind: str, **options) -> bytes:
     buffer = io.BytesIO()
@@ -44,29 +62,49 @@ def picture(kind: str, **options) -> bytes:
 
 
 class Stub:
-    """Fills in one stage's part of a sample. `Missing` if the configuration's backend is called "missing"."""
+    """Fills in one stage's part of a sample. `options: {stub: missing|broken|swollen}` makes a lack or an error of set-up."""
 
     def __init__(self, config: Config, name: StageName) -> None:
         self.name = name
-        self.backend = getattr(getattr(config, name, None), "backend", "")
+        self.manner = getattr(getattr(config, name, None), "options", {}).get("stub", "")
 
     def missing(self) -> list[Missing]:
-        return [Missing("weights of the stub", "make weights")] if self.backend == "missing" else []
+        return [Missing("weights of the stub", "make weights")] if self.manner == "missing" else []
 
     def identity(self) -> dict[str, str]:
-        return {"weights": self.backend, "prompt": "of the stub"}
+        return {"weights": self.manner, "prompt": "of the stub"}
 
     def setup(self) -> None:
-        if self.backend == "broken":
+        if self.manner == "broken":
             sys.stdout.write("loading the stub\n")
             raise RuntimeError("cannot load: weights are damaged")
+        if self.manner == "swollen":
+            raise OutOfMemoryError("tried to allocate 20 MiB")
         self.jpeg, self.png = picture("JPEG"), picture("PNG")
+        self.batches = Batches("localise.options.batch_size", 4)
+        if TRACES in os.environ:
+            helper = subprocess.Popen(["sleep", "1000"]) if self.name == "frames" else None
+            self.leave_trace({"helper": helper and helper.pid})
+
+    def leave_trace(self, more: dict) -> None:
+        seen = {"stage": self.name, "node": os.environ.get(NODE), "cards": os.environ.get("CUDA_VISIBLE_DEVICES"), **more}
+        written = Path(os.environ[TRACES], f"{self.name}-{os.getpid()}.part")
+        written.write_text(json.dumps(seen))
+        written.rename(written.with_suffix(".json"))
 
     def close(self) -> None:
-        pass
+        if TRACES in os.environ:
+            self.leave_trace({"closed": True})
 
     def process(self, samples: list[Sample]) -> list[Row]:
         sys.stdout.write("noise must not hurt the protocol\n")
+        if self.name == "localise" and HOLDS in os.environ:
+            return self.batches.run(samples, self._on_card)
+        return [self._row(sample) for sample in samples]
+
+    def _on_card(self, samples: list[Sample]) -> list[Row]:
+        if len(samples) > int(os.environ[HOLDS]):
+            raise OutOfMemoryError(f"process {os.getpid()} has 24 GiB in use")
         return [self._row(sample) for sample in samples]
 
     def _row(self, sample: Sample) -> Row:

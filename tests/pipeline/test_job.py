@@ -6,10 +6,13 @@ import os
 import signal
 from pathlib import Path
 
+import psutil
+import pyarrow.parquet as pq
 import pytest
-from jobs import STUBS, contents, make_config, make_manifest, outcomes, start, wait_for
-from stub_stages import BROKEN, STUB_SECONDS
+from jobs import STUBS, contents, helpers, make_config, make_manifest, outcomes, start, wait_for
+from stub_stages import BROKEN, HOLDS, STUB_SECONDS, TRACES
 
+from pipeline.config import STAGE_ORDER
 from pipeline.job import run_job
 from pipeline.preflight import only_writer
 from pipeline.shards import committed
@@ -35,7 +38,7 @@ def test_every_row_becomes_a_sample_or_a_rejection(manifest, tmp_path):
 def test_a_row_whose_video_is_missing_never_reaches_a_worker(tmp_path):
     manifest = make_manifest(tmp_path / "clips", ["a dog"])
     (tmp_path / "clips/clip.mp4").unlink()
-    run(manifest, tmp_path / "out", entities={"backend": "broken"})
+    run(manifest, tmp_path / "out", entities={"options": {"stub": "broken"}})
     assert outcomes(tmp_path / "out") == {0: "not_found"}
 
 
@@ -110,7 +113,7 @@ def test_a_folder_of_somebody_else_is_left_alone(manifest, tmp_path):
 
 
 def test_missing_weights_are_named_with_their_fix_before_anything_runs(manifest, tmp_path):
-    result = run(manifest, tmp_path / "out", entities={"backend": "missing"})
+    result = run(manifest, tmp_path / "out", entities={"options": {"stub": "missing"}})
     assert result.exit_code == 2
     assert "entities: weights of the stub" in result.message
     assert "make weights" in result.message
@@ -118,7 +121,7 @@ def test_missing_weights_are_named_with_their_fix_before_anything_runs(manifest,
 
 
 def test_a_worker_that_cannot_start_ends_the_job_with_its_words(manifest, tmp_path):
-    result = run(manifest, tmp_path / "out", entities={"backend": "broken"})
+    result = run(manifest, tmp_path / "out", entities={"options": {"stub": "broken"}})
     assert result.exit_code == 1
     assert "weights are damaged" in result.message
 
@@ -163,17 +166,62 @@ def test_an_interrupted_job_ends_its_children_and_can_go_on(manifest, tmp_path, 
     monkeypatch.setenv(STUB_SECONDS, "0.2")
     process = start(manifest, tmp_path / "out", "serial")
     wait_for(lambda: committed(str(tmp_path / "out")))
-    children = psutil_children(process.pid)
+    children = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(number)
     _, said = process.communicate(timeout=20)
     assert process.returncode == exit_code
     assert "the same command continues" in said
-    assert children and not any(child.is_running() for child in children)
+    assert children and not psutil.wait_procs(children, timeout=5)[1]
     monkeypatch.setenv(STUB_SECONDS, "0")
     assert run(manifest, tmp_path / "out").exit_code == 0
 
 
-def psutil_children(pid):
-    import psutil
+def test_a_full_card_is_told_once_counted_and_logged_and_changes_no_byte(manifest, tmp_path, monkeypatch, capsys):
+    run(manifest, tmp_path / "plenty", rows_per_batch=4)
+    monkeypatch.setenv(HOLDS, "1")
+    capsys.readouterr()
+    assert run(manifest, tmp_path / "full", rows_per_batch=4).exit_code == 0
+    said = capsys.readouterr().err
+    notice = "localise.options.batch_size: 4 items do not fit the device's memory; going on with 2"
+    assert said.count(f"notice: {notice}") == 1
+    assert f"notice: {notice}" in (tmp_path / "full/_run/workers.log").read_text()
+    assert contents(tmp_path / "full") == contents(tmp_path / "plenty")
 
-    return psutil.Process(pid).children(recursive=True)
+
+def test_a_clip_that_fits_no_card_is_rejected_with_the_setting(manifest, tmp_path, monkeypatch):
+    manifest = make_manifest(tmp_path / "clips", ["a dog"])
+    monkeypatch.setenv(HOLDS, "0")
+    run(manifest, tmp_path / "out", rows_per_batch=4)
+    assert outcomes(tmp_path / "out") == {0: "internal_error"}
+    (message,) = pq.read_table(tmp_path / "out/rejects/000000.parquet")["message"].to_pylist()
+    assert "localise.options.batch_size: out of memory on the device with a single item" in message
+
+
+def test_each_worker_is_on_record_with_its_models_and_packages(manifest, tmp_path):
+    run(manifest, tmp_path / "out")
+    workers = [json.loads(line) for line in (tmp_path / "out/_run/workers.jsonl").read_text().splitlines()]
+    assert [worker["stages"] for worker in workers] == [["entities"], list(STAGE_ORDER[1:])]
+    assert workers[1]["models"]["segment"] == "grabcut on cpu"
+    assert workers[1]["packages"]["numpy"]
+
+
+def test_the_log_of_a_worker_that_cannot_start_is_kept(manifest, tmp_path):
+    result = run(manifest, tmp_path / "out", entities={"options": {"stub": "broken"}})
+    assert str(tmp_path / "out/_run/workers.log") in result.message
+    words = (tmp_path / "out/_run/workers.log").read_text()
+    assert "loading the stub" in words
+    assert "Traceback" in words
+
+
+@pytest.mark.parametrize("ending", ["regular", "timeout", "SIGKILL of the driver"])
+def test_what_models_started_is_gone_when_a_job_has_ended(tmp_path, monkeypatch, ending):
+    manifest = make_manifest(tmp_path / "clips", ["a dog [hang]" if ending == "timeout" else "a dog"] + ["a dog"] * 4)
+    (tmp_path / "traces").mkdir()
+    monkeypatch.setenv(TRACES, str(tmp_path / "traces"))
+    monkeypatch.setenv(STUB_SECONDS, "0.2")
+    process = start(manifest, tmp_path / "out", "serial", min_deadline_s=1)
+    wait_for(lambda: helpers(tmp_path / "traces"))
+    if ending == "SIGKILL of the driver":
+        process.kill()
+    process.communicate(timeout=60)
+    wait_for(lambda: not helpers(tmp_path / "traces"), 5)

@@ -4,8 +4,8 @@ from pipeline.progress import Progress
 from pipeline.slices import Report
 
 
-def report(rows, kept, **seconds):
-    return Report(0, 0, rows, kept, {}, seconds, sum(seconds.values()), [], "", "")
+def report(rows, kept, notices=(), **seconds):
+    return Report(0, 0, rows, kept, {}, seconds, sum(seconds.values()), [], "", "", list(notices))
 
 
 def test_the_line_counts_clips_and_names_the_step_that_its_workers_are_slowest_at():
@@ -19,3 +19,24 @@ def test_the_line_counts_clips_and_names_the_step_that_its_workers_are_slowest_a
 
 def test_without_a_finished_slice_there_is_no_rate_to_tell():
     assert Progress(rows=100, done=20, workers={}).line() == "20/100 clips, the first slice is on its way, 0:00"
+
+
+def test_a_notice_is_shown_once_however_many_workers_say_it_and_counted_at_the_end(capsys):
+    with Progress(rows=100, done=0, workers={}) as progress:
+        for _ in range(1000):
+            progress.add(report(1, 1, ["the card is [bold]full[/]"]))
+        progress.add(report(1, 1, ["a server is \x1b[31mslow"]))
+    assert capsys.readouterr().err.splitlines() == [
+        "notice: the card is [bold]full[/]",
+        "notice: a server is \\x1b[31mslow",
+        "noticed 1000 times: the card is [bold]full[/]",
+    ]
+
+
+def test_thousands_of_different_notices_do_not_flood_the_screen(capsys):
+    with Progress(rows=5000, done=0, workers={}) as progress:
+        for number in range(5000):
+            progress.add(report(1, 1, [f"waited {number} s"]))
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 22
+    assert said[-1] == "noticed 4980 times: others, see workers.log"

@@ -1,13 +1,16 @@
 """A child process may crash, hang, swell or be killed: what that costs."""
 
+import re
 import sys
 import threading
 import time
+from importlib.metadata import version
 
+import numpy as np
 import psutil
 import pytest
-from jobs import STUBS, make_config
-from stub_stages import STUB_SECONDS
+from jobs import STUBS, helpers, make_config, traces, wait_for
+from stub_stages import STUB_SECONDS, TRACES
 
 from pipeline.child import Hello
 from pipeline.config import STAGE_ORDER
@@ -24,9 +27,9 @@ def samples(*captions):
 def supervise():
     started = []
 
-    def start(rows_per_batch=32, min_deadline_s=30.0, memory_limit_gib=0.6, **config):
+    def start(rows_per_batch=32, min_deadline_s=30.0, memory_limit_gib=0.6, cards=False, **config):
         hello = Hello(make_config(**config).model_dump_json().encode(), list(STAGE_ORDER), STUBS, [p for p in sys.path if p])
-        limits = Limits(min_deadline_s, 60, memory_limit_gib, rows_per_batch, threads=1)
+        limits = Limits(min_deadline_s, 60, memory_limit_gib, rows_per_batch, threads=1, cards=cards)
         started.append(Supervisor(hello, limits))
         return started[-1]
 
@@ -95,9 +98,17 @@ def test_a_kill_from_outside_costs_no_row(supervise, monkeypatch):
 
 
 def test_a_worker_that_cannot_start_says_why_instead_of_starting_for_ever(supervise):
-    supervisor = supervise(entities={"backend": "broken"})
-    with pytest.raises(SetupError, match=r"entities(.|\n)*weights are damaged"):
+    supervisor = supervise(entities={"options": {"stub": "broken"}})
+    with pytest.raises(SetupError, match=r"entities.*weights are damaged") as error:
         supervisor.process(samples("a dog"))
+    assert "loading the stub" in error.value.log
+
+
+def test_a_model_that_does_not_fit_its_card_says_so_in_one_line(supervise):
+    with pytest.raises(SetupError) as error:
+        supervise(entities={"options": {"stub": "swollen"}}).process(samples("a dog"))
+    assert re.search(r"entities on cpu: OutOfMemoryError: tried to allocate 20 MiB; out of memory: book more", str(error.value))
+    assert "\n" not in str(error.value)
 
 
 def test_models_that_need_more_than_the_memory_limit_are_an_error_of_the_setup(supervise):
@@ -111,3 +122,55 @@ def test_closing_ends_the_child(supervise):
     process = child()
     supervisor.close()
     assert not process.is_running()
+
+
+def test_an_idle_child_closes_its_models_and_a_busy_one_is_killed(supervise, tmp_path, monkeypatch):
+    monkeypatch.setenv(TRACES, str(tmp_path))
+    idle, unasked = supervise(), supervise()
+    idle.process(samples("a dog"))
+    wait_for(lambda: len(helpers(tmp_path)) == 2)
+    before = helpers(tmp_path)
+    began = time.monotonic()
+    for supervisor in (idle, unasked):
+        supervisor.close()
+    assert time.monotonic() - began < 5
+    closed = [trace["stage"] for trace in traces(tmp_path) if trace.get("closed")]
+    assert sorted(closed) == sorted(STAGE_ORDER)
+    assert not psutil.wait_procs(before, timeout=5)[1]
+
+
+@pytest.mark.parametrize("deed", ["hang", "segfault", "kill"])
+def test_what_a_model_started_ends_with_its_child(supervise, tmp_path, monkeypatch, deed):
+    monkeypatch.setenv(TRACES, str(tmp_path))
+    supervisor = supervise(min_deadline_s=1.0)
+    assert reasons(supervisor.process(samples(f"a dog [{deed}]")).rows) != ["sample"]
+    supervisor.close()
+    assert len([trace for trace in traces(tmp_path) if trace.get("helper")]) >= 2  # two children died of it
+    wait_for(lambda: not helpers(tmp_path), 5)
+
+
+def test_a_child_sees_the_cards_that_were_booked_for_it_and_no_others(supervise, tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    for cards, seen in ((True, "3"), (False, "")):
+        (ready,) = supervise(cards=cards).process(samples("a dog")).ready
+        assert ready.cards == seen
+
+
+def test_a_child_introduces_itself_once_with_its_models_and_packages(supervise):
+    supervisor = supervise()
+    done = supervisor.process(samples("a dog", "a dog [kill]"))
+    (ready,) = done.ready
+    assert ready.models["localise"] == "nanodet on cpu"
+    assert ready.models["frames"] == "built in on cpu"
+    assert ready.packages["numpy"] == np.__version__
+    assert ready.packages["PIL"] == version("pillow")
+    assert supervisor.process(samples("a dog")).ready == []
+
+
+@pytest.mark.parametrize(("said", "seen"), [(None, "1"), ("0", "0")])
+def test_workers_ask_no_hub_unless_the_user_says_so(supervise, monkeypatch, said, seen):
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    if said:
+        monkeypatch.setenv("HF_HUB_OFFLINE", said)
+    supervise()
+    assert child().environ()["HF_HUB_OFFLINE"] == seen
