@@ -144,7 +144,7 @@ class FacesSettings(BackendSettings):
         0.75,
         ge=0,
         le=1,
-        description="face confidence; BlazeFace gives backs of heads up to 0.7, YOLO wants 0.2 (method: Faces)",
+        description="face confidence; BlazeFace gives backs of heads up to 0.7, YOLO wants 0.2 (method)",
     )
     grow_up: float = Field(0.17, ge=0, description="box grown upwards by this share of its height")
     grow_down: float = Field(0.03, ge=0, description="box grown downwards by this share of its height")
