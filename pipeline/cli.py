@@ -69,7 +69,8 @@ def run(
 
     config = _load(config_path, overrides)
     result = _guarded(lambda: run_job(config, input=input_address, output=output, engine=engine, ray_address=ray_address))
-    click.echo(result.message if result.exit_code == 0 else f"error: {result.message}", err=True)
+    message = _with_command(result.message, config_path, overrides)
+    click.echo(message if result.exit_code == 0 else f"error: {message}", err=True)
     sys.exit(result.exit_code)
 
 
@@ -133,7 +134,10 @@ def doctor(config_path: str, overrides: tuple[str, ...], as_json: bool) -> None:
     from pipeline.doctor import examine
 
     config = _load(config_path, overrides)
-    checks = _guarded(lambda: examine(config))
+    checks = [
+        msgspec.structs.replace(check, fix=_with_command(check.fix, config_path, overrides))
+        for check in _guarded(lambda: examine(config))
+    ]
     if as_json:
         click.echo(msgspec.json.encode(checks).decode())
     else:
@@ -163,7 +167,7 @@ def pull(config_path: str, overrides: tuple[str, ...], as_json: bool) -> None:
     _show_models(found, as_json)
     failed = [model for model in found if model.status == "failed"]
     for model in failed:
-        click.echo(f"error: {', '.join(model.options)}: {model.problem}", err=True)
+        click.echo(f"error: {_with_command(model.problem, config_path, overrides)}", err=True)
     if not as_json and not failed and all(model.status == "here" for model in found):
         click.echo("nothing to fetch: everything is here and verified")
     sys.exit(2 if failed else 0)
@@ -193,6 +197,16 @@ def _show_models(found: list[Model], as_json: bool) -> None:
     for model in found:
         table.add_row("\n".join(model.options), model.address, model.status, f"{model.bytes / 1e6:,.1f}", model.sha256[:16])
     Console().print(table)
+
+
+def _with_command(text: str, config_path: str, overrides: tuple[str, ...]) -> str:
+    """A message with the pull command in it as it must be typed for this configuration."""
+    import shlex
+
+    from stages.weights import PULL
+
+    sets = [part for override in overrides for part in ("--set", override)]
+    return text.replace(PULL, shlex.join(["materia", "models", "pull", "--config", config_path, *sets]))
 
 
 def _load(path: str, overrides: tuple[str, ...]) -> Config:

@@ -9,8 +9,9 @@ from typing import Literal
 import msgspec
 import psutil
 
-from pipeline.build import build_stage
-from pipeline.config import STAGE_ORDER, Config
+from pipeline.build import build_stages
+from pipeline.config import MODEL_STAGES, STAGE_ORDER, Config, PoolSettings
+from pipeline.preflight import what_is_missing
 from stages.records import StageName
 from stages.weights import cache_dir
 
@@ -28,7 +29,7 @@ class Check(msgspec.Struct, frozen=True):
 
 def examine(config: Config) -> list[Check]:
     """Check interpreter, machine and every stage of a configuration. Raises BackendError for a backend that cannot be built."""
-    return [*_machine(config), *(check for name in STAGE_ORDER for check in _stage(config, name))]
+    return [*_machine(config), *_cards(config), *_stages(config)]
 
 
 def _machine(config: Config) -> list[Check]:
@@ -46,9 +47,49 @@ def _machine(config: Config) -> list[Check]:
     ]
 
 
-def _stage(config: Config, name: StageName) -> list[Check]:
-    missing = build_stage(config, name).missing()
-    if not missing:
-        backend = getattr(getattr(config, name, None), "backend", "built in")
-        return [Check(f"stage {name}", "ok", backend)]
-    return [Check(f"stage {name}", "missing", lack.what, lack.fix) for lack in missing]
+def _cards(config: Config) -> list[Check]:
+    """The GPUs here and the shares that the pools book of them; nothing, and torch is not imported, if no stage uses one."""
+    pools = [(pool, on_card) for pool in config.engine.pools if (on_card := _on_card(config, pool))]
+    return [_cards_here(), *(_pool(config, *pool) for pool in pools)] if pools else []
+
+
+def _on_card(config: Config, pool: PoolSettings) -> list[StageName]:
+    """The stages of a pool that run on a GPU."""
+    return [stage for stage in pool.stages if stage in MODEL_STAGES and getattr(config, stage).device != "cpu"]
+
+
+def _cards_here() -> Check:
+    fix = "run where the cards are, give --ray-address of a cluster that has them, or --set device=cpu"
+    try:
+        import torch
+    except ImportError:
+        return Check("GPUs", "missing", "torch cannot be imported", "make gpu")
+    if not torch.cuda.is_available():
+        return Check("GPUs", "warning", "none on this machine", fix)
+    cards = (torch.cuda.get_device_properties(number) for number in range(torch.cuda.device_count()))
+    return Check("GPUs", "ok", ", ".join(f"{card.name} {card.total_memory / 2**30:.0f} GiB" for card in cards))
+
+
+def _pool(config: Config, pool: PoolSettings, on_card: list[StageName]) -> Check:
+    needed_gib = sum(getattr(config, stage).gpu_memory_gib for stage in on_card)
+    found = f"{pool.workers} workers, each {pool.num_gpus:g} GPUs"
+    if pool.card_gib:
+        found += f" = {pool.num_gpus * pool.card_gib:g} GiB of a card of {pool.card_gib:g} GiB"
+    name = pool.stages[0] if len(pool.stages) == 1 else f"{pool.stages[0]}..{pool.stages[-1]}"
+    return Check(f"pool {name}", "ok", f"{found}; its stages need {needed_gib:g} GiB")
+
+
+def _stages(config: Config) -> list[Check]:
+    """A line for each stage that can run, and one for each thing that is missing, under the first stage that needs it."""
+    stages = build_stages(config, STAGE_ORDER)
+    lacking = what_is_missing(stages)
+    short = {name for names in lacking.values() for name in names}
+    fine = [stage.name for stage in stages if stage.name not in short]
+    return [
+        *(Check(f"stage {name}", "ok", getattr(getattr(config, name, None), "backend", "built in")) for name in fine),
+        *(Check(f"stage {names[0]}", "missing", lack.what + _also(names[1:]), lack.fix) for lack, names in lacking.items()),
+    ]
+
+
+def _also(names: list[StageName]) -> str:
+    return f" (also for {', '.join(names)})" if names else ""

@@ -25,7 +25,8 @@ TRIES = 5
 FIRST_WAIT_S = 1.0
 TIMEOUT_S = (15.0, 60.0)
 """To connect; between two pieces."""
-PIECE_BYTES = 2**20
+PIECE_BYTES = 2**17
+"""What a break may cost."""
 TRANSIENT = frozenset({408, 425, 429})
 """Client errors that pass; so do all 5xx."""
 
@@ -46,35 +47,35 @@ class _TransientError(Exception):
 def fetch_url(url: str, sha256: str | None, tell: Tell) -> Path:
     """Download a file by https to where it belongs. Raises DownloadError; a file with another hash than stated is removed."""
     path = local_path(url)
-    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _receive_all(url, part, tell)
+        found, size = sha256_of(part), _size(part)
+        if sha256 is None or found == sha256.lower():
+            part.replace(path)
+            return path
+        part.unlink()
+    except (requests.RequestException, OSError) as error:
+        raise DownloadError(f"{url} cannot be fetched: {error}") from None
+    raise DownloadError(f"{url} has SHA-256 {found} ({size:,} bytes), expected {sha256}; the file was removed")
+
+
+def _receive_all(url: str, part: Path, tell: Tell) -> None:
+    """Try until `part` is whole. Raises DownloadError when several tries in a row brought nothing."""
+    failures = 0
     with requests.Session() as session:
-        failures = 0
         while True:
             before = _size(part)
             try:
                 _receive(session, url, part, tell)
-                break
-            except (
-                _TransientError,
-                requests.ConnectionError,
-                requests.Timeout,
-                requests.exceptions.ChunkedEncodingError,
-            ) as error:
+                _tag(part).unlink(missing_ok=True)
+                return
+            except (_TransientError, *BREAKS) as error:
                 failures = 1 if _size(part) > before else failures + 1
                 if failures == TRIES:
                     raise DownloadError(f"{url} cannot be fetched: {error}; start again, it goes on where it stopped") from None
                 time.sleep(FIRST_WAIT_S * 2 ** (failures - 1))
-            except (requests.RequestException, OSError) as error:
-                raise DownloadError(f"{url} cannot be fetched: {error}") from None
-    found = sha256_of(part)
-    _tag(part).unlink(missing_ok=True)
-    if sha256 is not None and found != sha256.lower():
-        size = part.stat().st_size
-        part.unlink()
-        raise DownloadError(f"{url} has SHA-256 {found} ({size:,} bytes), expected {sha256}; the file was removed")
-    part.replace(path)
-    return path
 
 
 def _receive(session: requests.Session, url: str, part: Path, tell: Tell) -> None:

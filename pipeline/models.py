@@ -20,6 +20,8 @@ from pipeline.config import MODEL_STAGES, Config, ConfigError
 from stages.backends import build_backend
 from stages.weights import (
     Weights,
+    check_address,
+    check_sha256,
     hash_files,
     hub_address,
     identity_of,
@@ -51,12 +53,13 @@ class Model(msgspec.Struct, frozen=True):
 def configured_weights(config: Config) -> list[tuple[list[str], Weights]]:
     """The weights of every stage's backend, each once, with the options that name it. Builds the backends and loads nothing.
 
-    Raises BackendError, and ConfigError where two options state different hashes of the same address.
+    Raises BackendError, and ConfigError for an address or hash that is none, or where two options state different hashes.
     """
     wanted: dict[str, tuple[list[str], Weights]] = {}
     for stage in MODEL_STAGES:
         settings = getattr(config, stage)
         for weights in build_backend(stage, settings.backend, settings.options).weights():
+            _check(weights)
             options, first = wanted.setdefault(weights.address, ([], weights))
             options.append(weights.option)
             if None not in (first.sha256, weights.sha256) and first.sha256 != weights.sha256:
@@ -64,6 +67,14 @@ def configured_weights(config: Config) -> list[tuple[list[str], Weights]]:
             if first.sha256 is None:
                 wanted[weights.address] = options, weights
     return list(wanted.values())
+
+
+def _check(weights: Weights) -> None:
+    try:
+        check_address(weights.address)
+        check_sha256(weights.sha256)
+    except ValueError as error:
+        raise ConfigError(f"{weights.option}: {error}") from None
 
 
 def survey(config: Config) -> list[Model]:
@@ -102,8 +113,8 @@ def _pulled(options: list[str], weights: Weights, quiet: bool) -> Model:
         else:
             _hub_bars(quiet)
             fetch_hub(hub, weights.sha256)
-    except (DownloadError, ValueError) as error:
-        return msgspec.structs.replace(surveyed, status="failed", problem=str(error))
+    except DownloadError as error:
+        return msgspec.structs.replace(surveyed, status="failed", problem=f"{', '.join(options)}: {error}")
     model = _verified(options, weights, "fetched")
     return model or msgspec.structs.replace(_surveyed(options, weights), status="failed")
 
@@ -124,11 +135,7 @@ def _verified(options: list[str], weights: Weights, status: Status) -> Model | N
 
 
 def _surveyed(options: list[str], weights: Weights) -> Model:
-    missing = weights_missing(weights)
-    try:
-        path = local_path(weights.address)
-    except ValueError:  # told by `missing`
-        path = Path()
+    missing, path = weights_missing(weights), local_path(weights.address)
     problem = "; ".join(f"{lack.what}; {lack.fix}" for lack in missing)
     sha256 = "" if missing else weights.sha256 or ""
     return Model(options, weights.address, str(path), "missing" if missing else "here", _bytes(path), sha256, problem)

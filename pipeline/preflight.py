@@ -19,6 +19,8 @@ import msgspec
 from pipeline import storage
 from pipeline.shards import Dataset
 from stages.base import Stage
+from stages.records import StageName
+from stages.weights import Missing
 
 RUN = "_run"
 """Folder of an output for what is no result: plan, spool, timings, log, lock."""
@@ -32,11 +34,20 @@ class JobError(RuntimeError):
         self.exit_code = exit_code
 
 
+def what_is_missing(stages: list[Stage]) -> dict[Missing, list[StageName]]:
+    """Every package or weight that is lacking, once, with the stages that need it: some share a model."""
+    lacking: dict[Missing, list[StageName]] = {}
+    for stage in stages:
+        for lack in dict.fromkeys(stage.missing()):
+            lacking.setdefault(lack, []).append(stage.name)
+    return lacking
+
+
 def check_nothing_missing(stages: list[Stage]) -> None:
-    """Raises JobError(2) naming every package or weight that a stage lacks, with the command that installs it."""
-    lacking = [(stage.name, lack) for stage in stages for lack in stage.missing()]
+    """Raises JobError(2) naming what the stages lack, each once, with the command that installs it."""
+    lacking = what_is_missing(stages)
     if lacking:
-        lines = [f"  {name}: {lack.what}\n    {lack.fix}" for name, lack in lacking]
+        lines = [f"  {', '.join(names)}: {lack.what}\n    {lack.fix}" for lack, names in lacking.items()]
         raise JobError(2, "this machine lacks what the configuration needs:\n" + "\n".join(lines))
 
 

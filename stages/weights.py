@@ -57,6 +57,7 @@ class HubAddress:
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,95}")
 _PART = re.compile(r"(?!\.\.?$)[A-Za-z0-9._+=, ()@-]+")
 """A part of a path between slashes that stays below its folder."""
+_SHA256 = re.compile(r"[0-9A-Fa-f]{64}")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _THIS_MACHINE = ("localhost", "127.0.0.1", "::1")
 
@@ -70,6 +71,12 @@ def check_address(address: str) -> None:
         _check_url(address)
     elif not address or "\0" in address:
         raise ValueError(f"{address!r} is no path and no hf:// or https:// address of weights")
+
+
+def check_sha256(sha256: str | None) -> None:
+    """Raises ValueError for what is no SHA-256, e.g. a number that YAML read where the quotes were forgotten."""
+    if sha256 is not None and not (isinstance(sha256, str) and _SHA256.fullmatch(sha256)):
+        raise ValueError(f"sha256 must be 64 hex digits, in quotes if they are all decimal, not {sha256!r}")
 
 
 def hub_address(address: str) -> HubAddress | None:
@@ -118,8 +125,9 @@ def weights_missing(weights: Weights) -> list[Missing]:
     """Nothing if the weights are here and whole; otherwise what is wrong: not found, incomplete, another hash than stated."""
     try:
         path = local_path(weights.address)
+        check_sha256(weights.sha256)
     except ValueError as error:
-        return [Missing(f"{weights.option}: {error}", "correct the address")]
+        return [Missing(f"{weights.option}: {error}", "correct the configuration")]
     what, fix = _fault(path, weights.sha256)
     if not what:
         return []

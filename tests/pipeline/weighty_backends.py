@@ -1,0 +1,21 @@
+"""A detector whose weights are whatever the options say, for tests of fetching them: it loads nothing."""
+
+from stages.backends import Detector
+from stages.weights import Missing, Weights, identity_of, weights_missing
+
+
+class Weighty(Detector):
+    """`checkpoint` is a file, `text_encoder` a folder, as with a real detector."""
+
+    def __init__(self, checkpoint: str | None = None, sha256: str | None = None, text_encoder: str | None = None) -> None:
+        named = [("checkpoint", checkpoint, sha256), ("text_encoder", text_encoder, None)]
+        self.named = [Weights(f"localise.options.{option}", address, sha) for option, address, sha in named if address]
+
+    def weights(self) -> list[Weights]:
+        return self.named
+
+    def missing(self) -> list[Missing]:
+        return [lack for weights in self.named for lack in weights_missing(weights)]
+
+    def identity(self) -> dict[str, str]:
+        return {weights.option: identity_of(weights.address) for weights in self.named}
