@@ -28,17 +28,15 @@ _SAMPLE_VALIDATOR = Draft202012Validator(json_schema("sample"))
 
 class Recipe(NamedTuple):
     """How the background's mask grows from the masks of frame 1 (method: Background): a square of ones, so often; drawn again
-    at most `retry_dilate` times, each with a mask dilated so often (at least once) further, which `background.method` tells."""
+    at most `retry_dilate` times, each with a mask dilated so often (at least once) further."""
 
     dilate_px: int
     dilate_times: int
     retry_dilate: int = 0
 
-    def of(self, method: str) -> Recipe:
-        """The recipe of a background of this method: "lama+dilate2" was dilated further twice."""
-        _, marked, again = method.rpartition("+dilate")
-        times = int(again) if marked and again in ("1", "2") else 0
-        return self._replace(dilate_times=self.dilate_times + min(times, self.retry_dilate) * max(1, self.dilate_times))
+    def again(self, times: int) -> Recipe:
+        """The recipe of a drawing that was made after `times` others."""
+        return self._replace(dilate_times=self.dilate_times + times * max(1, self.dilate_times))
 
 
 def parse_document(data: bytes) -> tuple[dict[str, Any] | None, list[str]]:
@@ -85,8 +83,10 @@ def check_sample(document: dict[str, Any], members: dict[str, bytes], recipe: Re
             hidden |= mask
     if recipe is not None:
         background = document["background"]
-        grown = grow(hidden, recipe.of(background["method"]))
-        yield from _check_background(background, members["background.png"], pixels[1], grown)
+        again = redrawn(background["method"])
+        if again > recipe.retry_dilate:
+            yield f"background.method is {background['method']!r}, background.retry_dilate was {recipe.retry_dilate}"
+        yield from _check_background(background, members["background.png"], pixels[1], grow(hidden, recipe.again(again)))
 
 
 def grow(mask: np.ndarray, recipe: Recipe) -> np.ndarray:
@@ -101,6 +101,12 @@ def grow(mask: np.ndarray, recipe: Recipe) -> np.ndarray:
     outside = np.pad(1 - np.asarray(dilated, np.uint8), 1, constant_values=1)
     cv2.floodFill(outside, None, (0, 0), 2)  # type: ignore[call-overload,unused-ignore]  # None: no mask of its own
     return np.asarray(outside[1:-1, 1:-1] != 2)
+
+
+def redrawn(method: str) -> int:
+    """How many drawings came before the one that stayed: 2 for "lama+dilate2", 0 for "lama"."""
+    _, marked, times = method.rpartition("+dilate")
+    return int(times) if marked and times in ("1", "2") else 0
 
 
 def decode_rle(counts: str, size: tuple[int, int]) -> np.ndarray | None:

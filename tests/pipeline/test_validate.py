@@ -74,8 +74,8 @@ def rehash(out, number=0):
     path.write_text(json.dumps(record))
 
 
-def edit_json(out, change):
-    """Change KEY.json of the first shard's sample in place."""
+def edit_json(out, change, number=0):
+    """Change KEY.json of the samples of a shard in place."""
 
     def rewrite(name, data):
         if not name.endswith(".json"):
@@ -84,7 +84,7 @@ def edit_json(out, change):
         change(document)
         return json.dumps(document, ensure_ascii=False).encode()
 
-    rebuilt(out, rewrite)
+    rebuilt(out, rewrite, number)
 
 
 def test_a_good_output_has_no_findings(out):
@@ -226,12 +226,25 @@ def set_in(*path, value):
         (set_in("instances", 0, "detector_score", value=float("nan")), "min_detector_score"),
         (set_in("frames", 0, "index", value=118), "not in order"),
         (set_in("background", "masked_share", value=0.01), "masked_share is 0.01"),
+        (set_in("background", "method", value="opencv+dilate1"), "retry_dilate was 0"),
+        (set_in("background", "method", value="opencv+dilate1"), "the masks of frame 1 give"),
         (set_in("provenance", "prompt_sha", value="x"), "another prompt"),
     ],
 )  # fmt: skip
 def test_every_lie_in_key_json_is_found(out, change, words):
     edit_json(out, change)
     only(out, words)
+
+
+def test_a_background_that_was_drawn_again_is_compared_with_its_larger_mask(out):
+    dataset = json.loads((out / "dataset.json").read_bytes())
+    dataset["config"]["background"] = {"dilate_px": 4, "dilate_times": 1, "retry_dilate": 2}
+    (out / "dataset.json").write_text(json.dumps(dataset))
+    faults = ("outside the mask", "the masks of frame 1 give", "retry_dilate")
+    assert any(fault in message for fault in faults for message in messages(out))
+    for path in (out / "shards").iterdir():
+        edit_json(out, set_in("background", "method", value="opencv+dilate2"), int(path.stem))
+    assert not any(fault in message for fault in faults for message in messages(out))
 
 
 def picture(mode, size, kind="PNG", colour=0):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from painted import RED, SIZE, figure_sample
 from PIL import Image
 
-from pipeline.sample_checks import Recipe, grow
+from pipeline.sample_checks import Recipe, grow, redrawn
 from stages import background as stage_module
 from stages.background import CleanBackground
 from stages.images import decode_mask
@@ -36,7 +36,7 @@ def pixels(sample):
 def recomputed_hole(sample, chosen):
     """The hole as `materia validate` works it out from the record."""
     recipe = Recipe(chosen.dilate_px, chosen.dilate_times, chosen.retry_dilate)
-    return grow(decode_mask(sample.instances[0].mask_rle), recipe.of(sample.background.method))
+    return grow(decode_mask(sample.instances[0].mask_rle), recipe.again(redrawn(sample.background.method)))
 
 
 @pytest.mark.parametrize(("rim", "again"), [(1, 0), (GROWS_PX, 0), (GROWS_PX + 2, 1), (2 * GROWS_PX + 2, 2)])
