@@ -1,15 +1,22 @@
 """LaMa through lama-cleaner, with small TorchScript generators of random weights in place of the published one."""
 
+import io
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from painted import figure_sample
+from PIL import Image
 
+from pipeline.sample_checks import Recipe, grow, redrawn
 from stages.backends import BackendError, build_backend
+from stages.background import CleanBackground
 from stages.background.lama import Lama
+from stages.images import decode_mask
 from stages.notices import drain
+from stages.settings import BackgroundSettings, LocaliseSettings
 from stages.weights import sha256_of
 
 pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("ignore::FutureWarning")]
@@ -145,6 +152,25 @@ def test_a_batch_that_does_not_fit_the_memory_is_halved_and_said(tmp_path):
     assert "going on with 2" in drain()[0] and lama.batches.size == 2
 
 
+def test_the_stage_draws_again_with_lama_too_and_keeps_the_frame_outside_its_mask(checkpoint):
+    import torch
+
+    chosen = BackgroundSettings(
+        backend="lama", options={"checkpoint": str(checkpoint)}, dilate_px=3, dilate_times=2, retry_dilate=2, max_residual=0.1
+    )
+    stage = CleanBackground(chosen, LocaliseSettings(backend="painted:RedDetector"))
+    assert stage.missing() == [] and stage.identity()["weights"] == sha256_of(checkpoint)
+    stage.setup()
+    rows = stage.process([figure_sample(0), figure_sample(1, rim=4), figure_sample(2, rim=6, size=(131, 150))])
+    stage.close()
+    assert [row.background.method for row in rows] == ["lama", "lama+dilate1", "lama+dilate2"]
+    assert torch.get_num_threads() == chosen.threads
+    for row in rows:
+        hole = grow(decode_mask(row.instances[0].mask_rle), Recipe(3, 2).again(redrawn(row.background.method)))
+        picture = np.asarray(Image.open(io.BytesIO(row.background.png)))
+        assert (picture[~hole] == row.frames[1].rgb[~hole]).all() and (picture[hole] != row.frames[1].rgb[hole]).mean() > 0.9
+
+
 def test_a_good_checkpoint_is_not_missing_and_names_its_hash(checkpoint):
     lama = Lama(str(checkpoint), sha256=sha256_of(checkpoint))
     assert lama.missing() == [] and lama.weights() == [
@@ -225,7 +251,9 @@ import socket, sys, warnings
 def no_network(*_): raise AssertionError("network")
 socket.socket.connect = no_network
 import numpy as np
+from stages.background import CleanBackground
 from stages.background.lama import Lama
+from stages.images import decode_mask
 lama = Lama({str(checkpoint)!r})
 assert lama.missing() == []
 lama.setup("cpu", 1)
