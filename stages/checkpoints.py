@@ -18,6 +18,8 @@ class CheckpointError(ValueError):
 
 _WRAPPERS = ("model", "state_dict")
 """Keys below which published checkpoints keep their tensors."""
+_MAX_HEADER_BYTES = 100_000_000
+"""Of a safetensors file (the format's own limit); it begins with the length of its header in 8 bytes, then JSON."""
 _SHOWN = 3
 """Names that a message spells out."""
 
@@ -67,13 +69,15 @@ def _kind(path: Path) -> str:
         head = file.read(512)
     if not head:
         raise CheckpointError(f"{path} is empty (0 bytes); expected a checkpoint")
+    text = head.lstrip().lower()
+    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < _MAX_HEADER_BYTES:  # may begin like the others by chance
+        return "safetensors"
     if head.startswith(b"PK"):
         return "zip"
     if head.startswith(b"\x80"):
         return "pickle"
-    if head[8:9] == b"{" or (path.suffix == ".safetensors" and not head.lstrip().startswith((b"<", b"version"))):
+    if path.suffix == ".safetensors" and not text.startswith((b"<", b"version")):
         return "safetensors"
-    text = head.lstrip().lower()
     if text.startswith(b"version https://git-lfs"):
         what = "a git-lfs pointer, not the file itself"
     elif text.startswith((b"<!doctype", b"<html", b"<?xml")):
