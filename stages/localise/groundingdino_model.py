@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from stages.checkpoints import CheckpointError
+from stages.localise.grounding import replaced
 from stages.localise.prompt import Prompt, phrase_mask, separator_ids
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def build(architecture: str, text_encoder: Path, tokenizer: Any) -> Any:
         get_pretrained_language_model=lambda _: BertModel(config),  # its weights are in the checkpoint
     )
     # the package's wrapper calls methods that transformers 5 removed; BertModel has the same parameter names and needs none
-    with _replaced(package, get_tokenlizer=loaders, BertModelWarper=lambda bert_model: bert_model):
+    with replaced(package, get_tokenlizer=loaders, BertModelWarper=lambda bert_model: bert_model):
         return build_model(configuration(architecture)).eval()
 
 
@@ -54,18 +54,6 @@ def configuration(architecture: str) -> Any:
         args = SLConfig.fromfile(str(Path(groundingdino.__file__).parent / "config" / f"{ARCHITECTURES[architecture]}.py"))
     args.use_checkpoint = args.use_transformer_ckpt = False
     return args
-
-
-@contextlib.contextmanager
-def _replaced(module: ModuleType, **names: Any) -> Iterator[None]:
-    old = {name: getattr(module, name) for name in names}
-    try:
-        for name, value in names.items():
-            setattr(module, name, value)
-        yield
-    finally:
-        for name, value in old.items():
-            setattr(module, name, value)
 
 
 class Text:

@@ -22,8 +22,11 @@ N_QUERIES = 900
 
 
 def network_size(size: tuple[int, int], short_side_px: int, long_side_px: int) -> tuple[int, int]:
-    """Height and width of a picture -> those in the network, in pixels: the short side as wished unless the long one would pass its limit (method;
-    rounding of groundingdino/datasets/transforms.py: resize). A picture of extreme shape is kept at least 1 pixel wide."""
+    """Height and width of a picture -> those in the network, in pixels; never below 1.
+
+    The short side as wished, unless the long one would pass its limit (method; rounding of
+    groundingdino/datasets/transforms.py: resize).
+    """
     short, long = min(size), max(size)
     if long / short * short_side_px > long_side_px:
         short_side_px = max(1, round(long_side_px * short / long))
