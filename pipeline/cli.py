@@ -8,12 +8,14 @@ Heavy modules are imported inside the commands, so that `materia --help` answers
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 import click
 
 if TYPE_CHECKING:
+    from rich.text import Text
+
     from pipeline.config import Config
     from pipeline.models import Model
 
@@ -128,8 +130,7 @@ def sheet(out: str, picture: str, samples: int) -> None:
 def doctor(config_path: str, overrides: tuple[str, ...], as_json: bool) -> None:
     """What is missing on this machine for a configuration, and the command that installs it."""
     import msgspec
-    from rich.console import Console
-    from rich.table import Table
+    from rich.text import Text
 
     from pipeline.doctor import examine
 
@@ -142,10 +143,8 @@ def doctor(config_path: str, overrides: tuple[str, ...], as_json: bool) -> None:
         click.echo(msgspec.json.encode(checks).decode())
     else:
         colours = {"ok": "green", "warning": "yellow", "missing": "red"}
-        table = Table("what", "status", "found", "fix", box=None)
-        for check in checks:
-            table.add_row(check.what, f"[{colours[check.status]}]{check.status}[/]", check.found, check.fix)
-        Console().print(table)
+        rows = ((check.what, Text(check.status, colours[check.status]), check.found, check.fix) for check in checks)
+        _print_table(["what", "status", "found", "fix"], rows)
     sys.exit(2 if any(check.status == "missing" for check in checks) else 0)
 
 
@@ -187,16 +186,24 @@ def list_models(config_path: str, overrides: tuple[str, ...], as_json: bool) -> 
 
 def _show_models(found: list[Model], as_json: bool) -> None:
     import msgspec
-    from rich.console import Console
-    from rich.table import Table
 
     if as_json:
         click.echo(msgspec.json.encode(found).decode())
         return
-    table = Table("option", "address", "status", "MB", "sha256", box=None)
-    for model in found:
-        table.add_row("\n".join(model.options), model.address, model.status, f"{model.bytes / 1e6:,.1f}", model.sha256[:16])
-    Console().print(table)
+    rows = ((", ".join(m.options), m.address, m.status, f"{m.bytes / 1e6:,.1f}", m.sha256) for m in found)
+    _print_table(["option", "address", "status", "MB", "sha256"], rows)
+
+
+def _print_table(columns: list[str], rows: Iterable[Sequence[str | Text]]) -> None:
+    """Print a table whose paths and commands stay whole: folded on a terminal, each row a line where it is piped."""
+    from rich.console import Console
+    from rich.table import Column, Table
+    from rich.text import Text
+
+    table = Table(*(Column(column, overflow="fold") for column in columns), box=None)
+    for row in rows:
+        table.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in row))  # an address is no markup
+    Console(width=None if sys.stdout.isatty() else 1000).print(table)
 
 
 def _with_command(text: str, config_path: str, overrides: tuple[str, ...]) -> str:

@@ -2,7 +2,7 @@
 
 In: a file below configs/ or anywhere, and overrides. Out: `Config`. Each stage owns its settings (stages/settings.py); here
 they are put together with the source's and the engine's. Every error names the file, the field, and the nearest known name.
-`options` belong to a `backend`: where a file or an override names another backend, the options beneath it are dropped.
+`options` belong to a `backend` and a `sha256` to a `checkpoint`: where a file or an override names another, they are dropped.
 """
 
 from __future__ import annotations
@@ -35,6 +35,10 @@ STAGE_ORDER: tuple[StageName, ...] = ("entities", "frames", "localise", "segment
 
 MODEL_STAGES: tuple[StageName, ...] = ("entities", "localise", "segment", "faces", "background")
 """Stages that run a model: they have a backend and a device."""
+
+
+_COMPANIONS = {"backend": "options", "checkpoint": "sha256"}
+"""Field -> the field beside it that tells of its value, and goes when another value comes."""
 
 
 class ConfigError(ValueError):
@@ -135,7 +139,7 @@ def load_config(path: str | Path, overrides: tuple[str, ...] = ()) -> Config:
     """Read a YAML file with its bases and `field.path=value` overrides (values are YAML). Raises ConfigError."""
     path = Path(path)
     data = _read(path, ())
-    for override in sorted(overrides, key=lambda text: not text.partition("=")[0].endswith(".backend")):  # drops options first
+    for override in sorted(overrides, key=_drops_first):
         _apply(data, override)
     try:
         return Config.model_validate(data)
@@ -151,6 +155,12 @@ def uses_card(device: str) -> bool:
 def fingerprint(values: dict[str, Any]) -> str:
     """SHA-256 (hex) of JSON-able values, independent of key order."""
     return hashlib.sha256(json.dumps(values, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+def _drops_first(override: str) -> int:
+    """Order of overrides: what drops others, as they were in the file, comes before what sets them."""
+    field = override.partition("=")[0].rpartition(".")[2]
+    return list(_COMPANIONS).index(field) if field in _COMPANIONS else len(_COMPANIONS)
 
 
 def _read(path: Path, parents: tuple[Path, ...]) -> dict[str, Any]:
@@ -170,8 +180,9 @@ def _read(path: Path, parents: tuple[Path, ...]) -> dict[str, Any]:
 
 def _merge(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     merged = dict(under)
-    if over.get("backend", under.get("backend")) != under.get("backend"):
-        merged.pop("options", None)  # they belong to the backend that was replaced
+    for field, companion in _COMPANIONS.items():
+        if over.get(field, under.get(field)) != under.get(field):
+            merged.pop(companion, None)
     for key, value in over.items():
         both = isinstance(value, dict) and isinstance(merged.get(key), dict)
         merged[key] = _merge(merged[key], value) if both else value
@@ -191,8 +202,8 @@ def _apply(data: dict[str, Any], override: str) -> None:
         parsed = yaml.safe_load(value)
     except yaml.YAMLError as error:
         raise ConfigError(f"--set {override}: the value is not YAML: {error}") from None
-    if last == "backend" and parsed != data.get("backend"):
-        data.pop("options", None)  # they belong to the backend that is replaced
+    if last in _COMPANIONS and parsed != data.get(last):
+        data.pop(_COMPANIONS[last], None)
     data[last] = parsed
 
 

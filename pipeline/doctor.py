@@ -83,12 +83,15 @@ def _stages(config: Config) -> list[Check]:
     """A line for each stage that can run, and one for each thing that is missing, under the first stage that needs it."""
     stages = build_stages(config, STAGE_ORDER)
     lacking = what_is_missing(stages)
-    short = {name for names in lacking.values() for name in names}
-    fine = [stage.name for stage in stages if stage.name not in short]
-    return [
-        *(Check(f"stage {name}", "ok", getattr(getattr(config, name, None), "backend", "built in")) for name in fine),
-        *(Check(f"stage {names[0]}", "missing", lack.what + _also(names[1:]), lack.fix) for lack, names in lacking.items()),
-    ]
+    checks = []
+    for stage in stages:
+        if not any(stage.name in names for names in lacking.values()):
+            backend = getattr(getattr(config, stage.name, None), "backend", "built in")
+            checks.append(Check(f"stage {stage.name}", "ok", backend))
+        for lack, names in lacking.items():
+            if names[0] == stage.name:
+                checks.append(Check(f"stage {stage.name}", "missing", lack.what + _also(names[1:]), lack.fix))
+    return checks
 
 
 def _also(names: list[StageName]) -> str:

@@ -132,7 +132,7 @@ def weights_missing(weights: Weights) -> list[Missing]:
     if not what:
         return []
     fetched = _scheme(weights.address) is not None
-    place = f"{weights.address} ({path})" if fetched else str(path)
+    place = f"{weights.address} ({path})" if fetched and path.exists() else str(weights.address if fetched else path)
     if fetched:
         fix = PULL
     elif path.is_relative_to(weights_path("")):

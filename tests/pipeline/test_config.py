@@ -143,6 +143,18 @@ def test_options_end_with_the_backend_that_an_override_replaces(tmp_path, order)
     assert load_config(path, overrides[:1]).localise.options == {"word_table": "of the base", "checkpoint": "mine.pth"}
 
 
+def test_a_hash_ends_with_the_checkpoint_that_it_belongs_to(tmp_path):
+    path = write(
+        tmp_path, ON_CARDS.replace("word_table: of the base", f"checkpoint: theirs.pth, sha256: {'a' * 64}"), "pinned.yaml"
+    )
+    own = ("localise.options.checkpoint=mine.pth",)
+    assert load_config(path).localise.options["sha256"] == "a" * 64
+    assert load_config(path, own).localise.options == {"checkpoint": "mine.pth"}
+    for overrides in ((*own, f"localise.options.sha256={'b' * 64}"), (f"localise.options.sha256={'b' * 64}", *own)):
+        assert load_config(path, overrides).localise.options == {"checkpoint": "mine.pth", "sha256": "b" * 64}
+    assert load_config(path, ("localise.options.checkpoint=theirs.pth",)).localise.options["sha256"] == "a" * 64
+
+
 def test_options_end_with_the_backend_that_a_file_replaces(tmp_path):
     write(tmp_path, ON_CARDS, "base.yaml")
     other = write(tmp_path, "base: base.yaml\nlocalise: {backend: groundingdino, options: {box: 1}}\n", "other.yaml")

@@ -49,8 +49,9 @@ def start(server, tmp_path):
             "PYTHONPATH": str(Path(__file__).parent),
         }
         env |= {"HF_HUB_OFFLINE": "1"} if offline else {}
-        sets = {"backend": "weighty_backends:Weighty"} | {f"options.{name}": value for name, value in options.items()}
-        args = [part for name, value in sets.items() for part in ("--set", f"localise.{name}={value}")]
+        sets = {"entities.backend": "weighty_backends:Weightless", "localise.backend": "weighty_backends:Weighty"}
+        sets |= {f"localise.options.{name}": value for name, value in options.items()}
+        args = [part for name, value in sets.items() for part in ("--set", f"{name}={value}")]
         return subprocess.Popen(
             [MATERIA, *command, "--config", "configs/local.yaml", *args],
             stdout=subprocess.PIPE,
@@ -190,8 +191,8 @@ def test_a_second_pull_waits_for_the_first(start, server, tmp_path):
         second = start("models", "pull", checkpoint=FILE)
         assert second.stderr.readline() == "waiting for another pull: process 7 on elsewhere\n"
         assert server.asked == []
-    second.communicate(timeout=100)
-    assert second.returncode == 0
+    _, stderr = second.communicate(timeout=100)
+    assert second.returncode == 0, stderr
 
 
 def test_a_run_without_its_weights_names_file_and_command_and_makes_nothing(materia, server, tmp_path):
@@ -207,6 +208,6 @@ def test_a_run_without_its_weights_names_file_and_command_and_makes_nothing(mate
         sha256="f" * 64,
     )
     assert result.returncode == 2
-    assert result.stderr.count("dino.pth (") == 1  # localise and background share the detector
+    assert result.stderr.count("dino.pth is not there") == 1  # localise and background share the detector
     assert "materia models pull --config configs/local.yaml" in result.stderr
     assert not (tmp_path / "out" / "dataset.json").exists()

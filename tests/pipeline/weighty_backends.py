@@ -1,6 +1,6 @@
-"""A detector whose weights are whatever the options say, for tests of fetching them: it loads nothing."""
+"""A detector whose weights are whatever the options say, and a language model without any, for tests of fetching them."""
 
-from stages.backends import Detector
+from stages.backends import Detector, LanguageModel
 from stages.weights import Missing, Weights, identity_of, weights_missing
 
 
@@ -19,3 +19,7 @@ class Weighty(Detector):
 
     def identity(self) -> dict[str, str]:
         return {weights.option: identity_of(weights.address) for weights in self.named}
+
+
+class Weightless(LanguageModel):
+    """Needs nothing."""
