@@ -1,4 +1,4 @@
-"""A language model's checkpoint folder in the Hugging Face layout: whether it is whole, and its hash.
+"""Whether a language model's checkpoint folder in the Hugging Face layout can be used.
 
 In: an address. Out: what is wrong with it, in one line, without loading it. Looked at are the hash beside the weights if there
 is one, the header of every safetensors file, and names and shapes against the model that config.json describes.
@@ -6,14 +6,11 @@ is one, the header of every safetensors file, and names and shapes against the m
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
-from stages.weights import Missing, Weights, local_path, sha256_of, weights_missing
-
-FIX = "correct the path, or fetch it again: materia models pull --config ..."
+from stages.weights import PULL, SHA256_FILE, Missing, Weights, local_path, sha256_of, weights_missing
 
 
 def checkpoint_missing(weights: Weights) -> list[Missing]:
@@ -22,14 +19,7 @@ def checkpoint_missing(weights: Weights) -> list[Missing]:
         return missing
     folder = local_path(weights.address)
     problem = _problem(folder)
-    return [Missing(f"{weights.option}: {folder} {problem}", FIX)] if problem else []
-
-
-def checkpoint_sha256(folder: Path) -> str:
-    """SHA-256 over names and hashes of the files that decide what the model says: weights, configuration, tokenizer."""
-    files = sorted(path for path in folder.iterdir() if path.suffix in (".safetensors", ".json", ".jinja", ".model"))
-    lines = [f"{sha256_of(path)}  {path.name}\n" for path in files]
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
+    return [Missing(f"{weights.option}: {folder} {problem}", f"correct the path, or fetch it again: {PULL}")] if problem else []
 
 
 def _problem(folder: Path) -> str:
@@ -43,8 +33,6 @@ def _problem(folder: Path) -> str:
         return "has no tokenizer: tokenizer_config.json is expected"
     try:
         names = _weight_files(folder)
-        if absent := [name for name in names if not (folder / name).is_file()]:
-            return f"lacks {len(absent)} of {len(names)} files of weights: {', '.join(absent[:3])}"
         if wrong := _wrong_hash(folder, names):
             return wrong
         return _other_shapes(folder, architecture, _shapes(folder, names))
@@ -61,10 +49,10 @@ def _weight_files(folder: Path) -> list[str]:
 
 def _wrong_hash(folder: Path, names: list[str]) -> str:
     """The packaged models have their hash beside them in a file SHA256."""
-    if not (folder / "SHA256").is_file() or len(names) != 1:
+    if not (folder / SHA256_FILE).is_file() or len(names) != 1:
         return ""
-    expected, found = (folder / "SHA256").read_text().strip(), sha256_of(folder / names[0])
-    return f"is damaged: {names[0]} has SHA-256 {found}, its file SHA256 says {expected}" if found != expected else ""
+    expected, found = (folder / SHA256_FILE).read_text().strip(), sha256_of(folder / names[0])
+    return f"is damaged: {names[0]} has SHA-256 {found}, its file {SHA256_FILE} says {expected}" if found != expected else ""
 
 
 def _shapes(folder: Path, names: list[str]) -> dict[str, tuple[int, ...]]:

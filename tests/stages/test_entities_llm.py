@@ -126,7 +126,9 @@ def test_the_grammar_accepts_the_schemas_answers_and_nothing_else(stage):
         assert not accepts(compact(wrong))
 
 
-def test_missing_weights_are_named_with_their_fix(tmp_path):
-    missing = TransformersLM(model=str(tmp_path / "none")).missing()
-    assert [item.fix for item in missing] == ["make weights"]
-    assert "none" in missing[0].what
+def test_missing_weights_are_named_with_their_fix(tmp_path, monkeypatch):
+    (own,) = TransformersLM(model=str(tmp_path / "none")).missing()
+    assert "entities.options.model" in own.what
+    assert "none" in own.what
+    monkeypatch.setenv("MATERIA_CACHE", str(tmp_path))
+    assert [item.fix for item in TransformersLM().missing()] == ["make weights"]
