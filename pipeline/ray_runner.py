@@ -19,6 +19,8 @@ from typing import Any
 # Read by Ray when it is imported. A wrong RAY_ADDRESS in the environment must not change where a job runs.
 os.environ.update(RAY_USAGE_STATS_ENABLED="0", RAY_DATA_USAGE_DISABLED="1", RAY_DATA_DISABLE_PROGRESS_BARS="1")
 os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its "errors" are advice to Ray Data's authors
+# An actor that is not needed any more ends its child itself, after the models were closed; Ray would kill the child first.
+os.environ.update(RAY_kill_child_processes_on_worker_exit="0")
 
 import msgspec
 import numpy as np
@@ -62,7 +64,7 @@ class RayRunner:
             _SliceSource(slices, self._job.out),
             override_num_blocks=1,
             num_cpus=SOURCE_CPUS,
-            ray_remote_args={"max_retries": -1},  # unlike any pool's, or Ray Data would run the source inside one worker
+            max_calls=1,  # unlike any pool's arguments, or Ray Data may run the source and all slices inside one worker
         )
         for number, pool in enumerate(self._engine.pools):
             dataset = dataset.map_batches(
@@ -146,7 +148,12 @@ def _start_ray(engine: EngineSettings, address: str | None) -> None:
     own: dict[str, Any] = {"object_store_memory": engine.object_store_mb * 2**20, "include_dashboard": False}
     with _silent_stderr():  # the C++ side greets there
         # "local": whatever RAY_ADDRESS in the environment says
-        ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **({} if address else own))
+        ray.init(
+            address=address or "local",
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            **({"runtime_env": {"env_vars": {"RAY_kill_child_processes_on_worker_exit": "0"}}} if address else own),
+        )
 
 
 @contextmanager

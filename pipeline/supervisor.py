@@ -31,7 +31,7 @@ from stages.records import Row, Sample, StageName, reject
 _POLL_S = 0.2
 _DEADLINE_FACTOR = 20  # a row may take so many times the median (engine: decision 5)
 _UNMEASURED_SHARE = 1 / 4  # of min_deadline_s, for each row of a batch, until a median is known
-_CLOSE_S = 10.0  # in which models may end the processes and free the memory that they hold
+CLOSE_S = 10.0  # in which models may end the processes and free the memory that they hold
 _LOG_LIMIT = 1 << 20
 _LOG_TAIL = 4000
 
@@ -242,7 +242,7 @@ class _Child:
             self._idle = False
             os.dup2(self._answers, self._requests, inheritable=False)  # closes the pipe of requests, keeps the number
             with suppress(subprocess.TimeoutExpired):
-                self._process.wait(timeout=_CLOSE_S)
+                self._process.wait(timeout=CLOSE_S)
 
     def end(self) -> None:
         """Kill the whole group and free pipes and log; may be called again."""

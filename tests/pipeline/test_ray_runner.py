@@ -5,9 +5,10 @@ import signal
 
 import psutil
 import pytest
-from jobs import STUBS, contents, make_config, make_manifest, outcomes, start, wait_for
-from stub_stages import STUB_SECONDS
+from jobs import STUBS, contents, helpers, make_config, make_manifest, outcomes, start, traces, wait_for
+from stub_stages import STUB_SECONDS, TRACES
 
+from pipeline.config import STAGE_ORDER
 from pipeline.job import run_job
 from pipeline.shards import committed
 
@@ -48,6 +49,27 @@ def test_any_number_of_workers_gives_the_bytes_of_the_serial_runner(manifest, se
         "timeout",
         "sample",
     ]
+
+
+def test_models_are_closed_when_a_job_is_done_and_leave_no_process_behind(manifest, tmp_path, monkeypatch):
+    folder = tmp_path / "traces"
+    folder.mkdir()
+    monkeypatch.setenv(TRACES, str(folder))
+    assert run(make_manifest(tmp_path / "clips", ["a dog"] * 8), tmp_path / "out", "ray").exit_code == 0
+    assert not helpers(folder)
+    assert {trace["stage"] for trace in traces(folder) if trace.get("closed")} == set(STAGE_ORDER)
+
+
+def test_a_killed_driver_leaves_no_process_behind(tmp_path, monkeypatch):
+    folder = tmp_path / "traces"
+    folder.mkdir()
+    monkeypatch.setenv(TRACES, str(folder))
+    monkeypatch.setenv(STUB_SECONDS, "0.5")
+    process = start(make_manifest(tmp_path / "clips", ["a dog"] * 40), tmp_path / "out", "ray")
+    wait_for(lambda: helpers(folder))
+    process.kill()
+    process.communicate()
+    wait_for(lambda: not helpers(folder), 30)
 
 
 def test_pools_that_the_machine_cannot_hold_are_refused_with_the_numbers(manifest, tmp_path):
