@@ -224,8 +224,8 @@ def _write_manifest(folder: Path, files: dict[str, FileHash]) -> None:
 def _passes(error: Exception) -> bool:
     """Whether another try may help: no connection, or a server that is busy or broken."""
     response = getattr(error, "response", None)
-    if response is None:
-        return not isinstance(error, ValueError)
+    if response is None:  # an error number is this machine's own, e.g. a full disk
+        return not isinstance(error, ValueError) and getattr(error, "errno", None) is None
     return response.status_code in TRANSIENT or response.status_code >= 500
 
 

@@ -60,6 +60,7 @@ _PART = re.compile(r"(?!\.\.?$)[A-Za-z0-9._+=, ()@-]+")
 _SHA256 = re.compile(r"[0-9A-Fa-f]{64}")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _THIS_MACHINE = ("localhost", "127.0.0.1", "::1")
+"""Hosts that need no encryption: a mirror behind a tunnel, a test's server."""
 
 
 def check_address(address: str) -> None:
@@ -131,9 +132,9 @@ def weights_missing(weights: Weights) -> list[Missing]:
     what, fix = _fault(path, weights.sha256)
     if not what:
         return []
-    fetched = _scheme(weights.address) is not None
-    place = f"{weights.address} ({path})" if fetched and path.exists() else str(weights.address if fetched else path)
-    if fetched:
+    place = str(path)
+    if _scheme(weights.address):
+        place = f"{weights.address} ({path})" if path.exists() else weights.address
         fix = PULL
     elif path.is_relative_to(weights_path("")):
         fix = "make weights"
@@ -240,10 +241,10 @@ def read_manifest(folder: Path) -> dict[str, FileHash] | None:
     """The files of a hub snapshot as they were when it was pulled and verified; None for any other folder."""
     if folder.parent.name != "snapshots":
         return None
-    path = manifest_path(folder)
-    if not path.is_file():
+    try:
+        return {name: FileHash(*entry) for name, entry in json.loads(manifest_path(folder).read_text()).items()}
+    except (OSError, ValueError):  # none, or one that did not reach the disk: as if it were not pulled
         return None
-    return {name: FileHash(*entry) for name, entry in json.loads(path.read_text()).items()}
 
 
 def _absent_files(folder: Path) -> list[str]:

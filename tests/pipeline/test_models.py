@@ -159,6 +159,20 @@ def test_repositories_and_files_that_the_hub_has_not_are_named(materia):
     assert "some/dino has no file other.pth at revision main" in result.stderr
 
 
+def test_a_busy_hub_is_asked_again(materia, server):
+    server.refuse = [503]
+    assert pulled(materia("models", "pull", "--json", checkpoint=FILE))[FILE]["status"] == "fetched"
+
+
+def test_a_manifest_that_did_not_reach_the_disk_is_made_again(materia, tmp_path):
+    assert materia("models", "pull", text_encoder=REPO).returncode == 0
+    [manifest] = (tmp_path / "cache" / "weights" / "hub").rglob("*.json")
+    manifest.write_bytes(b"")
+    assert "localise.options" not in materia("doctor", "--json", text_encoder=REPO, offline=True).stdout
+    assert materia("models", "pull", text_encoder=REPO).returncode == 0
+    assert sorted(json.loads(manifest.read_text())) == USED
+
+
 def test_offline_a_pull_says_what_forbids_it(materia):
     result = materia("models", "pull", checkpoint=FILE, offline=True)
     assert result.returncode == 2
