@@ -17,8 +17,8 @@ from stages.backends import Detections
 from stages.batching import Batches
 from stages.localise.pictures import has_enough_cells, network_size, resize, to_pixels
 from stages.localise.prompt import Prompt, make_prompts, word_scores
+from stages.precision import check_dtype
 
-DTYPES = ("float32", "float16", "bfloat16")
 SMALLEST_SIDE_PX = 224
 """A square of this side has a feature cell for each of the model's 900 queries; a smaller one has not."""
 
@@ -51,8 +51,7 @@ class Grounding:
         if not SMALLEST_SIDE_PX <= short_side_px <= long_side_px:
             sides = f"short_side_px = {short_side_px}, long_side_px = {long_side_px}"
             raise ValueError(f"{sides}: at least {SMALLEST_SIDE_PX}, and the short side not longer than the long one")
-        if dtype not in DTYPES:
-            raise ValueError(f"dtype = {dtype!r}: one of {', '.join(DTYPES)}")
+        check_dtype(dtype)
         self.batches = Batches("localise.options.batch_size", batch_size)
         self.max_words = max_words_per_prompt
         self.sides = short_side_px, long_side_px

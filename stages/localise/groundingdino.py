@@ -19,6 +19,7 @@ from stages.localise.grounding import Grounding
 from stages.localise.groundingdino_model import ARCHITECTURES
 from stages.localise.pictures import normalise
 from stages.localise.prompt import Prompt, load_tokenizer
+from stages.precision import autocast
 from stages.records import EntityWord
 from stages.weights import Missing, Weights, check_address, identity_of, local_path, sha256_of, weights_missing
 
@@ -31,10 +32,10 @@ class GroundingDino(Detector):
     """GroundingDINO Swin-T or Swin-B.
 
     `checkpoint` and `text_encoder` (see stages.weights.Weights): the .pth file, and a folder of BERT in the Hugging Face layout
-    that fits it (published: bert-base-uncased). `architecture`: swin_t or swin_b. `dtype`: what autocast computes in, float32
-    (off), float16 or bfloat16. `batch_size`: pictures of a forward pass. `compile`: backbone and encoder layers through
-    torch.compile. `max_words_per_prompt`: long prompts find fewer boxes and merge labels (method), so more words are asked for
-    in further passes. `short_side_px`, `long_side_px`: size of the pictures in the network (method: 800, at most 1333).
+    that fits it (published: bert-base-uncased). `architecture`: swin_t or swin_b. `dtype`: see stages.precision. `batch_size`:
+    pictures of a forward pass. `compile`: backbone and encoder layers through torch.compile. `max_words_per_prompt`: long
+    prompts find fewer boxes and merge labels (method), so more words are asked for in further passes. `short_side_px`,
+    `long_side_px`: size of the pictures in the network (method: 800, at most 1333).
     """
 
     def __init__(
@@ -43,7 +44,7 @@ class GroundingDino(Detector):
         text_encoder: str,
         sha256: str | None = None,
         architecture: str = "swin_t",
-        dtype: str = "float32",
+        dtype: str = "auto",
         batch_size: int = 6,
         compile: bool = False,
         max_words_per_prompt: int = 20,
@@ -119,8 +120,7 @@ class GroundingDino(Detector):
 
         from stages.localise.groundingdino_model import forward
 
-        half = self.dtype != "float32"
-        with torch.inference_mode(), torch.autocast(torch.device(self.device).type, getattr(torch, self.dtype), enabled=half):
+        with torch.inference_mode(), autocast(self.dtype, self.device):
             boxes, logits = forward(self.model, normalise(pictures, self.device), prompts)
             outputs = torch.cat([boxes.float(), logits.float().sigmoid()], dim=2).cpu().numpy()  # one way back from the device
         return outputs[..., :4], outputs[..., 4:]

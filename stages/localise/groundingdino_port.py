@@ -19,6 +19,7 @@ from stages.checkpoints import CheckpointError
 from stages.localise.grounding import Grounding, replaced
 from stages.localise.pictures import normalise
 from stages.localise.prompt import Prompt, load_tokenizer, phrase_mask, separator_ids
+from stages.precision import autocast
 from stages.records import EntityWord
 from stages.weights import Missing, Weights, check_address, identity_of, local_path, weights_missing
 
@@ -35,7 +36,7 @@ class GroundingDinoPort(Detector):
     def __init__(
         self,
         model: str,
-        dtype: str = "float32",
+        dtype: str = "auto",
         batch_size: int = 6,
         compile: bool = False,
         max_words_per_prompt: int = 20,
@@ -99,7 +100,6 @@ class GroundingDinoPort(Detector):
         import torch
         from transformers.models.grounding_dino import modeling_grounding_dino as package
 
-        half = self.dtype != "float32"
         repaired = {
             "generate_masks_with_special_tokens_and_transfer_map": functools.partial(
                 _phrase_masks, prompts, separator_ids(self.tokenizer)
@@ -109,7 +109,7 @@ class GroundingDinoPort(Detector):
         with (
             replaced(package, **repaired),
             torch.inference_mode(),
-            torch.autocast(torch.device(self.device).type, getattr(torch, self.dtype), enabled=half),
+            autocast(self.dtype, self.device),
         ):
             ids = torch.tensor([prompt.ids for prompt in prompts]).to(self.device)  # (B, T)
             found = self.model(pixel_values=normalise(pictures, self.device), input_ids=ids)

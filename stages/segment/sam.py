@@ -16,32 +16,20 @@ import numpy as np
 from stages.backends import Masks, Segmenter
 from stages.batching import Batches
 from stages.checkpoints import CheckpointError
+from stages.precision import autocast, check_dtype
 from stages.records import Box
 from stages.segment.sam_build import ARCHITECTURES, read_sam
 from stages.weights import Missing, Weights, check_address, local_path, sha256_of, weights_missing
 
-DTYPES = ("float32", "float16", "bfloat16")
 OPTION = "segment.options.checkpoint"
-PUBLISHED = {
-    "https://dl.fbaipublicfiles.com/segment_anything/sam_vit_b_01ec64.pth": (
-        "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912"
-    ),
-    "https://dl.fbaipublicfiles.com/segment_anything/sam_vit_l_0b3195.pth": (
-        "3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622"
-    ),
-    "https://dl.fbaipublicfiles.com/segment_anything/sam_vit_h_4b8939.pth": (
-        "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e"
-    ),
-}
-"""Address -> SHA-256 of the models that the authors publish; `sha256` need not be given for them."""
 
 
 class Sam(Segmenter):
     """SAM ViT-B, L, H, or any reduced or fine-tuned model of the package's modules.
 
-    `checkpoint`: address of the state dict (stages.weights.Weights). `sha256` (hex) of it; known for the published ones.
+    `checkpoint`: address of the state dict (stages.weights.Weights). `sha256` (hex) of it.
     `architecture`: "vit_b", "vit_l" or "vit_h", which the file must then be; None: what its tensors make.
-    `dtype`: "float32", or what the image encoder is autocast to; prompts, decoder and masks are float32 always.
+    `dtype` (stages.precision) is that of the image encoder; prompts, decoder and masks are float32 always.
     `batch_size`: frames in one pass of the image encoder. `max_boxes`: boxes in one pass of the mask decoder.
     `compile`: torch.compile for the image encoder.
     """
@@ -51,20 +39,19 @@ class Sam(Segmenter):
         checkpoint: str,
         sha256: str | None = None,
         architecture: str | None = None,
-        dtype: str = "float32",
+        dtype: str = "auto",
         batch_size: int = 1,
         max_boxes: int = 16,
         compile: bool = False,
     ) -> None:
         if architecture not in (None, *ARCHITECTURES):
             raise ValueError(f"architecture {architecture!r} is none of {', '.join(ARCHITECTURES)}")
-        if dtype not in DTYPES:
-            raise ValueError(f"dtype {dtype!r} is none of {', '.join(DTYPES)}")
+        check_dtype(dtype)
         for name, value in (("batch_size", batch_size), ("max_boxes", max_boxes)):
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name} {value!r} is no whole number of at least 1")
         check_address(checkpoint)
-        self.checkpoint = Weights(OPTION, checkpoint, sha256 or PUBLISHED.get(checkpoint))
+        self.checkpoint = Weights(OPTION, checkpoint, sha256)
         self.architecture = architecture
         self.dtype = dtype
         self.compile = compile
@@ -127,8 +114,7 @@ class Sam(Segmenter):
         import torch
 
         inputs = [self._input(image) for image, _ in frames]
-        autocast = torch.autocast(self.model.device.type, getattr(torch, self.dtype), enabled=self.dtype != "float32")
-        with autocast:
+        with autocast(self.dtype, self.model.device):
             embeddings = self.encode(torch.stack([self.model.preprocess(pixels) for pixels in inputs]))
         return [
             self._decode(embedding[None].float(), tuple(pixels.shape[1:]), image.shape[:2], boxes)
