@@ -48,9 +48,9 @@ def normalise(pictures: list[np.ndarray], device: str) -> torch.Tensor:
     """Pictures (h, w, 3) uint8 of one size -> (B, 3, h, w) float32 on the device, ImageNet's mean 0 and deviation 1."""
     import torch
 
-    batch = torch.from_numpy(np.stack(pictures)).to(device).permute(0, 3, 1, 2).float().div_(255)
+    batch = torch.from_numpy(np.stack(pictures)).to(device).permute(0, 3, 1, 2).contiguous().float().div_(255)
     mean, std = (torch.tensor(values, device=device).view(3, 1, 1) for values in (RGB_MEAN, RGB_STD))
-    return batch.sub_(mean).div_(std).contiguous()
+    return batch.sub_(mean).div_(std)
 
 
 def to_pixels(boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -197,6 +197,13 @@ def test_half_precision_computes_in_it_and_finds_boxes(dtype, checkpoint, bert):
     assert np.isfinite(found.boxes_xyxy_px).all() and np.isfinite(found.scores).all() and found.scores.max() > 0
 
 
+def test_the_switch_compiles_backbone_and_encoder(checkpoint, bert):
+    for switch in (False, True):
+        model = loaded(checkpoint=str(checkpoint), text_encoder=str(bert), compile=switch).model
+        parts = [model.backbone[0], *model.transformer.encoder.layers]
+        assert [part._compiled_call_impl is not None for part in parts] == [switch] * 7
+
+
 def fault(**options):
     [missing] = build_backend("localise", "groundingdino", options).missing()
     assert "\n" not in missing.what
