@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import importlib.util
 import json
 import os
 import re
@@ -61,6 +62,11 @@ _SHA256 = re.compile(r"[0-9A-Fa-f]{64}")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _THIS_MACHINE = ("localhost", "127.0.0.1", "::1")
 """Hosts that need no encryption: a mirror behind a tunnel, a test's server."""
+
+
+def packages_missing(*names: str, fix: str) -> list[Missing]:
+    """Those of the packages that cannot be imported; imports none. `fix` is the command that installs them."""
+    return [Missing(f"package {name}", fix) for name in names if importlib.util.find_spec(name) is None]
 
 
 def check_address(address: str) -> None:

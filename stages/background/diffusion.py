@@ -7,7 +7,6 @@ own content, so that it is repainted alike in any batch.
 
 from __future__ import annotations
 
-import importlib.util
 import zlib
 from collections.abc import Sequence
 from typing import Any
@@ -17,7 +16,7 @@ import numpy as np
 from stages.backends import Inpainter
 from stages.batching import Batches
 from stages.checkpoints import CheckpointError
-from stages.weights import Missing, Weights, check_address, identity_of, local_path, weights_missing
+from stages.weights import Missing, Weights, check_address, identity_of, local_path, packages_missing, weights_missing
 
 PACKAGES = ("torch", "diffusers", "transformers", "safetensors")
 OPTION = "background.options.model"
@@ -85,7 +84,7 @@ class DiffusionInpainter(Inpainter):
 
     def missing(self) -> list[Missing]:
         """Packages, the folder, or what makes it no inpainting model; reads names and shapes of its weights."""
-        absent = [Missing(f"package {name}", "make gpu") for name in PACKAGES if importlib.util.find_spec(name) is None]
+        absent = packages_missing(*PACKAGES, fix="make gpu")
         if absent := absent + weights_missing(self.folder):
             return absent
         from stages.background.diffusion_model import check_pipeline

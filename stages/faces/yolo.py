@@ -6,7 +6,6 @@ is a pickle of its authors' classes. The network is shown the person with a marg
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,7 +14,7 @@ import numpy as np
 from stages.backends import FaceDetector
 from stages.boxes import iou
 from stages.notices import notice
-from stages.weights import Missing, Weights, check_address, local_path, sha256_of, weights_missing
+from stages.weights import Missing, Weights, check_address, local_path, packages_missing, sha256_of, weights_missing
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -59,7 +58,7 @@ class YoloFace(FaceDetector):
 
     def missing(self) -> list[Missing]:
         """ONNX Runtime; the file, if it is not here, has another hash or is no such graph: it is run once, on black."""
-        lacking = [] if importlib.util.find_spec("onnxruntime") else [Missing("Python package onnxruntime", "make gpu")]
+        lacking = packages_missing("onnxruntime", fix="make gpu")
         lacking += weights_missing(self.checkpoint)
         if lacking:
             return lacking

@@ -7,7 +7,6 @@ one of its shape), and holds the text encoder's weights too: of the BERT folder 
 from __future__ import annotations
 
 import functools
-import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,16 @@ from stages.localise.pictures import normalise
 from stages.localise.prompt import Prompt, load_tokenizer
 from stages.precision import autocast
 from stages.records import EntityWord
-from stages.weights import Missing, Weights, check_address, identity_of, local_path, sha256_of, weights_missing
+from stages.weights import (
+    Missing,
+    Weights,
+    check_address,
+    identity_of,
+    local_path,
+    packages_missing,
+    sha256_of,
+    weights_missing,
+)
 
 PACKAGES = ("torch", "torchvision", "transformers", "groundingdino")
 UNUSED = {"label_enc.weight", "bert.embeddings.position_ids"}
@@ -69,7 +77,7 @@ class GroundingDino(Detector):
 
     def missing(self) -> list[Missing]:
         """Packages, the checkpoint, the text encoder's folder, or what keeps them from being one network."""
-        absent = [Missing(f"package {name}", "make gpu") for name in PACKAGES if importlib.util.find_spec(name) is None]
+        absent = packages_missing(*PACKAGES, fix="make gpu")
         for weights in self.weights():
             absent += weights_missing(weights)
         if absent:

@@ -8,7 +8,6 @@ equally many tokens, so that no text is padded, and are fused with their texts o
 from __future__ import annotations
 
 import functools
-import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from stages.localise.pictures import normalise
 from stages.localise.prompt import Prompt, load_tokenizer, phrase_mask, separator_ids
 from stages.precision import autocast
 from stages.records import EntityWord
-from stages.weights import Missing, Weights, check_address, identity_of, local_path, weights_missing
+from stages.weights import Missing, Weights, check_address, identity_of, local_path, packages_missing, weights_missing
 
 PACKAGES = ("torch", "transformers")
 
@@ -57,7 +56,7 @@ class GroundingDinoPort(Detector):
 
     def missing(self) -> list[Missing]:
         """Packages, the folder, or what keeps it from being a GroundingDINO."""
-        absent = [Missing(f"package {name}", "make gpu") for name in PACKAGES if importlib.util.find_spec(name) is None]
+        absent = packages_missing(*PACKAGES, fix="make gpu")
         if absent := absent + weights_missing(self.folder):
             return absent
         try:

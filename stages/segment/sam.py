@@ -7,7 +7,6 @@ resized as the package's predictor does it, masks on the model's device, and cro
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,7 +18,7 @@ from stages.checkpoints import CheckpointError
 from stages.precision import autocast, check_dtype
 from stages.records import Box
 from stages.segment.sam_build import ARCHITECTURES, read_sam
-from stages.weights import Missing, Weights, check_address, local_path, sha256_of, weights_missing
+from stages.weights import Missing, Weights, check_address, local_path, packages_missing, sha256_of, weights_missing
 
 OPTION = "segment.options.checkpoint"
 
@@ -65,11 +64,7 @@ class Sam(Segmenter):
 
     def missing(self) -> list[Missing]:
         """Packages; the checkpoint, if it is not here, has another hash or is another model."""
-        lacking = [
-            Missing(f"Python package {name}", "make gpu")
-            for name in ("torch", "torchvision", "segment_anything")
-            if importlib.util.find_spec(name) is None
-        ]
+        lacking = packages_missing("torch", "torchvision", "segment_anything", fix="make gpu")
         lacking += weights_missing(self.checkpoint)
         if lacking:
             return lacking
