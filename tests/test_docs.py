@@ -1,5 +1,6 @@
 """The documentation is true: the README's commands run, in order, and the page's example backend works."""
 
+import json
 import os
 import re
 import shlex
@@ -55,3 +56,21 @@ def test_example_backend_of_the_page_takes_the_detectors_place(folder):
     command = shlex.split(page.replace("\\\n", " ").removeprefix("PYTHONPATH=. "))
     run([*command, "--engine", "serial"], folder, PYTHONPATH=".")
     assert '"samples"' in run(["materia", "stats", "out", "--json"], folder)
+
+
+@pytest.mark.vllm
+@pytest.mark.ray
+def test_vllm_without_a_card_runs_as_the_page_says(folder):
+    page = "\n".join(blocks(ROOT / "docs" / "gpu.md", "sh")).replace("\\\n", " ")
+    (command,) = [line for line in page.splitlines() if "--set entities.backend=vllm" in line]
+    run(shlex.split(command), folder)
+    assert '"input":12' in run(["materia", "stats", "demo/vllm", "--json"], folder)
+    run(["materia", "validate", "demo/vllm"], folder)
+
+
+def test_a_machine_without_the_real_models_is_told_what_each_stage_lacks(folder):
+    doctor = ["materia", "doctor", "--config", "configs/gpu.yaml", "--json"]
+    result = subprocess.run(doctor, cwd=folder, env=ENV, capture_output=True, text=True, check=False, timeout=120)
+    assert result.returncode == 2
+    missing = {check["what"] for check in json.loads(result.stdout) if check["status"] == "missing"}
+    assert missing == {"stage entities", "stage localise", "stage segment", "stage background"}

