@@ -1,0 +1,77 @@
+"""Samples by number: the same bytes that plain webdataset reads, of committed chunks only, and clear errors."""
+
+import copy
+import shutil
+from pathlib import Path
+
+import pytest
+import webdataset as wds
+from samples import make_output
+
+from pipeline.shards import OutputError
+from trainer.shards import Samples
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> str:
+    make_output(tmp_path / "out", tmp_path / "clips", ["srs", "rr", "ss"])
+    return str(tmp_path / "out")
+
+
+def test_every_member_is_what_webdataset_reads(out: str) -> None:
+    samples = Samples(out)
+    tars = sorted(str(path) for path in Path(out, "shards").iterdir())
+    expected = {sample["__key__"]: sample for sample in wds.WebDataset(tars, shardshuffle=False)}
+    assert [key.as_py() for key in samples.index["key"]] == list(expected)
+    for number, key in enumerate(expected):
+        read = samples.read(number, samples.members(number))
+        assert read == {name: data for name, data in expected[key].items() if not name.startswith("__")}
+
+
+def test_single_members_far_apart_are_read_alone(out: str) -> None:
+    samples = Samples(out)
+    whole = samples.read(1, samples.members(1))
+    for name in samples.members(1):
+        assert samples.read(1, [name]) == {name: whole[name]}
+
+
+def test_a_filter_renumbers_and_changes_the_hash(out: str) -> None:
+    every = Samples(out)
+    last = every.index["key"][len(every) - 1].as_py()
+    one = Samples(out, where=f"key == '{last}'")
+    assert len(one) == 1
+    assert one.read(0, ["json"]) == every.read(len(every) - 1, ["json"])
+    assert one.sha256 != every.sha256 == Samples(out).sha256
+
+
+def test_chunks_without_a_commit_record_do_not_exist(out: str) -> None:
+    every = Samples(out)
+    first = min(Path(out, "commits").iterdir())
+    first.unlink()
+    assert 0 < len(Samples(out)) < len(every)
+
+
+def test_a_copy_for_a_loaders_worker_opens_its_own_files(out: str) -> None:
+    samples = Samples(out)
+    before = samples.read(0, ["json"])
+    other = copy.copy(samples)  # as it is handed to another process
+    samples.close()
+    assert other.read(0, ["json"]) == before == samples.read(0, ["json"])
+
+
+def test_an_empty_filter_a_cut_shard_and_a_foreign_folder_are_told(out: str, tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match=r"admits none of the \d+ samples"):
+        Samples(out, where="subjects > 99")
+    samples = Samples(out)
+    with pytest.raises(OutputError, match="no member 'mp3'"):
+        samples.read(0, ["mp3"])
+    shard = Path(out, str(samples.index["shard"][0]))
+    shard.write_bytes(shard.read_bytes()[:700])
+    with pytest.raises(OutputError, match=f"{shard.name} ends before"):
+        Samples(out).read(0, samples.members(0))
+    with pytest.raises(OutputError, match="elsewhere"):
+        Samples(str(tmp_path / "elsewhere"))
+    index = next(Path(out, "index").iterdir())
+    shutil.copy(__file__, index)
+    with pytest.raises(OutputError, match="not the file that was committed"):
+        Samples(out)
