@@ -101,12 +101,18 @@ class Supervisor:
         self._child.end()
 
     def _run(self, samples: list[Sample], done: Processed) -> list[Row]:
-        """The batch as it is, twice if its child dies; then row by row; a single row that fails twice is to blame."""
-        for _ in range(2):
+        """The batch as it is, twice if its child dies; then row by row; a single row that fails twice is to blame.
+
+        Twice in the same way: where one of the two deaths was of another kind, it may have come from outside, and a third
+        attempt tells.
+        """
+        seen: list[_ChildDied] = []
+        while len(seen) < 2 or (len(samples) == 1 and len(seen) < 3 and seen[0].message != seen[1].message):
             try:
                 answer = self._attempt(samples)
             except _ChildDied as death:
                 failure = death
+                seen.append(death)
                 done.notes.append(f"rows {[sample.clip.row for sample in samples]}: {failure.message}\n{failure.log}")
                 if failure.reason == "timeout" and len(samples) > 1:
                     break  # not an outside kill, and a deadline is dear

@@ -86,9 +86,8 @@ class GroundingDino(Detector):
         try:
             _check(self.architecture, path, sha256_of(path), folder)
         except CheckpointError as error:
-            return [
-                Missing(str(error), "correct localise.options checkpoint, text_encoder and architecture: they belong together")
-            ]
+            what = f"{self.checkpoint.option}: {error} (wanted: a checkpoint of GroundingDINO {self.architecture})"
+            return [Missing(what, "correct localise.options checkpoint, text_encoder and architecture: they belong together")]
         return []
 
     def identity(self) -> dict[str, str]:

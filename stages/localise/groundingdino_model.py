@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -28,8 +29,6 @@ ARCHITECTURES: dict[str, str] = {"swin_t": "GroundingDINO_SwinT_OGC", "swin_b": 
 def build(architecture: str, text_encoder: Path, tokenizer: Any) -> Any:
     """The network with random weights, ready to take a checkpoint's. `text_encoder`: folder with BERT's config.json. Raises
     CheckpointError for a folder without one."""
-    import groundingdino.models.GroundingDINO.groundingdino as package
-    from groundingdino.models import build_model
     from transformers import BertConfig, BertModel
 
     try:
@@ -40,9 +39,14 @@ def build(architecture: str, text_encoder: Path, tokenizer: Any) -> Any:
         get_tokenlizer=lambda _: tokenizer,
         get_pretrained_language_model=lambda _: BertModel(config),  # its weights are in the checkpoint
     )
-    # the package's wrapper calls methods that transformers 5 removed; BertModel has the same parameter names and needs none
-    with replaced(package, get_tokenlizer=loaders, BertModelWarper=lambda bert_model: bert_model):
-        return build_model(configuration(architecture)).eval()
+    with warnings.catch_warnings():  # the package uses what is deprecated
+        warnings.simplefilter("ignore")
+        import groundingdino.models.GroundingDINO.groundingdino as package
+        from groundingdino.models import build_model
+
+        # its wrapper calls methods that transformers 5 removed; BertModel has the same parameter names and needs none
+        with replaced(package, get_tokenlizer=loaders, BertModelWarper=lambda bert_model: bert_model):
+            return build_model(configuration(architecture)).eval()
 
 
 def configuration(architecture: str) -> Any:

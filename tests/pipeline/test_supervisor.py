@@ -38,8 +38,12 @@ def supervise():
         supervisor.close()
 
 
+def children() -> list[psutil.Process]:
+    return [p for p in psutil.Process().children() if p.status() != psutil.STATUS_ZOMBIE and "pipeline.child" in p.cmdline()]
+
+
 def child() -> psutil.Process:
-    (process,) = [p for p in psutil.Process().children() if "pipeline.child" in p.cmdline()]
+    (process,) = children()
     return process
 
 
@@ -95,6 +99,24 @@ def test_a_kill_from_outside_costs_no_row(supervise, monkeypatch):
     assert not victim.is_running()
     assert reasons(done.rows) == ["sample"] * 3
     assert "SIGKILL" in done.notes[0]
+
+
+@pytest.mark.parametrize("attempt", [1, 2])
+def test_a_kill_from_outside_does_not_change_what_a_guilty_row_is_blamed_for(supervise, attempt):
+    supervisor = supervise(rows_per_batch=1, min_deadline_s=2)
+    supervisor.process(samples("a dog"))
+    done = []
+    work = threading.Thread(target=lambda: done.append(supervisor.process(samples("a dog [hang]"))))
+    work.start()
+    seen: set[int] = set()
+    for _ in range(attempt):  # the child of that attempt, while it runs the row
+        wait_for(lambda: bool({process.pid for process in children()} - seen))
+        (running,) = [process for process in children() if process.pid not in seen]
+        seen.add(running.pid)
+    time.sleep(1)
+    running.kill()
+    work.join(60)
+    assert reasons(done[0].rows) == ["timeout"]
 
 
 def test_a_worker_that_cannot_start_says_why_instead_of_starting_for_ever(supervise):
