@@ -63,11 +63,11 @@ class Progress:
         for stage, seconds in report.seconds.items():
             self._seconds[stage] += seconds
         for notice in report.notices:
-            if notice not in self._notices and len(self._notices) >= _MOST_NOTICES:
-                notice = "others, see workers.log"  # noqa: PLW2901
-            if notice not in self._notices:
-                self._say(f"notice: {notice}")
-            self._notices[notice] += 1
+            crowded = notice not in self._notices and len(self._notices) >= _MOST_NOTICES
+            shown = "others, see workers.log" if crowded else notice
+            if shown not in self._notices:
+                self._say(f"notice: {shown}")
+            self._notices[shown] += 1
 
     def line(self) -> str:
         """The state in one line."""

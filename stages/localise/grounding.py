@@ -7,6 +7,7 @@ A batch holds pictures of one size whatever clips they come from; nothing in it 
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from types import ModuleType
 from typing import Any
@@ -74,7 +75,7 @@ class Grounding:
         boxes: list[list[np.ndarray]] = [[np.zeros((0, 4), np.float32)] for _ in images]
         scores: list[list[np.ndarray]] = [[np.zeros((0, len(wanted)), np.float32)] for wanted in words]
         for (size, _), items in groups.items():
-            found = self.batches.run(items, lambda batch, size=size: _run(batch, images, size, run))  # type: ignore[misc]
+            found = self.batches.run(items, functools.partial(_run, images=images, size=size, run=run))
             for (index, prompt), (shares, probabilities) in zip(items, found, strict=True):
                 boxes[index].append(to_pixels(shares, images[index].shape[:2]))
                 scores[index].append(word_scores(probabilities, prompt, len(words[index])))
