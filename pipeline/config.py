@@ -11,7 +11,7 @@ import difflib
 import hashlib
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
@@ -28,6 +28,8 @@ from stages.settings import (
     SegmentSettings,
     Settings,
 )
+
+S = TypeVar("S", bound=Settings)
 
 STAGE_ORDER: tuple[StageName, ...] = ("entities", "frames", "localise", "segment", "faces", "background", "cut")
 """The way of a clip (design: "The way of one clip")."""
@@ -136,15 +138,20 @@ class Config(Settings):
 
 
 def load_config(path: str | Path, overrides: tuple[str, ...] = ()) -> Config:
+    """The configuration of `materia run`, see `load_settings`."""
+    return load_settings(Config, path, overrides)
+
+
+def load_settings(kind: type[S], path: str | Path, overrides: tuple[str, ...] = ()) -> S:
     """Read a YAML file with its bases and `field.path=value` overrides (values are YAML). Raises ConfigError."""
     path = Path(path)
     data = _read(path, ())
     for override in sorted(overrides, key=_drops_first):
         _apply(data, override)
     try:
-        return Config.model_validate(data)
+        return kind.model_validate(data)
     except ValidationError as error:
-        raise ConfigError("\n".join(_explain(path, problem) for problem in error.errors())) from None
+        raise ConfigError("\n".join(_explain(kind, path, problem) for problem in error.errors())) from None
 
 
 def uses_card(device: str) -> bool:
@@ -231,11 +238,11 @@ def _without_idle_gpus(pool: Any, data: dict[str, Any]) -> Any:
     return pool if on_card else {**pool, "num_gpus": 0.0}
 
 
-def _explain(path: Path, problem: Any) -> str:
+def _explain(kind: type[Settings], path: Path, problem: Any) -> str:
     location = [str(part) for part in problem["loc"]]
     field = ".".join(location)
     if problem["type"] == "extra_forbidden":
-        known = _known_fields(location[:-1])
+        known = _known_fields(kind, location[:-1])
         match = difflib.get_close_matches(location[-1], known, n=1)
         hint = f"did you mean {match[0]!r}?" if match else f"known: {', '.join(known)}"
         return f"{path}: unknown field {field!r}; {hint}"
@@ -247,9 +254,9 @@ def _explain(path: Path, problem: Any) -> str:
     return f"{path}: {field} = {problem['input']!r}: {message}"
 
 
-def _known_fields(location: list[str]) -> list[str]:
+def _known_fields(kind: type[Settings], location: list[str]) -> list[str]:
     """Names of the fields at a place in the tree; list indices are passed over."""
-    model: Any = Config
+    model: Any = kind
     for part in location:
         if part.isdigit():
             continue

@@ -91,6 +91,8 @@ def cut_words(text: Tensor, offsets: Tensor, spans: Tensor, length: int) -> Tens
     `text` (B, T, C); `offsets` (B, T, 2) characters of each token in the caption, (0, 0) for special tokens; `spans` (B, N, 2)
     characters of each word, end exclusive, (0, 0) for none -> (B, N, length, C).
     """
+    if length == 0:
+        return text.new_zeros(len(spans), spans.shape[1], 0, text.shape[2])
     inside = (offsets[:, None, :, 0] < spans[:, :, None, 1]) & (offsets[:, None, :, 1] > spans[:, :, None, 0])  # (B, N, T)
     rank = inside.cumsum(dim=2) - 1  # a token's place in its word
     place = F.one_hot(rank.clamp(0, length - 1), length).to(text.dtype)  # (B, N, T, length)
