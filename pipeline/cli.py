@@ -8,18 +8,15 @@ Heavy modules are imported inside the commands, so that `materia --help` answers
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Literal
 
 import click
 
-if TYPE_CHECKING:
-    from rich.text import Text
+from pipeline.command import config_option, guarded, json_option, out_argument, print_table, set_option
 
+if TYPE_CHECKING:
     from pipeline.config import Config
     from pipeline.models import Model
-
-T = TypeVar("T")
 
 EXAMPLES = """\b
 Examples:
@@ -37,12 +34,7 @@ Examples:
   materia models list --config configs/gpu.yaml
 """
 
-_config_option = click.option(
-    "--config", "config_path", required=True, type=click.Path(), help="YAML file, e.g. configs/local.yaml."
-)
-_set_option = click.option("--set", "overrides", multiple=True, metavar="A.B=VALUE", help="Override one field; repeatable.")
-_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
-_out_argument = click.argument("out", type=click.Path())
+_config_option = config_option("configs/local.yaml")
 
 
 @click.group(epilog=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -57,7 +49,7 @@ def main() -> None:
 @click.option("--output", required=True, help="Folder or fsspec address of the shards; the same command resumes.")
 @click.option("--engine", type=click.Choice(["ray", "serial"]), default="ray", show_default=True, help="What runs the stages.")
 @click.option("--ray-address", help="An existing cluster, e.g. auto; default: Ray starts in process and ends with the job.")
-@_set_option
+@set_option
 def run(
     config_path: str,
     input_address: str,
@@ -70,15 +62,15 @@ def run(
     from pipeline.job import run_job
 
     config = _load(config_path, overrides)
-    result = _guarded(lambda: run_job(config, input=input_address, output=output, engine=engine, ray_address=ray_address))
+    result = guarded(lambda: run_job(config, input=input_address, output=output, engine=engine, ray_address=ray_address))
     message = _with_command(result.message, config_path, overrides)
     click.echo(message if result.exit_code == 0 else f"error: {message}", err=True)
     sys.exit(result.exit_code)
 
 
 @main.command()
-@_out_argument
-@_json_option
+@out_argument
+@json_option
 def stats(out: str, as_json: bool) -> None:
     """What came out and what was thrown away, and why; read from the index alone."""
     import msgspec
@@ -86,7 +78,7 @@ def stats(out: str, as_json: bool) -> None:
 
     from pipeline.stats import collect, render
 
-    collected = _guarded(lambda: collect(out))
+    collected = guarded(lambda: collect(out))
     if as_json:
         click.echo(msgspec.json.encode(collected).decode())
     else:
@@ -94,8 +86,8 @@ def stats(out: str, as_json: bool) -> None:
 
 
 @main.command()
-@_out_argument
-@_json_option
+@out_argument
+@json_option
 def validate(out: str, as_json: bool) -> None:
     """Read every shard and check it against schema, index, hashes and the conservation law. Exit code 3 on errors."""
     import msgspec
@@ -103,7 +95,7 @@ def validate(out: str, as_json: bool) -> None:
 
     from pipeline.validate import render, validate
 
-    report = _guarded(lambda: validate(out))
+    report = guarded(lambda: validate(out))
     if as_json:
         click.echo(msgspec.json.encode(report).decode())
     else:
@@ -112,21 +104,21 @@ def validate(out: str, as_json: bool) -> None:
 
 
 @main.command()
-@_out_argument
+@out_argument
 @click.option("--output", "picture", required=True, type=click.Path(), help="PNG file to write.")
 @click.option("--samples", default=6, show_default=True, help="Samples on the sheet.")
 def sheet(out: str, picture: str, samples: int) -> None:
     """Draw a contact sheet: frames with boxes and masks, reference crops, clean background."""
     from pipeline.sheet import contact_sheet
 
-    _guarded(lambda: contact_sheet(out, picture, n=samples))
+    guarded(lambda: contact_sheet(out, picture, n=samples))
     click.echo(picture)
 
 
 @main.command()
 @_config_option
-@_set_option
-@_json_option
+@set_option
+@json_option
 def doctor(config_path: str, overrides: tuple[str, ...], as_json: bool) -> None:
     """What is missing on this machine for a configuration, and the command that installs it."""
     import msgspec
@@ -137,14 +129,14 @@ def doctor(config_path: str, overrides: tuple[str, ...], as_json: bool) -> None:
     config = _load(config_path, overrides)
     checks = [
         msgspec.structs.replace(check, fix=_with_command(check.fix, config_path, overrides))
-        for check in _guarded(lambda: examine(config))
+        for check in guarded(lambda: examine(config))
     ]
     if as_json:
         click.echo(msgspec.json.encode(checks).decode())
     else:
         colours = {"ok": "green", "warning": "yellow", "missing": "red"}
         rows = ((check.what, Text(check.status, colours[check.status]), check.found, check.fix) for check in checks)
-        _print_table(["what", "status", "found", "fix"], rows)
+        print_table(["what", "status", "found", "fix"], rows)
     sys.exit(2 if any(check.status == "missing" for check in checks) else 0)
 
 
@@ -155,14 +147,14 @@ def models() -> None:
 
 @models.command(epilog=MODELS_EXAMPLES)
 @_config_option
-@_set_option
-@_json_option
+@set_option
+@json_option
 def pull(config_path: str, overrides: tuple[str, ...], as_json: bool) -> None:
     """Fetch the weights that are not here, and verify all. Afterwards jobs need no hub (HF_HUB_OFFLINE=1)."""
     from pipeline.models import pull
 
     config = _load(config_path, overrides)
-    found = _guarded(lambda: pull(config, say=lambda text: click.echo(text, err=True), quiet=as_json))
+    found = guarded(lambda: pull(config, say=lambda text: click.echo(text, err=True), quiet=as_json))
     _show_models(found, as_json)
     failed = [model for model in found if model.status == "failed"]
     for model in failed:
@@ -174,14 +166,14 @@ def pull(config_path: str, overrides: tuple[str, ...], as_json: bool) -> None:
 
 @models.command("list", epilog=MODELS_EXAMPLES)
 @_config_option
-@_set_option
-@_json_option
+@set_option
+@json_option
 def list_models(config_path: str, overrides: tuple[str, ...], as_json: bool) -> None:
     """Say which weights a configuration needs and where they lie; fetches nothing."""
     from pipeline.models import survey
 
     config = _load(config_path, overrides)
-    _show_models(_guarded(lambda: survey(config)), as_json)
+    _show_models(guarded(lambda: survey(config)), as_json)
 
 
 def _show_models(found: list[Model], as_json: bool) -> None:
@@ -191,19 +183,7 @@ def _show_models(found: list[Model], as_json: bool) -> None:
         click.echo(msgspec.json.encode(found).decode())
         return
     rows = ((", ".join(m.options), m.address, m.status, f"{m.bytes / 1e6:,.1f}", m.sha256) for m in found)
-    _print_table(["option", "address", "status", "MB", "sha256"], rows)
-
-
-def _print_table(columns: list[str], rows: Iterable[Sequence[str | Text]]) -> None:
-    """Print a table whose paths and commands stay whole: folded on a terminal, each row a line where it is piped."""
-    from rich.console import Console
-    from rich.table import Column, Table
-    from rich.text import Text
-
-    table = Table(*(Column(column, overflow="fold") for column in columns), box=None)
-    for row in rows:
-        table.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in row))  # an address is no markup
-    Console(width=None if sys.stdout.isatty() else 1000).print(table)
+    print_table(["option", "address", "status", "MB", "sha256"], rows)
 
 
 def _with_command(text: str, config_path: str, overrides: tuple[str, ...]) -> str:
@@ -219,19 +199,4 @@ def _with_command(text: str, config_path: str, overrides: tuple[str, ...]) -> st
 def _load(path: str, overrides: tuple[str, ...]) -> Config:
     from pipeline.config import load_config
 
-    return _guarded(lambda: load_config(path, overrides))
-
-
-def _guarded(call: Callable[[], T]) -> T:
-    """Run a command's work; what the user can mend is printed in plain words and ends with exit code 2."""
-    from pipeline.config import ConfigError
-    from pipeline.shards import OutputError
-    from pipeline.sources import SourceError
-    from stages.backends import BackendError
-    from stages.entities.prompt import PromptError
-
-    try:
-        return call()
-    except (ConfigError, SourceError, OutputError, BackendError, PromptError) as error:
-        click.echo(f"error: {error}", err=True)
-        sys.exit(2)
+    return guarded(lambda: load_config(path, overrides))

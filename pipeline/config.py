@@ -17,6 +17,7 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from pipeline.source_settings import SourceSettings
+from stages.errors import UserError
 from stages.records import StageName
 from stages.settings import (
     BackgroundSettings,
@@ -43,7 +44,7 @@ _COMPANIONS = {"backend": "options", "checkpoint": "sha256"}
 """Field -> the field beside it that tells of its value, and goes when another value comes."""
 
 
-class ConfigError(ValueError):
+class ConfigError(UserError):
     """A configuration that cannot be used; the message names file, field, value and fix."""
 
 

@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 from pipeline import storage
 from pipeline.schema import INDEX, REJECTS, VERSION
 from pipeline.schema.rows import Member, Provenance, index_row, reject_row, sample_document
+from stages.errors import UserError
 from stages.records import Rejection, Row, Sample, reject
 
 __all__ = ["Commit", "Dataset", "Member", "Provenance", "commits", "committed", "read_dataset", "write_chunk", "write_dataset"]
@@ -67,7 +68,7 @@ class Dataset(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     stage_sha: dict[str, str]
 
 
-class OutputError(ValueError):
+class OutputError(UserError):
     """An output that cannot be read as asked; the message names it and says why."""
 
 

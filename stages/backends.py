@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
+from stages.errors import UserError
 from stages.records import Box, EntityWord
 from stages.weights import Missing, Weights
 
@@ -158,7 +159,7 @@ class Inpainter(Backend, Protocol):
         ...
 
 
-class BackendError(ValueError):
+class BackendError(UserError):
     """A backend that cannot be found or built from its options; the message names the stage, the value and the fix."""
 
 

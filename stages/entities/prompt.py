@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stages.backends import Generation
+from stages.errors import UserError
 
 PROMPTS = Path(__file__).resolve().parents[2] / "prompts"
 TOKENS_PER_WORD = 40  # generous: a phrase, its quotes and its kind
 
 
-class PromptError(ValueError):
+class PromptError(UserError):
     """A prompt folder that is missing or malformed; the message names the file and line."""
 
 

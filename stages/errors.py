@@ -1,0 +1,7 @@
+"""Errors that are written for the user: what was wrong, where, what to do about it. Commands print them and nothing else."""
+
+from __future__ import annotations
+
+
+class UserError(ValueError):
+    """Something that the user can mend; the message is a sentence, or one a line."""
