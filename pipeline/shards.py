@@ -103,7 +103,7 @@ def write_chunk(out: str, chunk: int, rows: Iterable[Row], *, provenance: Proven
     files: dict[str, FileHash] = {}
     shard = _relative("shards", chunk, "tar")
     with storage.staged(storage.join(out, shard)) as staging:
-        tar = _Tar(staging.file)
+        tar = Tar(staging.file)
         for row in rows:
             packed = _pack(tar, row, shard, provenance) if isinstance(row, Sample) else row
             if isinstance(packed, Rejection):
@@ -121,7 +121,7 @@ def write_chunk(out: str, chunk: int, rows: Iterable[Row], *, provenance: Proven
     if not samples:
         storage.remove(storage.join(out, shard))  # of a commit that was interrupted while its clips were still there
     for folder, records, schema in (("index", samples, INDEX), ("rejects", rejections, REJECTS)):
-        data = _parquet(records, schema)
+        data = parquet_bytes(records, schema)
         storage.atomic_write(_address(out, folder, chunk, "parquet"), data)
         files[_relative(folder, chunk, "parquet")] = _hash(io.BytesIO(data))
     commit = Commit(
@@ -165,7 +165,7 @@ def read_dataset(out: str) -> Dataset:
     return _decode(address, Dataset)
 
 
-class _Tar:
+class Tar:
     """A tar with nothing in its headers but names and sizes; `file` is seekable, so a half-written sample can be taken back.
 
     Plain USTAR blocks; only a name over 100 bytes or a clip over 8 GiB adds a POSIX (PAX) record, which every reader knows.
@@ -196,7 +196,7 @@ class _Tar:
         self.file.write(bytes(-self.file.tell() % tarfile.RECORDSIZE))
 
 
-def _pack(tar: _Tar, sample: Sample, shard: str, provenance: Provenance) -> dict[str, Any] | Rejection:
+def _pack(tar: Tar, sample: Sample, shard: str, provenance: Provenance) -> dict[str, Any] | Rejection:
     """Append a sample's members and give its index row; or a rejection, and the tar is as it was."""
     try:
         document = sample_document(sample, provenance)
@@ -220,7 +220,7 @@ def _pack(tar: _Tar, sample: Sample, shard: str, provenance: Provenance) -> dict
     return index_row(document, shard, members)
 
 
-def _add_clip(tar: _Tar, sample: Sample, name: str) -> Member:
+def _add_clip(tar: Tar, sample: Sample, name: str) -> Member:
     """Append the clip: re-encoded bytes if it was cut, else its file's own. Raises LostClip, after some attempts."""
     member = f"{sample.clip.key}.{name}"
     if sample.media is not None:
@@ -237,7 +237,7 @@ def _add_clip(tar: _Tar, sample: Sample, name: str) -> Member:
         attempt += 1
 
 
-def _copy_clip(tar: _Tar, sample: Sample, member: str, name: str) -> Member:
+def _copy_clip(tar: Tar, sample: Sample, member: str, name: str) -> Member:
     uri = sample.clip.uri
     with _reading(uri):
         file = storage.open_read(sample.clip.address)
@@ -275,7 +275,8 @@ def _reading(uri: str) -> Iterator[None]:
         raise LostClip("transient_exhausted", message, transient=True) from error
 
 
-def _parquet(rows: list[dict[str, Any]], schema: pa.Schema) -> bytes:
+def parquet_bytes(rows: list[dict[str, Any]], schema: pa.Schema) -> bytes:
+    """A Parquet file of the rows; equal rows give equal bytes."""
     buffer = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(rows, schema), buffer, compression="zstd", version="2.6")
     return buffer.getvalue()

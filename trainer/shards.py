@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -20,20 +20,70 @@ from pipeline.shards import OutputError, commits, require_output
 from trainer.filters import admitted
 
 GAP_BYTES = 64 << 10
-"""Members that lie no further apart are read in one go."""
+"""Ranges that lie no further apart are read in one go."""
+OPEN_FILES = 256
+"""Of a reader at once: a process may often have no more than 1024."""
+
+
+class RangeReader:
+    """Byte ranges of the files below an address; the last opened stay open, each process opens its own.
+
+    `advice`: what to do about a file that cannot be read or ends early, the end of the OutputError's message.
+    """
+
+    def __init__(self, root: str, advice: str) -> None:
+        self.root = root
+        self.advice = advice
+        self._files: dict[str, BinaryIO] = {}
+
+    def read(self, name: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        """The bytes of each (offset, size) of a file, in the order of `ranges`. Raises OutputError naming the file."""
+        found: dict[tuple[int, int], bytes] = {}
+        for run in _runs(sorted(set(ranges))):
+            first, end = run[0][0], sum(run[-1])
+            data = self._read_range(name, first, end - first)
+            found |= {(offset, size): data[offset - first : offset - first + size] for offset, size in run}
+        return [found[wanted] for wanted in ranges]
+
+    def close(self) -> None:
+        """Close the files that were opened."""
+        for file in self._files.values():
+            file.close()
+        self._files.clear()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Open files stay in the process that opened them; a loader's worker opens its own."""
+        return {**self.__dict__, "_files": {}}
+
+    def _read_range(self, name: str, offset: int, size: int) -> bytes:
+        address = storage.join(self.root, name)
+        try:
+            if name not in self._files:
+                if len(self._files) == OPEN_FILES:
+                    self._files.pop(next(iter(self._files))).close()
+                self._files[name] = storage.open_read(address)
+            file = self._files[name]
+            file.seek(offset)
+            data = file.read(size)
+        except OSError as error:
+            raise OutputError(f"{address} cannot be read: {error}; {self.advice}") from error
+        if len(data) != size:
+            raise OutputError(f"{address} ends before byte {offset + size}; {self.advice}")
+        return data
 
 
 class Samples:
     """The samples of an output that a filter admits, in the order of the manifest.
 
-    `index`: their rows of the index (pipeline/schema). `sha256`: of all index files and the filter; equal if and only if the
-    same samples have the same numbers. Raises OutputError for an output that cannot be read or of which nothing is left.
+    `index`: their rows of the index (pipeline/schema). `source_sha256`: of all index files. `sha256`: of them and the
+    filter, equal if and only if the same samples have the same numbers. Raises OutputError for an output that cannot be
+    read or of which nothing is left.
     """
 
     def __init__(self, out: str, where: str | None = None) -> None:
         require_output(out)
         self.out = out
-        tables, digest = [], hashlib.sha256((where or "").encode())
+        tables, digest = [], hashlib.sha256()
         for commit in commits(out):
             for name, file in sorted(commit.files.items()):
                 if name.startswith("index/"):
@@ -47,8 +97,9 @@ class Samples:
             if not keep.any():
                 raise OutputError(f"--where {where!r} admits none of the {len(keep)} samples of {out}; materia stats {out}")
             self.index = self.index.filter(pa.array(keep))
-        self.sha256 = digest.hexdigest()
-        self._shards: dict[str, BinaryIO] = {}
+        self.source_sha256 = digest.hexdigest()
+        self.sha256 = hashlib.sha256(f"{self.source_sha256} {where or ''}".encode()).hexdigest()
+        self._shards = RangeReader(out, f"run: materia validate {out}")
 
     def __len__(self) -> int:
         """How many samples there are."""
@@ -69,49 +120,22 @@ class Samples:
         shard, wanted = str(self.index["shard"][number]), list(names)
         if unknown := [name for name in wanted if name not in places]:
             raise OutputError(f"{self.out}: sample {self.index['key'][number]} has no member {unknown[0]!r}")
-        ordered = sorted((places[name] for name in wanted), key=lambda member: member["offset"])
-        read: dict[str, bytes] = {}
-        for run in _runs(ordered):
-            first, last = run[0]["offset"], run[-1]["offset"] + run[-1]["size"]
-            data = self._read_range(shard, first, last - first)
-            for member in run:
-                start = member["offset"] - first
-                read[member["name"]] = data[start : start + member["size"]]
-        return read
+        ranges = [(places[name]["offset"], places[name]["size"]) for name in wanted]
+        return dict(zip(wanted, self._shards.read(shard, ranges), strict=True))
 
     def close(self) -> None:
         """Close the shards that were opened."""
-        for file in self._shards.values():
-            file.close()
-        self._shards.clear()
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Open files stay in the process that opened them; a loader's worker opens its own."""
-        return {**self.__dict__, "_shards": {}}
-
-    def _read_range(self, shard: str, offset: int, size: int) -> bytes:
-        address = storage.join(self.out, shard)
-        try:
-            if shard not in self._shards:
-                self._shards[shard] = storage.open_read(address)
-            file = self._shards[shard]
-            file.seek(offset)
-            data = file.read(size)
-        except OSError as error:
-            raise OutputError(f"{address} cannot be read: {error}; run: materia validate {self.out}") from error
-        if len(data) != size:
-            raise OutputError(f"{address} ends before byte {offset + size}; run: materia validate {self.out}")
-        return data
+        self._shards.close()
 
 
-def _runs(members: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
-    """Members in the order of their offsets -> groups that are read in one go."""
-    runs: list[list[dict[str, Any]]] = []
-    for member in members:
-        if runs and member["offset"] - (runs[-1][-1]["offset"] + runs[-1][-1]["size"]) <= GAP_BYTES:
-            runs[-1].append(member)
+def _runs(ranges: list[tuple[int, int]]) -> list[list[tuple[int, int]]]:
+    """(offset, size) in the order of their offsets -> groups that are read in one go."""
+    runs: list[list[tuple[int, int]]] = []
+    for wanted in ranges:
+        if runs and wanted[0] - sum(runs[-1][-1]) <= GAP_BYTES:
+            runs[-1].append(wanted)
         else:
-            runs.append([member])
+            runs.append([wanted])
     return runs
 
 
