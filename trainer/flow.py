@@ -6,6 +6,7 @@ In: clean latents and a model. Out: the loss, or new latents. Losses are compute
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable
 from typing import Literal, Protocol
 
@@ -30,6 +31,11 @@ class Velocity(Protocol):
 def shift_time(t: Tensor, shift: float) -> Tensor:
     """t' = s t / (1 + (s - 1) t): more time at high noise for larger videos (s > 1); 0 and 1 stay (Esser et al. 2024)."""
     return shift * t / (1 + (shift - 1) * t)
+
+
+def shift_for(tokens: int, base: int | None) -> float:
+    """sqrt(tokens / base), at least 1: noise hides less of a video of more tokens (Esser et al. 2024). 1 if `base` is None."""
+    return 1.0 if base is None else max(1.0, math.sqrt(tokens / base))
 
 
 def draw_times(
@@ -74,14 +80,20 @@ def guided(
 ) -> Tensor:
     """e(I,T) + text_guidance [e(I,T) - e(I,0)] + image_guidance [e(I,T) - e(0,T)] [paper B], e being the velocity.
 
-    A guidance of 0 costs no evaluation.
+    One call of the model on up to three times the clips: a guidance of 0 needs no evaluation, nor do images that are not there.
     """
-    full = model(x, t, conditions, estimate)
-    out = full
+    guidances = []
     if text_guidance:
-        out = out + text_guidance * (full - model(x, t, conditions.without(text=True), estimate))
-    if image_guidance:
-        out = out + image_guidance * (full - model(x, t, conditions.without(images=True), estimate))
+        guidances.append((text_guidance, conditions.without(text=True)))
+    if image_guidance and conditions.image_mask.any():
+        guidances.append((image_guidance, conditions.without(images=True)))
+    n = 1 + len(guidances)
+    stacked = Conditions.cat([conditions, *(without for _, without in guidances)])
+    again = None if estimate is None else estimate.repeat(n, 1, 1, 1, 1)
+    full, *others = model(x.repeat(n, 1, 1, 1, 1), t.repeat(n), stacked, again).chunk(n)
+    out = full
+    for (weight, _), other in zip(guidances, others, strict=True):
+        out = out + weight * (full - other)
     return out
 
 

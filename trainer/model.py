@@ -11,7 +11,7 @@ Notable:
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 import torch.nn.functional as F
@@ -72,6 +72,11 @@ class Conditions:
     images: Tensor
     image_mask: Tensor
     words: Tensor
+
+    @classmethod
+    def cat(cls, parts: list[Conditions]) -> Conditions:
+        """Those of several batches with equally many tokens and images, one after the other."""
+        return cls(*(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(cls)))
 
     def without(self, *, text: Tensor | bool = False, images: Tensor | bool = False) -> Conditions:
         """The same with conditions of some clips, (B,) bool, or of all set to zero."""
