@@ -8,21 +8,26 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, BinaryIO
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import storage
-from pipeline.shards import OutputError, commits, require_output
+from pipeline.schema import VERSION
+from pipeline.shards import Commit, OutputError, commits, require_output
 from trainer.filters import admitted
 
 GAP_BYTES = 64 << 10
 """Ranges that lie no further apart are read in one go."""
 OPEN_FILES = 256
 """Of a reader at once: a process may often have no more than 1024."""
+_HEADER_BYTES = 512
+"""A member's header ends where its data begins: its name in the first 100 bytes, "ustar" at byte 257 [POSIX.1 ustar]."""
 
 
 class RangeReader:
@@ -35,6 +40,7 @@ class RangeReader:
         self.root = root
         self.advice = advice
         self._files: dict[str, BinaryIO] = {}
+        self._process = os.getpid()
 
     def read(self, name: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
         """The bytes of each (offset, size) of a file, in the order of `ranges`. Raises OutputError naming the file."""
@@ -57,6 +63,8 @@ class RangeReader:
 
     def _read_range(self, name: str, offset: int, size: int) -> bytes:
         address = storage.join(self.root, name)
+        if self._process != os.getpid():  # after a fork: the place in a file would be shared with the parent
+            self._files, self._process = {}, os.getpid()
         try:
             if name not in self._files:
                 if len(self._files) == OPEN_FILES:
@@ -84,7 +92,7 @@ class Samples:
         require_output(out)
         self.out = out
         tables, digest = [], hashlib.sha256()
-        for commit in commits(out):
+        for commit in _commits(out):
             for name, file in sorted(commit.files.items()):
                 if name.startswith("index/"):
                     digest.update(f"{name} {file.sha256}\n".encode())
@@ -117,15 +125,58 @@ class Samples:
     def read(self, number: int, names: Iterable[str]) -> dict[str, bytes]:
         """Bytes of a sample's members. Raises OutputError naming the shard for a member that is not there or cut short."""
         places = {member["name"]: member for member in self.index["members"][number].as_py()}
-        shard, wanted = str(self.index["shard"][number]), list(names)
+        wanted = list(names)
         if unknown := [name for name in wanted if name not in places]:
-            raise OutputError(f"{self.out}: sample {self.index['key'][number]} has no member {unknown[0]!r}")
-        ranges = [(places[name]["offset"], places[name]["size"]) for name in wanted]
-        return dict(zip(wanted, self._shards.read(shard, ranges), strict=True))
+            raise OutputError(f"{self.out}: sample {self.key(number)} has no member {unknown[0]!r}")
+        ranges = [(places[name]["offset"] - _HEADER_BYTES, places[name]["size"] + _HEADER_BYTES) for name in wanted]
+        found = self._shards.read(str(self.index["shard"][number]), ranges)
+        for name, data in zip(wanted, found, strict=True):
+            if not _is_header_of(data[:_HEADER_BYTES], f"{self.key(number)}.{name}"):
+                raise OutputError(
+                    f"{self.address(number)} is not the tar that its index describes: no {self.key(number)}.{name} at byte "
+                    f"{places[name]['offset']}; run: materia validate {self.out}"
+                )
+        return {name: data[_HEADER_BYTES:] for name, data in zip(wanted, found, strict=True)}
+
+    def document(self, number: int) -> dict[str, Any]:
+        """A sample's KEY.json. Raises OutputError."""
+        return parse_document(self.read(number, ["json"])["json"], self.address(number))
+
+    def key(self, number: int) -> str:
+        """A sample's name."""
+        return str(self.index["key"][number])
+
+    def address(self, number: int) -> str:
+        """The tar that holds a sample."""
+        return storage.join(self.out, str(self.index["shard"][number]))
 
     def close(self) -> None:
         """Close the shards that were opened."""
         self._shards.close()
+
+
+def parse_document(data: bytes, shard: str) -> dict[str, Any]:
+    """KEY.json as it was read from the tar `shard`. Raises OutputError naming that."""
+    try:
+        document: dict[str, Any] = msgspec.json.decode(data, type=dict[str, Any])
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise OutputError(f"{shard} holds a KEY.json that cannot be understood: {error}; run: materia validate") from error
+    return document
+
+
+def _commits(out: str) -> Iterator[Commit]:
+    """Commit records of this version. Raises OutputError for others, and for those that cannot be understood."""
+    try:
+        for commit in commits(out):
+            if commit.schema != VERSION:
+                raise OutputError(f"{out} was written with schema {commit.schema}, this version reads {VERSION}; build it anew")
+            yield commit
+    except (OSError, ValueError) as error:
+        raise error if isinstance(error, OutputError) else OutputError(f"{error}; run: materia validate {out}") from error
+
+
+def _is_header_of(header: bytes, name: str) -> bool:
+    return header[257:262] == b"ustar" and header[:100].rstrip(b"\0") == name.encode()[:100]
 
 
 def _runs(ranges: list[tuple[int, int]]) -> list[list[tuple[int, int]]]:

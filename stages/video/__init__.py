@@ -7,6 +7,6 @@ packets cannot be trusted. PyAV decodes everything; decord serves where it is ri
 
 from stages.video.decode import Decoded, frames_at
 from stages.video.probe import OpenVideo, Probe, open_video, probe
-from stages.video.source import VideoError, local_copy
+from stages.video.source import VideoError, in_memory, local_copy
 
-__all__ = ["Decoded", "OpenVideo", "Probe", "VideoError", "frames_at", "local_copy", "open_video", "probe"]
+__all__ = ["Decoded", "OpenVideo", "Probe", "VideoError", "frames_at", "in_memory", "local_copy", "open_video", "probe"]

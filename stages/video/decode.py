@@ -33,6 +33,8 @@ DECORD_PIX_FMTS = ("yuv420p", "yuvj420p")
 
 Watcher = Callable[[int, np.ndarray], None]
 """Called with (index, (36, 64, 3) uint8 RGB) of frames on the way, in display order."""
+Fit = Callable[[np.ndarray], np.ndarray]
+"""(H, W, 3) uint8 RGB as displayed -> what is kept of it."""
 
 
 class Decoded(NamedTuple):
@@ -47,23 +49,27 @@ class Decoded(NamedTuple):
     damaged: bool
 
 
-def frames_at(source: str | os.PathLike[str] | OpenVideo, times_s: Sequence[float], watch: Watcher | None = None) -> Decoded:
+def frames_at(
+    source: str | os.PathLike[str] | OpenVideo, times_s: Sequence[float], watch: Watcher | None = None, fit: Fit | None = None
+) -> Decoded:
     """The frames shown at `times_s`, seconds from the first frame (of the range, if `source` was opened with one).
 
     A time before the first frame gives the first, one beyond the end the last. With `watch`, every reference frame from before
-    the first picture to the last is decoded in one pass and shown in small to it. Raises VideoError if a picture cannot be had.
+    the first picture to the last is decoded in one pass and shown in small to it. `fit` is applied to each picture as it is
+    decoded, so that many large ones need not be held; then PyAV decodes, as decord hands out all at once. Raises VideoError if
+    a picture cannot be had.
     """
     if not isinstance(source, OpenVideo):
         with open_video(source) as video:
-            return frames_at(video, times_s, watch)
+            return frames_at(video, times_s, watch, fit)
     shown = source.probe.times_s
     indices = [max(0, bisect.bisect_right(shown, time + 1e-6) - 1) for time in times_s]
     wanted = sorted(set(indices))
     found, damaged = None, False
-    if watch is None and _decord_is_right(source):
+    if watch is None and fit is None and _decord_is_right(source):
         found = _decode_with_decord(source, wanted)
     if found is None:
-        found, damaged = _decode_with_pyav(source, wanted, watch)
+        found, damaged = _decode_with_pyav(source, wanted, watch, fit)
     return Decoded([found[index] for index in indices], [shown[index] for index in indices], indices, damaged)
 
 
@@ -113,7 +119,9 @@ def _decode_with_decord(video: OpenVideo, wanted: list[int]) -> dict[int, np.nda
     return {index: _stretch(pixels, video) for index, pixels in zip(wanted, batch, strict=True)}
 
 
-def _decode_with_pyav(video: OpenVideo, wanted: list[int], watch: Watcher | None) -> tuple[dict[int, np.ndarray], bool]:
+def _decode_with_pyav(
+    video: OpenVideo, wanted: list[int], watch: Watcher | None, fit: Fit | None = None
+) -> tuple[dict[int, np.ndarray], bool]:
     import av
     from av.video.reformatter import VideoReformatter
 
@@ -124,7 +132,8 @@ def _decode_with_pyav(video: OpenVideo, wanted: list[int], watch: Watcher | None
         for broken, index, frame in walk(video, wanted, everything=watch is not None):
             damaged |= broken
             if index in wanted:
-                found[index] = as_displayed(frame, video)
+                picture = as_displayed(frame, video)
+                found[index] = picture if fit is None else fit(picture)
             if watch is not None:
                 watch(index, _glimpse(frame, scaler))
     except (av.FFmpegError, ValueError) as error:

@@ -50,6 +50,16 @@ def local_copy(address: str) -> Iterator[Path]:
 
 
 @contextmanager
+def in_memory(video: bytes) -> Iterator[str]:
+    """A video's bytes under a name that `open_video` takes; on Linux they touch no disk."""
+    in_ram = hasattr(os, "memfd_create")
+    with os.fdopen(os.memfd_create("video"), "w+b") if in_ram else tempfile.TemporaryFile() as file:
+        file.write(video)
+        file.flush()
+        yield f"/dev/fd/{file.fileno()}"
+
+
+@contextmanager
 def plain_file(path: str | os.PathLike[str]) -> Iterator[str]:
     """A regular file as `/dev/fd/N`, a name without meaning; raises VideoError for anything else (a FIFO would block)."""
     try:

@@ -1,0 +1,36 @@
+"""Outputs whose clips are real videos, every picture with its number in it: what the tests of the readers read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from clips import make_clip
+from samples import PROVENANCE, make_dataset, make_sample
+
+from pipeline.shards import write_chunk, write_dataset
+from stages.records import Sample
+from stages.video import probe
+
+FPS = 24
+
+
+def make_real_output(folder: Path, seconds: Sequence[float], per_shard: int = 2) -> str:
+    """One sample for each duration, `per_shard` of them in a tar; gives the output's address."""
+    out, clips = folder / "out", folder / "clips"
+    clips.mkdir(parents=True)
+    made = [make_real_sample(clips, row, duration) for row, duration in enumerate(seconds)]
+    chunks = [made[first : first + per_shard] for first in range(0, len(made), per_shard)]
+    write_dataset(str(out), make_dataset(len(made), len(chunks), per_shard))
+    for number, chunk in enumerate(chunks):
+        write_chunk(str(out), number, chunk, provenance=PROVENANCE)
+    return str(out)
+
+
+def make_real_sample(folder: Path, row: int, seconds: float) -> Sample:
+    """A sample of tests/pipeline/samples.py with a clip of that length at 24 frames a second."""
+    sample = make_sample(folder, row)
+    found = probe(make_clip(Path(sample.clip.address), round(seconds * FPS), fps=FPS, size=(96, 72)))
+    assert sample.video is not None
+    sample.video.fps, sample.video.duration_s, sample.video.n_frames = found.fps, found.duration_s, found.n_frames
+    return sample

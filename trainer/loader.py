@@ -1,0 +1,155 @@
+"""The indexed reader: the items of each step, read ahead by worker processes, in the order that trainer/order.py computes.
+
+In: a source of items (pixels or a cache), an order, and which share of each batch this rank reads. Out: the steps, in order. A
+worker takes whole steps and knows nothing of the other workers, so neither their number nor where a run was stopped changes an
+item, and every rank has the same number of steps.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import signal
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from stages.errors import UserError
+from trainer.batch import EncodedItem, Item, TrainError
+from trainer.config import BucketSettings, DataSettings
+from trainer.items import Source, latest_start_s
+from trainer.order import Bucket, Order
+from trainer.shards import Samples
+
+READ_AHEAD = 2
+"""Steps that each worker has ready or in the making."""
+
+
+class StepItems(NamedTuple):
+    """A step's data: `keys` of the whole batch in slot order, and the `items` that this rank reads, each with its slot."""
+
+    step: int
+    bucket: int
+    keys: list[str]
+    items: list[Item] | list[EncodedItem]
+
+
+def split(samples: Samples, validation: int) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers of the samples to train on and of those held out, each ascending.
+
+    Held out are the `validation` samples whose hashed keys are smallest, so that it does not depend on their order and hardly
+    on what is added. Raises TrainError where nothing would be left to train on.
+    """
+    if validation >= len(samples):
+        raise TrainError(
+            f"data.validation = {validation} holds out all {len(samples)} samples of {samples.out}; set a smaller number, or 0"
+            " to measure the validation loss on training samples"
+        )
+    ranked = sorted(range(len(samples)), key=lambda number: hashlib.sha256(samples.key(number).encode()).digest())
+    return np.sort(np.array(ranked[validation:], np.int64)), np.sort(np.array(ranked[:validation], np.int64))
+
+
+def long_enough(samples: Samples, bucket: BucketSettings, fps: float) -> np.ndarray:
+    """Numbers of the samples, held out or not, whose clips last long enough for a bucket. Raises TrainError if none does."""
+    latest_s = latest_start_s(samples.numbers("duration_s"), samples.numbers("fps"), bucket.frames, fps)
+    numbers = np.flatnonzero(latest_s > -1e-6)
+    if not len(numbers):
+        raise TrainError(
+            f"no clip of {samples.out} is long enough for {bucket.frames} frames at {fps:g} a second; the longest lasts "
+            f"{samples.numbers('duration_s').max():.2f} s: lower data.buckets' frames or raise data.fps"
+        )
+    return numbers
+
+
+def buckets(samples: Samples, data: DataSettings) -> list[Bucket]:
+    """What each of `data.buckets` is drawn from: the clips long enough for it that are not held out. Raises TrainError."""
+    training, _ = split(samples, data.validation)
+    found = []
+    for bucket in data.buckets:
+        numbers = np.intersect1d(long_enough(samples, bucket, data.fps), training)
+        if not len(numbers):
+            raise TrainError(
+                f"every clip that is long enough for {bucket.frames} frames at {data.fps:g} a second is held out; lower "
+                "data.validation"
+            )
+        found.append(Bucket(numbers, bucket.batch, bucket.weight))
+    return found
+
+
+def check_shares(order: Order, ranks: int) -> None:
+    """Raises TrainError for a batch that cannot be shared out evenly: a rank with less to do would let the others wait."""
+    for bucket in order.buckets:
+        if bucket.batch % ranks:
+            raise TrainError(
+                f"a batch of {bucket.batch} cannot be shared out to {ranks} processes; make it a multiple of {ranks}"
+            )
+
+
+def indexed(
+    source: Source, order: Order, samples: Samples, start: int, stop: int, rank: int, ranks: int, workers: int
+) -> Iterator[StepItems]:
+    """Steps `start` to `stop`, this rank's share of each: slots rank, rank + ranks, ...
+
+    Raises TrainError where the shares would be uneven, and what the source raises, also if a worker met it.
+    """
+    check_shares(order, ranks)
+    return ahead(_Steps(source, order, samples, rank, ranks), range(start, stop), workers)
+
+
+def ahead(steps: Dataset[StepItems | UserError], numbers: range | None, workers: int) -> Iterator[StepItems]:
+    """Steps of a dataset in order, `workers` processes reading ahead; `numbers`: which, None if it iterates by itself.
+
+    A `UserError` that a worker met is raised here as it was, without the worker's traceback.
+    """
+    loader = DataLoader(
+        steps,
+        batch_size=None,
+        sampler=numbers,
+        collate_fn=_as_they_are,
+        num_workers=workers,
+        prefetch_factor=READ_AHEAD if workers else None,
+        worker_init_fn=_start_worker,
+    )
+    for step in loader:
+        if isinstance(step, UserError):
+            raise step
+        yield step
+
+
+class _Steps(Dataset[StepItems | UserError]):
+    """Step number -> its items."""
+
+    def __init__(self, source: Source, order: Order, samples: Samples, rank: int, ranks: int) -> None:
+        self.source = source
+        self.order = order
+        self.samples = samples
+        self.rank = rank
+        self.ranks = ranks
+
+    def __getitem__(self, number: int) -> StepItems | UserError:
+        try:
+            return self._read(number)
+        except UserError as error:
+            return error
+
+    def _read(self, number: int) -> StepItems:
+        step = self.order.step(number)
+        slots = range(self.rank, len(step.samples), self.ranks)
+        items: Any = [self.source.read(number, slot, int(step.samples[slot]), step.bucket) for slot in slots]
+        return StepItems(number, step.bucket, [self.samples.key(int(sample)) for sample in step.samples], items)
+
+
+def _as_they_are(steps: StepItems | UserError) -> StepItems | UserError:
+    """Instead of PyTorch's collation, which would make tensors of arrays."""
+    return steps
+
+
+def _start_worker(number: int) -> None:
+    """One thread, as there are many workers. The parent decides when to end: a signal to the whole group is for it."""
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
