@@ -1,0 +1,114 @@
+"""The frozen encoders of captions, reference images and videos, found by name.
+
+In: encoders.{text,image,video} of the configuration. Out: objects of the protocols in trainer/encoders/base.py, built (cheap),
+asked what is missing, and loaded. As in stages/backends.py a name is one of ours or an import path ("package.module:Class"), so
+that a user's encoder needs no change here; modules are imported when they are named.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+from dataclasses import dataclass
+from typing import Any
+
+from stages.errors import UserError
+from stages.weights import Missing
+from trainer.batch import TrainError
+from trainer.config import EncoderSettings, EncodersSettings
+from trainer.encoders.base import Encoder, ImageEncoder, TextEncoder, VideoAutoencoder
+from trainer.encoders.folders import require
+
+BACKENDS: dict[str, dict[str, str]] = {
+    "text": {
+        "minilm": "trainer.encoders.text:MiniLM",
+        "t5": "trainer.encoders.text:T5",
+    },
+    "image": {
+        "efficientnet": "trainer.encoders.efficientnet:EfficientNet",
+        "dinov2": "trainer.encoders.vit:Dinov2",
+        "clip": "trainer.encoders.vit:Clip",
+    },
+    "video": {
+        "patches": "trainer.encoders.patches:Patches",
+        "small": "trainer.encoders.small:Small",
+        "cogvideox": "trainer.encoders.cogvideox:CogVideoX",
+    },
+}
+"""kind -> short name -> import path."""
+
+
+@dataclass(frozen=True)
+class Encoders:
+    """The three encoders of a run; `max_text_tokens`: longer captions are cut."""
+
+    text: TextEncoder
+    image: ImageEncoder
+    video: VideoAutoencoder
+    max_text_tokens: int
+
+    def setup(self, device: str) -> None:
+        """Load all three on a torch device. Raises TrainError naming what is missing or cannot be loaded."""
+        require(self.missing())
+        for encoder in self._all().values():
+            encoder.setup(device)
+
+    def missing(self) -> list[Missing]:
+        """What this machine lacks for any of the three."""
+        return [missing for encoder in self._all().values() for missing in encoder.missing()]
+
+    def identity(self) -> dict[str, Any]:
+        """kind -> the encoder's identity, and the cut of captions; equal if and only if outputs are. Needs the weights."""
+        identities: dict[str, Any] = {kind: encoder.identity() for kind, encoder in self._all().items()}
+        return {**identities, "max_text_tokens": self.max_text_tokens}
+
+    def _all(self) -> dict[str, Encoder]:
+        return {"text": self.text, "image": self.image, "video": self.video}
+
+
+def build_encoders(settings: EncodersSettings) -> Encoders:
+    """Construct the three encoders; loads nothing. Raises TrainError for a name or option that none has."""
+    return Encoders(
+        text=build("text", settings.text),
+        image=build("image", settings.image),
+        video=build("video", settings.video),
+        max_text_tokens=settings.max_text_tokens,
+    )
+
+
+def build(kind: str, settings: EncoderSettings) -> Any:
+    """Import and construct the encoder of a kind: "text", "image" or "video". Raises TrainError, naming the nearest name."""
+    cls = _find(kind, settings.backend)
+    accepted = list(inspect.signature(cls).parameters)
+    for option in settings.options:
+        if option not in accepted:
+            raise TrainError(
+                f"encoders.{kind}.options: {settings.backend!r} has no option {option!r}{_nearest(option, accepted)}"
+            )
+    try:
+        return cls(**settings.options)
+    except UserError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise TrainError(f"encoders.{kind}.options: {settings.backend!r}: {error}") from error
+
+
+def _find(kind: str, backend: str) -> Any:
+    known = BACKENDS[kind]
+    path = known.get(backend, backend)
+    module, colon, name = path.partition(":")
+    if not colon:
+        raise TrainError(
+            f"encoders.{kind}.backend: {backend!r} is not one of {sorted(known)} and no import path like package.module:Class"
+            + _nearest(backend, list(known))
+        )
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise TrainError(f"encoders.{kind}.backend: cannot import {path!r}: {error}") from error
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    match = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {match[0]!r}?" if match else f"; known: {', '.join(known) or 'none'}"

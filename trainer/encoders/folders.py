@@ -1,0 +1,174 @@
+"""Models in folders of transformers and diffusers: what is wrong with one, seen before it is loaded, and loading it.
+
+In: an address of weights and the library's class. Out: a frozen model, or one line. Safetensors only; no code is taken from a
+folder; nothing is fetched. Names and shapes are compared with the model that config.json describes, built on the meta device,
+so that a run with the wrong folder does not start.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from stages.checkpoints import CheckpointError, mismatch
+from stages.weights import PULL, Missing, Weights, check_address, identity_of, local_path, packages_missing, weights_missing
+from trainer.batch import TrainError
+
+DTYPES = ("float32", "bfloat16")
+STEMS = {"transformers": "model", "diffusers": "diffusion_pytorch_model"}
+"""library -> name of its weights without shard number and suffix."""
+FIX = f"correct the path, or fetch it again: {PULL}"
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A model in a folder.
+
+    `option`: where the address is configured, e.g. "encoders.image.options.checkpoint"; `address` (stages.weights.Weights): the
+    folder, or that of a whole diffusers pipeline, in which the model is the part `part`. `architecture`: a class of `library`.
+    `dtype` of weights and arithmetic is stated, not chosen by the device: what one machine cached fits a run on another.
+    Raises ValueError for an address that none can have and for an unknown dtype.
+    """
+
+    option: str
+    address: str
+    library: str
+    architecture: str
+    part: str = ""
+    dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        check_address(self.address)
+        if self.dtype not in DTYPES:
+            raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, not {self.dtype!r}")
+
+    @property
+    def weights(self) -> Weights:
+        """What is to be fetched."""
+        return Weights(self.option, self.address)
+
+    def path(self, part: str | None = None) -> Path:
+        """Where the model lies on this machine, or another part of its pipeline."""
+        whole = local_path(self.address)
+        return whole / (part or self.part) if (whole / "model_index.json").is_file() else whole
+
+    def missing(self) -> list[Missing]:
+        """Nothing if the model can be loaded, else what is wrong; reads the headers of the weights."""
+        if lacking := packages_missing(self.library, "safetensors", fix="make install") + weights_missing(self.weights):
+            return lacking
+        try:
+            self._check()
+        except CheckpointError as error:
+            return [Missing(f"{self.option}: {error}", FIX)]
+        return []
+
+    def identity(self) -> dict[str, str]:
+        """SHA-256 of the model's files, and its dtype; the folder must be here."""
+        return {"weights": identity_of(str(self.path())), "dtype": self.dtype}
+
+    def config(self, field: str) -> int:
+        """A size out of config.json. Raises TrainError if it is not there."""
+        path = self.path() / "config.json"
+        try:
+            return int(json.loads(path.read_text(encoding="utf-8"))[field])
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            raise TrainError(f"{self.option}: {path} tells no {field} ({type(error).__name__}); {FIX}") from error
+
+    def load(self, device: str) -> Any:
+        """The model on a device, frozen. Raises TrainError if it is not there or is another model."""
+        require(self.missing())
+        with self.one_line():
+            cls, dtype = _class(self.library, self.architecture), getattr(torch, self.dtype)
+            model = cls.from_pretrained(self.path(), local_files_only=True, use_safetensors=True, dtype=dtype)
+        return model.eval().requires_grad_(False).to(device)
+
+    @contextmanager
+    def one_line(self) -> Iterator[None]:
+        """What the library says of a folder that it cannot load becomes one line, a TrainError; its progress bars are off."""
+        try:
+            with _silent(self.library):
+                yield
+        except Exception as error:  # a folder can be wrong in any way, and the libraries have no common error
+            raise TrainError(f"{self.option}: {self.path()} cannot be loaded ({_first_line(error)}); {FIX}") from error
+
+    def _check(self) -> None:
+        """Raises CheckpointError unless the safetensors are whole and have the tensors of the architecture."""
+        expected, found = self._expected(), _shapes(self.path(), STEMS[self.library])
+        by_end = {name[start:]: tensor for name, tensor in found.items() for start in _starts(name)}
+        if fault := mismatch(
+            self.path(), {name: by_end[name] for name in expected if name in by_end}, expected, self.architecture
+        ):
+            raise CheckpointError(fault)
+
+    def _expected(self) -> dict[str, Any]:
+        """Name -> tensor without memory of the model that config.json describes; of tied tensors the stored ones."""
+        cls, path = _class(self.library, self.architecture), self.path()
+        try:
+            with torch.device("meta"), _silent(self.library):
+                if self.library == "diffusers":
+                    model = cls.from_config(cls.load_config(path, local_files_only=True))
+                else:
+                    model = cls(cls.config_class.from_pretrained(path, local_files_only=True))
+        except Exception as error:  # a configuration can be wrong in any way
+            raise CheckpointError(f"{path / 'config.json'} describes no {self.architecture}: {_first_line(error)}") from error
+        tied = getattr(model, "_tied_weights_keys", None) or {}
+        return {name: tensor for name, tensor in model.state_dict().items() if name not in tied}
+
+
+def require(lacking: list[Missing]) -> None:
+    """Raises TrainError for what an encoder says is missing."""
+    if lacking:
+        raise TrainError("; ".join(f"{what}: {fix}" for what, fix in lacking))
+
+
+def _starts(name: str) -> list[int]:
+    """Where a tensor's name may begin: as part of a larger model it has a prefix, e.g. "vision_model."."""
+    return [0, *(i + 1 for i, letter in enumerate(name) if letter == ".")]
+
+
+def _shapes(folder: Path, stem: str) -> dict[str, Any]:
+    """Name -> tensor without memory, of all tensors of a folder; opening a file compares its length with its header."""
+    from safetensors import SafetensorError, safe_open
+
+    whole = folder / f"{stem}.safetensors"
+    files = [whole] if whole.is_file() else sorted(folder.glob(f"{stem}-*-of-*.safetensors"))
+    if not files:
+        raise CheckpointError(f"{whole} is not there; only safetensors are loaded")
+    shapes: dict[str, Any] = {}
+    for file in files:
+        try:
+            with safe_open(file, framework="pt") as tensors:
+                for name in tensors.keys():  # noqa: SIM118  # it is no dictionary
+                    shapes[name] = torch.empty(tensors.get_slice(name).get_shape(), device="meta")
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(f"{file} is truncated or no safetensors file: {error}") from error
+    return shapes
+
+
+def _class(library: str, architecture: str) -> Any:
+    return getattr(importlib.import_module(library), architecture)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0][:200] or type(error).__name__
+
+
+@contextmanager
+def _silent(library: str) -> Iterator[None]:
+    """Without the library's progress bars and remarks, which are as they were afterwards."""
+    logging = importlib.import_module(f"{library}.utils.logging")
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        logging.enable_progress_bar()
