@@ -8,20 +8,13 @@ restarted, and its tasks repeated, without limit (Ray Data's default). Commits a
 
 from __future__ import annotations
 
-import logging
-import os
-import warnings
 from collections.abc import Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
 from typing import Any
 
-# Read by Ray when it is imported. A wrong RAY_ADDRESS in the environment must not change where a job runs.
-os.environ.update(RAY_USAGE_STATS_ENABLED="0", RAY_DATA_USAGE_DISABLED="1", RAY_DATA_DISABLE_PROGRESS_BARS="1")
-os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its "errors" are advice to Ray Data's authors
-# An actor that is not needed any more ends its child itself, after the models were closed; Ray would kill the child first.
-os.environ.update(RAY_kill_child_processes_on_worker_exit="0")
+from pipeline.ray_session import start_ray  # first, because it sets Ray's environment
 
+# isort: split
 import msgspec
 import numpy as np
 import pyarrow as pa
@@ -36,6 +29,9 @@ from pipeline.placement import COMMIT_CPUS, SOURCE_CPUS, UnschedulableError, che
 from pipeline.plan import open_plan
 from pipeline.slices import JobSpec, PoolWorker, Report, Work, commit_chunk, plan_folder, report
 
+# An actor that is not needed any more ends its child itself, after the models were closed; Ray would kill the child first.
+_WORKER_ENV = {"RAY_kill_child_processes_on_worker_exit": "0"}
+
 # Ray Data keeps 2 KB of statistics of every block that ever passed an operator, for a summary that nobody asks for here. With
 # them the driver grew by 45 MB over 6,000 slices, without by 6 MB. Private to Ray, hence the exact minor version in pyproject.
 map_operator.to_stats = lambda _metadata: []
@@ -47,7 +43,7 @@ class RayRunner:
     def __init__(self, job: JobSpec, engine: EngineSettings, address: str | None) -> None:
         self._job = job
         self._engine = engine
-        _start_ray(engine, address)
+        start_ray(address, engine.object_store_mb, _WORKER_ENV)
         try:
             check_placement(engine.pools, nodes_of(ray.nodes()))
         except UnschedulableError:
@@ -138,33 +134,3 @@ class _SliceSource(Datasource):  # type: ignore[misc]
 def _table(message: Work | Report) -> pa.Table:
     data = pa.array([msgspec.msgpack.encode(message)], pa.large_binary())
     return pa.table({"chunk": [message.chunk], "slice": [message.slice], "work": data})
-
-
-def _start_ray(engine: EngineSettings, address: str | None) -> None:
-    """Join the cluster at `address`, or start one here that ends with this process; without a word on the terminal."""
-    for name in ("ray", "ray.data"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module=r"ray\..*")
-    own: dict[str, Any] = {"object_store_memory": engine.object_store_mb * 2**20, "include_dashboard": False}
-    with _silent_stderr():  # the C++ side greets there
-        # "local": whatever RAY_ADDRESS in the environment says
-        ray.init(
-            address=address or "local",
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            **({"runtime_env": {"env_vars": {"RAY_kill_child_processes_on_worker_exit": "0"}}} if address else own),
-        )
-
-
-@contextmanager
-def _silent_stderr() -> Iterator[None]:
-    """File descriptor 2 leads nowhere for a while; exceptions are not affected."""
-    kept = os.dup(2)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
