@@ -1,0 +1,150 @@
+"""The folder of a run: what it was started with, and a line for every step.
+
+config.json    configuration, hash of the samples, identity of the encoders; a resumed run must have the same
+steps.jsonl    {"step", "loss", "keys"} of each step, counted from 0; written at once, cut back to the checkpoint on resume
+checkpoints/   trainer/checkpoints.py
+non_finite.json  the step that had no finite loss or gradient, if one stopped the run
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from pydantic import ValidationError
+from pydantic_core import to_jsonable_python
+
+from pipeline import storage
+from trainer.batch import TrainError
+from trainer.config import TrainConfig
+
+_MISSING = "nothing"
+
+
+class OtherRunError(TrainError):
+    """The run was started with something else."""
+
+    exit_code = 4
+
+
+def run_folder(output: str) -> Path:
+    """The local folder of a run. Raises TrainError for object stores: the log of steps is appended to, line by line."""
+    folder = storage.local_path(output)
+    if folder is None:
+        raise TrainError(f"{output}: a run is written to a local or mounted folder; copy it to a store when it is done")
+    return folder
+
+
+@contextmanager
+def only_writer(run: Path) -> Iterator[None]:
+    """Hold the run's lock, which ends with the process. Raises TrainError if another process holds it."""
+    run.mkdir(parents=True, exist_ok=True)
+    with (run / "lock").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise TrainError(f"{run} is being trained by another process; end it, or choose another --output") from None
+        except OSError:
+            pass  # a file system without locks
+        yield
+
+
+def record(config: TrainConfig, data_sha256: str, encoders: dict[str, Any]) -> dict[str, Any]:
+    """What config.json holds."""
+    return {"config": config.model_dump(mode="json"), "data_sha256": data_sha256, "encoders": to_jsonable_python(encoders)}
+
+
+def read_config(run: Path) -> TrainConfig:
+    """The configuration that a run was started with. Raises TrainError for a folder that holds none."""
+    return _config_of(run, _read(run))
+
+
+def check_same(run: Path, now: dict[str, Any]) -> None:
+    """Raises OtherRunError naming the fields that would change what is learnt; a new run has nothing to differ from."""
+    if not (run / "config.json").exists():
+        return
+    then = _read(run)
+    before, after = _result_fields(_config_of(run, then), then), _result_fields(TrainConfig.model_validate(now["config"]), now)
+    differing = [
+        f"{name} was {json.dumps(before.get(name, _MISSING))}, is {json.dumps(after.get(name, _MISSING))}"
+        for name in sorted(before.keys() | after.keys())
+        if before.get(name) != after.get(name)
+    ]
+    if differing:
+        raise OtherRunError(f"{run} was started otherwise: {'; '.join(differing)}. Bring that back, or choose another --output")
+
+
+def write_record(run: Path, now: dict[str, Any]) -> None:
+    """Write config.json, whole or not at all; execution fields are those of the last start."""
+    storage.atomic_write(str(run / "config.json"), json.dumps(now, indent=1, ensure_ascii=False).encode())
+
+
+def open_steps(run: Path, start: int) -> IO[str]:
+    """steps.jsonl, ready to be appended to at step `start`: what later steps wrote, or half of a line, is cut off."""
+    path = run / "steps.jsonl"
+    path.touch()
+    keep = 0
+    with path.open("rb+") as file:
+        for number, line in enumerate(file):
+            if number >= start or not line.endswith(b"\n"):
+                break
+            keep += len(line)
+        file.truncate(keep)
+    return path.open("a", encoding="utf-8")
+
+
+def log_step(steps: IO[str], step: int, loss: float, keys: list[str]) -> None:
+    """Append a step; from then on it survives the end of the process."""
+    steps.write(json.dumps({"step": step, "loss": loss, "keys": keys}) + "\n")
+    steps.flush()
+
+
+def sync(steps: IO[str]) -> None:
+    """Make the log survive the end of the machine: no checkpoint may be ahead of it."""
+    steps.flush()
+    os.fsync(steps.fileno())
+
+
+def _read(run: Path) -> dict[str, Any]:
+    path = run / "config.json"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise TrainError(f"{run} is no run: it has no config.json; give a folder that `materia train` wrote") from None
+    except (OSError, ValueError) as error:
+        raise TrainError(f"{path} cannot be read: {error}") from None
+    if not isinstance(content, dict) or not {"config", "data_sha256", "encoders"} <= content.keys():
+        raise TrainError(f"{path} is not of a run; give a folder that `materia train` wrote")
+    return content
+
+
+def _config_of(run: Path, content: dict[str, Any]) -> TrainConfig:
+    try:
+        return TrainConfig.model_validate(content["config"])
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"]))
+        raise OtherRunError(f"{run / 'config.json'} was written by another version: {field}: {first['msg']}") from None
+
+
+def _result_fields(config: TrainConfig, content: dict[str, Any]) -> dict[str, Any]:
+    """By dotted name, everything that a resumed run must share."""
+    tree = {
+        **to_jsonable_python(config.result_fields()),
+        "samples of the shards (sha256)": content["data_sha256"],
+        "encoder": content["encoders"],
+    }
+    return dict(_leaves(tree, ""))
+
+
+def _leaves(tree: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
