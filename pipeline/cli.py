@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from pipeline.command import config_option, guarded, json_option, out_argument, print_table, set_option
+from trainer import cli as training
 
 if TYPE_CHECKING:
     from pipeline.config import Config
@@ -26,6 +27,7 @@ Examples:
   materia stats out/
   materia sheet out/ --output sheet.png
   materia validate out/
+  materia train --config configs/train/tiny.yaml --shards out/ --output runs/a
 """
 
 MODELS_EXAMPLES = """\b
@@ -200,3 +202,7 @@ def _load(path: str, overrides: tuple[str, ...]) -> Config:
     from pipeline.config import load_config
 
     return guarded(lambda: load_config(path, overrides))
+
+
+for command in (training.precompute, training.train):
+    main.add_command(command)

@@ -29,12 +29,12 @@ def config_option(example: str) -> Callable[[click.decorators.FC], click.decorat
 
 
 def guarded(call: Callable[[], T]) -> T:
-    """Run a command's work; what the user can mend is printed in plain words and ends with exit code 2."""
+    """Run a command's work; what the user can mend is printed in plain words and ends with its exit code."""
     try:
         return call()
     except UserError as error:
         click.echo(f"error: {error}", err=True)
-        sys.exit(2)
+        sys.exit(error.exit_code)
 
 
 def print_table(columns: list[str], rows: Iterable[Sequence[str | Text]]) -> None:

@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 
 class UserError(ValueError):
-    """Something that the user can mend; the message is a sentence, or one a line."""
+    """Something that the user can mend; the message is a sentence, or one a line.
+
+    `exit_code`: of the command that it ends (pipeline/cli.py lists them).
+    """
+
+    exit_code: ClassVar[int] = 2
