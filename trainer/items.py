@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
 import cv2
@@ -72,18 +72,6 @@ class PixelSource:
         document = parse_document(members["json"], shard)
         drawn = draw(numpy_rng(self.seed, step, slot), document, self.data, self.images)
         return make_item(document, members, shard, slot, drawn, self.data.buckets[bucket], self.data, self.seed)
-
-
-def draw_document(document: dict[str, Any]) -> dict[str, Any]:
-    """The part of KEY.json that `draw` looks at: words, their spans and crops."""
-    return {
-        "entities": [{"word": entity["word"], "spans": entity["spans"]} for entity in document["entities"]],
-        "instances": [
-            {"word": instance["word"], "member": instance["member"], "parent": instance["parent"]}
-            for instance in document["instances"]
-        ],
-        "background": {"word": document["background"]["word"]},
-    }
 
 
 def draw(rng: np.random.Generator, document: dict[str, Any], data: DataSettings, images: bool) -> Draw:
@@ -172,22 +160,20 @@ def make_item(
         except (KeyError, ValueError) as error:
             raise OutputError(f"{shard}: {key}.{member} is no picture: {error}; run: materia validate") from error
         images.append(ReferenceImage(word, span, pixels))
+    times_s = window_times(document, bucket, data, drawn.window, seed)
     try:
-        (video,) = window_clips(members[document["video"]["member"]], document, bucket, [drawn.window], data, seed)
+        video = decode(members[document["video"]["member"]], times_s, bucket.height, bucket.width)
     except VideoError as error:
         advice = f"leave it out: --where \"key != '{key}'\""
         raise TrainError(f"{shard}: the video of {key} cannot be decoded: {error}; {advice}") from error
     return Item(key=key, slot=slot, caption=document["caption"], video=video, references=images)
 
 
-def window_clips(
-    clip: bytes, document: dict[str, Any], bucket: BucketSettings, windows: Sequence[int], data: DataSettings, seed: int
-) -> np.ndarray:
-    """Windows of a clip, decoded together: (len(windows), frames, height, width, 3) uint8 RGB. Raises VideoError."""
-    times_s = [time for window in windows for time in window_times(document, bucket, data, window, seed)]
+def decode(clip: bytes, times_s: list[float], height: int, width: int) -> np.ndarray:
+    """Pictures of a clip at some times, (len(times_s), height, width, 3) uint8 RGB. Raises VideoError."""
     with in_memory(clip) as path:
-        decoded = frames_at(path, times_s, fit=lambda picture: cover(picture, bucket.height, bucket.width))
-    return np.stack(decoded.frames).reshape(len(windows), bucket.frames, bucket.height, bucket.width, 3)
+        decoded = frames_at(path, times_s, fit=lambda picture: cover(picture, height, width))
+    return np.stack(decoded.frames)
 
 
 def cover(picture: np.ndarray, height: int, width: int) -> np.ndarray:

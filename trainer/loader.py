@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import signal
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import cv2
 import numpy as np
@@ -24,8 +24,10 @@ from trainer.items import Source, latest_start_s
 from trainer.order import Bucket, Order
 from trainer.shards import Samples
 
+T = TypeVar("T")
+
 READ_AHEAD = 2
-"""Steps that each worker has ready or in the making."""
+"""Steps that each worker has ready or in the making, at most."""
 
 
 class StepItems(NamedTuple):
@@ -79,15 +81,6 @@ def buckets(samples: Samples, data: DataSettings) -> list[Bucket]:
     return found
 
 
-def check_shares(order: Order, ranks: int) -> None:
-    """Raises TrainError for a batch that cannot be shared out evenly: a rank with less to do would let the others wait."""
-    for bucket in order.buckets:
-        if bucket.batch % ranks:
-            raise TrainError(
-                f"a batch of {bucket.batch} cannot be shared out to {ranks} processes; make it a multiple of {ranks}"
-            )
-
-
 def indexed(
     source: Source, order: Order, samples: Samples, start: int, stop: int, rank: int, ranks: int, workers: int
 ) -> Iterator[StepItems]:
@@ -99,27 +92,37 @@ def indexed(
     return ahead(_Steps(source, order, samples, rank, ranks), range(start, stop), workers)
 
 
-def ahead(steps: Dataset[StepItems | UserError], numbers: range | None, workers: int) -> Iterator[StepItems]:
-    """Steps of a dataset in order, `workers` processes reading ahead; `numbers`: which, None if it iterates by itself.
+def check_shares(order: Order, ranks: int) -> None:
+    """Raises TrainError for a batch that cannot be shared out evenly: a rank with less to do would let the others wait."""
+    for bucket in order.buckets:
+        if bucket.batch % ranks:
+            raise TrainError(
+                f"a batch of {bucket.batch} cannot be shared out to {ranks} processes; make data.buckets' batch a multiple of"
+                f" {ranks}"
+            )
 
-    A `UserError` that a worker met is raised here as it was, without the worker's traceback.
+
+def ahead(dataset: Dataset[T], numbers: Sequence[int], workers: int) -> Iterator[T]:
+    """`dataset[number]` for each of `numbers`, in their order; `workers` processes read ahead, taking turns.
+
+    A UserError that a worker met is raised here as it was, without the worker's traceback.
     """
     loader = DataLoader(
-        steps,
+        _Guarded(dataset),
         batch_size=None,
         sampler=numbers,
-        collate_fn=_as_they_are,
+        collate_fn=_as_it_is,
         num_workers=workers,
         prefetch_factor=READ_AHEAD if workers else None,
         worker_init_fn=_start_worker,
     )
-    for step in loader:
-        if isinstance(step, UserError):
-            raise step
-        yield step
+    for found in loader:
+        if isinstance(found, UserError):
+            raise found
+        yield found
 
 
-class _Steps(Dataset[StepItems | UserError]):
+class _Steps(Dataset[StepItems]):
     """Step number -> its items."""
 
     def __init__(self, source: Source, order: Order, samples: Samples, rank: int, ranks: int) -> None:
@@ -129,22 +132,30 @@ class _Steps(Dataset[StepItems | UserError]):
         self.rank = rank
         self.ranks = ranks
 
-    def __getitem__(self, number: int) -> StepItems | UserError:
-        try:
-            return self._read(number)
-        except UserError as error:
-            return error
-
-    def _read(self, number: int) -> StepItems:
+    def __getitem__(self, number: int) -> StepItems:
         step = self.order.step(number)
         slots = range(self.rank, len(step.samples), self.ranks)
         items: Any = [self.source.read(number, slot, int(step.samples[slot]), step.bucket) for slot in slots]
         return StepItems(number, step.bucket, [self.samples.key(int(sample)) for sample in step.samples], items)
 
 
-def _as_they_are(steps: StepItems | UserError) -> StepItems | UserError:
+class _Guarded(Dataset[T | UserError]):
+    """A dataset whose errors for the user are handed over, not raised: PyTorch would wrap them in the worker's traceback."""
+
+    def __init__(self, dataset: Dataset[T]) -> None:
+        self.dataset = dataset
+
+    def __getitem__(self, number: int) -> T | UserError:
+        try:
+            found: T = self.dataset[number]
+            return found
+        except UserError as error:
+            return error
+
+
+def _as_it_is(found: T) -> T:
     """Instead of PyTorch's collation, which would make tensors of arrays."""
-    return steps
+    return found
 
 
 def _start_worker(number: int) -> None:

@@ -49,6 +49,11 @@ class Order:
         self._drawn = np.zeros((0, len(buckets)), np.int64)  # (blocks, buckets): draws of each bucket up to a block's end
         self._epoch: dict[int, tuple[int, np.ndarray]] = {}  # bucket -> its last used epoch, permuted
 
+    def bucket(self, number: int) -> int:
+        """The bucket of step `number`."""
+        block, place = divmod(number, _BLOCK)
+        return int(self._buckets_of(block)[place])
+
     def step(self, number: int) -> Step:
         """The batch of step `number`, counted from 0."""
         block, place = divmod(number, _BLOCK)
