@@ -26,7 +26,7 @@ from trainer.config import TrainConfig
 from trainer.data import encoded, open_data, steps
 from trainer.distributed import World
 from trainer.encoders import build_encoders
-from trainer.interrupt import interruptible
+from trainer.interrupt import Interrupt, interruptible
 from trainer.learner import Learner, begin, model_config, resume, save
 from trainer.objective import batch_losses, draw
 from trainer.optimiser import ema_decay, learning_rate
@@ -60,8 +60,18 @@ class Measured:
     grad_norm: float  # before clipping
 
 
-def train(config: TrainConfig, *, shards: str, output: str, cache: str | None = None, say: Say = tell) -> TrainResult:
+def train(
+    config: TrainConfig,
+    *,
+    shards: str,
+    output: str,
+    cache: str | None = None,
+    say: Say = tell,
+    interrupt: Interrupt | None = None,
+) -> TrainResult:
     """Train to `stage.steps`, from the run's last checkpoint if there is one; `cache` is what `materia precompute` wrote.
+
+    `interrupt` asks from elsewhere for what signals ask for.
 
     Raises TrainError or OutputError for what the user can mend, runs.OtherRunError for a run that was started with other
     settings, NonFiniteError where a loss or gradient is not finite.
@@ -73,12 +83,14 @@ def train(config: TrainConfig, *, shards: str, output: str, cache: str | None = 
             if world.rank == 0:
                 stack.enter_context(runs.only_writer(run))
                 checkpoints.clean(run)
-            return _train(config, world, shards, run, cache, say if world.rank == 0 else _silent)
+            return _train(config, world, shards, run, cache, say if world.rank == 0 else _silent, interrupt)
     finally:
         distributed.leave(world)
 
 
-def _train(config: TrainConfig, world: World, shards: str, run: Path, cache: str | None, say: Say) -> TrainResult:
+def _train(
+    config: TrainConfig, world: World, shards: str, run: Path, cache: str | None, say: Say, interrupt: Interrupt | None
+) -> TrainResult:
     # What is learnt from, and with what: it must be as it was when the run was started.
     encoders = build_encoders(config.encoders)
     data = open_data(config, shards, cache, world)
@@ -98,8 +110,8 @@ def _train(config: TrainConfig, world: World, shards: str, run: Path, cache: str
         if world.rank == 0:
             runs.write_record(run, record)
             log = stack.enter_context(runs.open_steps(run, start))
-        interrupt = stack.enter_context(interruptible())
-        progress = stack.enter_context(StepProgress(start, config.stage.steps, shown=world.rank == 0))
+        interrupt = interrupt or stack.enter_context(interruptible())
+        progress = stack.enter_context(StepProgress(start, config.stage.steps, say, shown=world.rank == 0))
         stack.enter_context(distributed.attention_kernels(config.run))
         began = time.monotonic()
         for number, _bucket, keys, items in steps(data, config, start, world):

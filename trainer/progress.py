@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -17,10 +18,11 @@ def tell(text: str) -> None:
 
 
 class StepProgress:
-    """A context in which steps are shown; `shown` False: nothing is (ranks but the first)."""
+    """A context in which steps are shown; `say` gets the plain lines. `shown` False: nothing is (ranks but the first)."""
 
-    def __init__(self, start: int, stop: int, shown: bool) -> None:
+    def __init__(self, start: int, stop: int, say: Callable[[str], None], shown: bool) -> None:
         console = Console(stderr=True)
+        self._say = say
         self._stop = stop
         self._plain = shown and not console.is_terminal
         self._told = time.monotonic()
@@ -50,4 +52,4 @@ class StepProgress:
         now = time.monotonic()
         if self._plain and (now - self._told >= _PLAIN_EVERY_S or done == self._stop):
             self._told = now
-            tell(f"step {done}/{self._stop}: {text}")
+            self._say(f"step {done}/{self._stop}: {text}")
