@@ -204,5 +204,5 @@ def _load(path: str, overrides: tuple[str, ...]) -> Config:
     return guarded(lambda: load_config(path, overrides))
 
 
-for command in (training.precompute, training.train):
+for command in (training.precompute, training.train, training.sample):
     main.add_command(command)

@@ -7,7 +7,7 @@ Heavy modules are imported inside the commands.
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -108,3 +108,50 @@ def train(
         return result.exit_code
 
     sys.exit(guarded(work))
+
+
+@click.command(epilog=SAMPLE_EXAMPLES)
+@click.option("--run", required=True, type=click.Path(), help="Folder that `materia train` wrote.")
+@click.option("--prompt", help="What the clip shows; every word that has a reference must occur in it.")
+@click.option("--ref", "refs", multiple=True, metavar="WORD=IMAGE[,IMAGE]", help="Reference images of a word; repeatable.")
+@click.option("--background", metavar="[WORD=]IMAGE", help="Where it takes place.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Of the noise.")
+@click.option("--requests", type=click.Path(), metavar="JSONL", help="Many clips: a line of JSON each, see docs/training.md.")
+@click.option("--output", required=True, type=click.Path(), help="The .mp4; with --requests the folder of the clips.")
+@click.option("--frames", type=click.IntRange(1), help="Default, as of height and width: what the run was trained on most.")
+@click.option("--height", type=click.IntRange(8), help="px")
+@click.option("--width", type=click.IntRange(8), help="px")
+@click.option("--steps", type=click.IntRange(1), help="Default: by resolution, 256 to 64.")
+@click.option("--text-guidance", default=8.0, show_default=True, type=click.FloatRange(0), help="0: none.")
+@click.option("--image-guidance", default=3.0, show_default=True, type=click.FloatRange(0), help="0: none.")
+@click.option("--batch", default=1, show_default=True, type=click.IntRange(1), help="Clips generated at once.")
+@click.option("--device", default="auto", show_default=True, help="auto: cuda where there is one, else cpu.")
+def sample(
+    run: str,
+    prompt: str | None,
+    refs: tuple[str, ...],
+    background: str | None,
+    seed: int,
+    requests: str | None,
+    output: str,
+    device: str,
+    **options: Any,
+) -> None:
+    """Generate clips from prompts and reference images: an .mp4, a contact sheet and a .json of what was asked, for each."""
+    if (prompt is None) == (requests is None):
+        raise click.UsageError("give either --prompt, with --ref and --background, or --requests")
+    if requests is not None and (refs or background or seed):
+        raise click.UsageError("with --requests, references, backgrounds and seeds stand in the file")
+
+    def work() -> None:
+        from trainer.request import Request, load_requests, parse_background, parse_refs
+        from trainer.sampling import Options, sample_requests
+
+        if requests is not None:
+            asked = load_requests(requests, output)
+        else:
+            pictures = [*parse_refs(refs), *([parse_background(background)] if background else [])]
+            asked = [Request(prompt=prompt or "", output=output, pictures=tuple(pictures), seed=seed)]
+        sample_requests(run, asked, Options(**options), device)
+
+    guarded(work)
