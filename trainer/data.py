@@ -1,7 +1,7 @@
 """What a run is trained on: samples, their order, and the source that reads them, put together from the configuration.
 
-In: shards and perhaps a cache of them. Out: `Data`, whose steps a rank walks through, each with its items encoded or still to
-be; and the held-out clips, encoded, for the validation loss. Encoders are loaded only where pixels are read.
+In: shards and perhaps a cache of them. Out: `Data`, whose steps a rank walks through; their items are encoded already if they
+come from a cache.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from trainer.items import PixelSource, Source
 from trainer.loader import StepItems, buckets, indexed, long_enough, split
 from trainer.order import Order
 from trainer.shards import Samples
+from trainer.streaming import streamed
 
 MOST_VALIDATED = 16
 """Clips of the validation loss where none are held out."""
@@ -36,8 +37,9 @@ class Data:
     validation: list[int]
 
 
-def open_data(config: TrainConfig, shards: str, cache: str | None, world: World) -> Data:
+def open_data(config: TrainConfig, shards: str, cache: str | None, encoders: Encoders, world: World) -> Data:
     """Raises OutputError and TrainError for shards, a filter, a cache or buckets that give nothing or do not fit."""
+    _check_buckets(config, encoders, world)
     samples = Samples(shards, config.data.where)
     found = buckets(samples, config.data)
     held_out = split(samples, config.data.validation)[1]
@@ -49,7 +51,6 @@ def open_data(config: TrainConfig, shards: str, cache: str | None, world: World)
         held = source.numbers()  # without what could not be decoded
         found = [replace(bucket, samples=np.intersect1d(bucket.samples, held)) for bucket in found]
         held_out = np.intersect1d(held_out, held)
-    _check_shares(config, world)
     usable = long_enough(samples, config.data.buckets[0], config.data.fps)
     validation = np.intersect1d(usable, held_out) if len(held_out) else found[0].samples[:MOST_VALIDATED]
     return Data(samples, source, Order(found, config.seed), validation.tolist())
@@ -57,14 +58,9 @@ def open_data(config: TrainConfig, shards: str, cache: str | None, world: World)
 
 def steps(data: Data, config: TrainConfig, start: int, world: World) -> Iterator[StepItems]:
     """This rank's share of steps `start` to `stage.steps`, read ahead by `data.workers` processes."""
+    read = streamed if config.data.reader == "streaming" else indexed
     stop, workers = config.stage.steps, config.data.workers
-    return indexed(data.source, data.order, data.samples, start, stop, world.rank, world.ranks, workers)
-
-
-def validation_items(data: Data, encoders: Encoders) -> list[EncodedItem]:
-    """The clips of the validation loss, encoded, with the references that step 0 would draw for them."""
-    items = [data.source.read(0, slot, number, 0) for slot, number in enumerate(data.validation)]
-    return encoded(items, encoders)
+    return read(data.source, data.order, data.samples, start, stop, world.rank, world.ranks, workers)
 
 
 def encoded(items: Sequence[Item | EncodedItem], encoders: Encoders) -> list[EncodedItem]:
@@ -73,12 +69,22 @@ def encoded(items: Sequence[Item | EncodedItem], encoders: Encoders) -> list[Enc
     return encode(pixels, encoders) if pixels else [item for item in items if isinstance(item, EncodedItem)]
 
 
-def _check_shares(config: TrainConfig, world: World) -> None:
-    """Raises TrainError where a batch cannot be cut into equal micro-batches on every rank."""
+def _check_buckets(config: TrainConfig, encoders: Encoders, world: World) -> None:
+    """Raises TrainError for clips that cannot become latents or tokens, and batches that cannot be cut into equal parts."""
     parts = world.ranks * config.run.accumulate
-    for bucket in config.data.buckets:
+    for place, bucket in enumerate(config.data.buckets):
+        name = f"data.buckets[{place}]"
+        try:
+            latents = encoders.video.latent_size(bucket.frames, bucket.height, bucket.width)
+        except ValueError as error:
+            raise TrainError(f"{name}: {error}") from None
+        if any(side % cut for side, cut in zip(latents, config.model.patch, strict=True)):
+            raise TrainError(
+                f"{name}: latents of {latents} in time, height and width cannot be cut into model.patch {config.model.patch};"
+                " make each a multiple"
+            )
         if bucket.batch % parts:
             raise TrainError(
-                f"a batch of {bucket.batch} cannot be cut evenly: {world.ranks} processes x run.accumulate"
-                f" {config.run.accumulate} = {parts} parts; make data.buckets' batch a multiple of {parts}"
+                f"{name}: a batch of {bucket.batch} cannot be cut evenly for {world.ranks} processes x run.accumulate"
+                f" {config.run.accumulate}; make it a multiple of {parts}"
             )

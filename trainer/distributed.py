@@ -183,6 +183,15 @@ def any_rank(flag: bool, world: World) -> bool:
     return bool(mean_over_ranks(torch.tensor(float(flag)), world) > 0)
 
 
+def from_all_ranks(keys: list[str], world: World) -> list[list[str]]:
+    """Every rank's list, in the order of ranks; the same answer on all. For rare occasions: it is slow."""
+    if world.ranks == 1:
+        return [keys]
+    found: list[list[str]] = [[] for _ in range(world.ranks)]
+    dist.all_gather_object(found, keys)
+    return found
+
+
 def weights(module: nn.Module) -> dict[str, Tensor]:
     """This rank's part of the weights, by the plain model's names; the tensors themselves, detached."""
     return {name: parameter.detach() for name, parameter in plain(module).named_parameters()}

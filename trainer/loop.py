@@ -14,6 +14,7 @@ import time
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -28,9 +29,11 @@ from trainer.distributed import World
 from trainer.encoders import build_encoders
 from trainer.interrupt import Interrupt, interruptible
 from trainer.learner import Learner, begin, model_config, resume, save
+from trainer.monitor import Measured, by_time, step_flops
 from trainer.objective import batch_losses, draw
 from trainer.optimiser import ema_decay, learning_rate
 from trainer.progress import StepProgress, tell
+from trainer.watch import Watch
 
 
 class NonFiniteError(TrainError):
@@ -51,13 +54,13 @@ class TrainResult:
     exit_code: int = 0
 
 
-@dataclass(frozen=True)
-class Measured:
-    """Of one step: `losses` and noise levels `t` of all clips of the batch in slot order, (B,) float32 each."""
+class Outcome(NamedTuple):
+    """Of one step: `losses` and noise levels `t` of all clips of the batch in slot order, (B,) float32 each, on the CPU."""
 
     losses: Tensor
     t: Tensor
     grad_norm: float  # before clipping
+    flops: float  # of this rank
 
 
 def train(
@@ -71,10 +74,9 @@ def train(
 ) -> TrainResult:
     """Train to `stage.steps`, from the run's last checkpoint if there is one; `cache` is what `materia precompute` wrote.
 
-    `interrupt` asks from elsewhere for what signals ask for.
-
-    Raises TrainError or OutputError for what the user can mend, runs.OtherRunError for a run that was started with other
-    settings, NonFiniteError where a loss or gradient is not finite.
+    `interrupt` asks from elsewhere for what signals ask for: to end after the step that is going on, with a checkpoint. Raises
+    TrainError or OutputError for what the user can mend, runs.OtherRunError for a run that was started with other settings,
+    NonFiniteError where a loss or gradient is not finite.
     """
     run = runs.run_folder(output)
     world = distributed.join(config.run)
@@ -93,7 +95,7 @@ def _train(
 ) -> TrainResult:
     # What is learnt from, and with what: it must be as it was when the run was started.
     encoders = build_encoders(config.encoders)
-    data = open_data(config, shards, cache, world)
+    data = open_data(config, shards, cache, encoders, world)
     record = runs.record(config, data.samples.sha256, encoders.identity())
     runs.check_same(run, record)
 
@@ -103,29 +105,34 @@ def _train(
     if start >= config.stage.steps:
         say(f"{run} has {start} steps already; raise stage.steps to go on")
         return TrainResult(start, None)
-    if cache is None:
+    if cache is None or config.log.sample_every:
         encoders.setup(str(world.device))
 
     with ExitStack() as stack:
         if world.rank == 0:
             runs.write_record(run, record)
             log = stack.enter_context(runs.open_steps(run, start))
+        watch = stack.enter_context(Watch(run, config, record, start, data, encoders, world))
         interrupt = interrupt or stack.enter_context(interruptible())
         progress = stack.enter_context(StepProgress(start, config.stage.steps, say, shown=world.rank == 0))
         stack.enter_context(distributed.attention_kernels(config.run))
         began = time.monotonic()
-        for number, _bucket, keys, items in steps(data, config, start, world):
-            waited = time.monotonic()
-            measured = _gradients(learner, encoded(items, encoders), len(keys), number, config, world)
-            _require_finite(measured, run, number, keys, world)
-            _update(learner, number, config)
-            done = number + 1
-            loss = float(measured.losses.double().mean())
-            now = time.monotonic()
+        for number, bucket, keys, items in steps(data, config, start, world):
+            arrived = time.monotonic()
+            clips, done = config.data.buckets[bucket].batch, number + 1
+
+            outcome = _gradients(learner, encoded(items, encoders), clips, number, config, world)
+            _require_finite(outcome, run, number, keys, world)
+            lr = _update(learner, number, config)
+
+            loss = float(outcome.losses.double().mean())
+            wait_s, time_s = arrived - began, time.monotonic() - began
+            binned = by_time(outcome.losses, outcome.t)
+            watch.step(done, learner, Measured(binned, outcome.grad_norm, lr, clips, outcome.flops, wait_s, time_s))
             if world.rank == 0:
                 runs.log_step(log, number, loss, keys)
-                progress.step(done, loss, len(keys), waited - began, now - began)
-            began = now
+                progress.step(done, loss, clips, wait_s, time_s)
+
             ending = distributed.any_rank(interrupt.number is not None, world)
             if ending or done == config.stage.steps or done % config.checkpoint.every == 0:
                 if world.rank == 0:
@@ -134,19 +141,21 @@ def _train(
             if ending:
                 say(f"interrupted after {done} of {config.stage.steps} steps, saved in {run}; the same command continues")
                 return TrainResult(done, loss, 128 + (interrupt.number or signal.SIGTERM))
+            began = time.monotonic()
     say(f"{run}: {config.stage.steps} steps, loss {loss:.4f}")
     return TrainResult(config.stage.steps, loss)
 
 
 def _gradients(
     learner: Learner, items: list[EncodedItem], clips: int, number: int, config: TrainConfig, world: World
-) -> Measured:
+) -> Outcome:
     """Leave the gradient of the mean loss over the `clips` of the whole batch, clipped; `items` are this rank's share of them.
 
     Ranks average their gradients, so each one's loss is its share of that mean times their number.
     """
     learner.optimiser.zero_grad()
     ours = torch.zeros(2, clips, device=world.device)  # losses and t of the whole batch: zero where not ours
+    flops = 0.0
     size = len(items) // config.run.accumulate
     for first in range(0, len(items), size):
         batch = collate(items[first : first + size], learner.config.word_tokens).to(world.device)
@@ -155,11 +164,12 @@ def _gradients(
             losses = batch_losses(learner.module, batch, draws, learner.config)  # (b,)
             (losses.sum() * world.ranks / clips).backward()
         ours[:, batch.slots] = torch.stack([losses.detach(), draws.t])
+        flops += step_flops(learner.config, batch)
     if config.stage.images and number < config.stage.new_attention_steps:
         _keep_new_attention_only(learner)
     grad_norm = distributed.clip_gradients(learner.module, config.optimiser.clip)
     losses, t = distributed.mean_over_ranks(ours * world.ranks, world).cpu()
-    return Measured(losses, t, float(grad_norm))
+    return Outcome(losses, t, float(grad_norm), flops)
 
 
 def _keep_new_attention_only(learner: Learner) -> None:
@@ -171,28 +181,33 @@ def _keep_new_attention_only(learner: Learner) -> None:
             parameter.grad = None
 
 
-def _require_finite(measured: Measured, run: Path, number: int, keys: list[str], world: World) -> None:
+def _require_finite(outcome: Outcome, run: Path, number: int, keys: list[str], world: World) -> None:
     """Raises NonFiniteError, on all ranks alike, and leaves RUN/non_finite.json with what was in the batch."""
-    if measured.losses.isfinite().all() and math.isfinite(measured.grad_norm):
+    if outcome.losses.isfinite().all() and math.isfinite(outcome.grad_norm):
         return
-    path = run / "non_finite.json"
-    losses = [loss if math.isfinite(loss) else str(loss) for loss in measured.losses.tolist()]
-    found = {"step": number, "keys": keys, "losses": losses, "t": measured.t.tolist(), "grad_norm": str(measured.grad_norm)}
+    if len(keys) < len(outcome.losses):  # the streaming reader knows a rank's own keys only
+        by_rank = distributed.from_all_ranks(keys, world)
+        keys = [by_rank[slot % world.ranks][slot // world.ranks] for slot in range(len(outcome.losses))]
+    losses = [loss if math.isfinite(loss) else str(loss) for loss in outcome.losses.tolist()]
+    found = {"step": number, "keys": keys, "losses": losses, "t": outcome.t.tolist(), "grad_norm": str(outcome.grad_norm)}
     if world.rank == 0:
-        storage.atomic_write(str(path), json.dumps(found, indent=1).encode())
-    bad = next((key for key, loss in zip(keys, losses, strict=True) if isinstance(loss, str)), None)
+        storage.atomic_write(str(run / "non_finite.json"), json.dumps(found, indent=1).encode())
+    bad = [key for key, loss in zip(keys, losses, strict=True) if isinstance(loss, str)]
+    what = f"the loss of {', '.join(bad)}" if bad else "the gradient"
     raise NonFiniteError(
-        f"step {number}: {'the gradient' if bad is None else f'the loss of {bad}'} is not finite; the batch is in {path}. Look"
-        " at those samples (data.where leaves some out), or lower optimiser.lr; checkpoints are from before"
+        f"step {number}: {what} is not finite; the batch is in {run / 'non_finite.json'}. Look at those samples (data.where"
+        " leaves some out), or lower optimiser.lr; checkpoints are from before"
     )
 
 
-def _update(learner: Learner, number: int, config: TrainConfig) -> None:
-    """Step on the gradients, and let the average follow."""
+def _update(learner: Learner, number: int, config: TrainConfig) -> float:
+    """Step on the gradients and let the average follow; gives the learning rate."""
+    lr = learning_rate(number, config.optimiser)
     for group in learner.optimiser.param_groups:
-        group["lr"] = learning_rate(number, config.optimiser)
+        group["lr"] = lr
     learner.optimiser.step()
     distributed.update_average(learner.ema, learner.module, ema_decay(number, config.optimiser))
+    return lr
 
 
 def _silent(_text: str) -> None:
