@@ -33,14 +33,15 @@ from trainer.config import BucketSettings, TrainConfig
 from trainer.encode import spans_tensor
 from trainer.encoders import Encoders, build_encoders
 from trainer.items import draw
-from trainer.shards import RangeReader, Samples
+from trainer.shards import HEADER_BYTES, RangeReader, Samples, is_header_of
 
 VERSION = 1
 
 _MEMBER = pa.struct(
     [
         ("name", pa.string()),  # of the tar's member, without its leading `KEY.`
-        ("offset", pa.int64()),  # of the array's first byte in the tar, behind the .npy header
+        ("offset", pa.int64()),  # of its first byte in the tar; the array's bytes are its last
+        ("size", pa.int64()),
         ("dtype", pa.string()),  # numpy's name
         ("shape", pa.list_(pa.int64())),
     ]
@@ -139,7 +140,7 @@ class CacheSource:
         latents = [(f"{name}.{size}.npy", drawn.window) for name in ("mean", "std") if f"{name}.{size}.npy" in members]
         references = [(array_name(reference.member), reference.variant) for reference in drawn.references]
         wanted = [("text.npy", None), ("offsets.npy", None), *latents, *references]
-        arrays = self._arrays(str(self._index["shard"][place]), [(members[name], row) for name, row in wanted])
+        arrays = self._arrays(place, [(members[name], row) for name, row in wanted])
         text, offsets, mean = arrays[:3]
         images = arrays[2 + len(latents) :]
         return EncodedItem(
@@ -153,15 +154,21 @@ class CacheSource:
             spans=spans_tensor([reference.span for reference in drawn.references]),
         )
 
-    def _arrays(self, shard: str, wanted: Sequence[tuple[dict[str, Any], int | None]]) -> list[Tensor]:
-        """Members, each whole or one row along its first axis."""
-        ranges, forms = [], []
+    def _arrays(self, place: int, wanted: Sequence[tuple[dict[str, Any], int | None]]) -> list[Tensor]:
+        """Members, each whole or one row along its first axis; the first one's header tells whether the tar is the index's."""
+        first, key, shard = wanted[0][0], str(self._index["key"][place]), str(self._index["shard"][place])
+        ranges, forms = [(first["offset"] - HEADER_BYTES, HEADER_BYTES)], []
         for member, row in wanted:
-            dtype, shape = np.dtype(member["dtype"]), member["shape"] if row is None else member["shape"][1:]
+            dtype, shape = np.dtype(member["dtype"]), member["shape"]
+            array_offset = member["offset"] + member["size"] - dtype.itemsize * math.prod(shape)
+            if row is not None:
+                shape = shape[1:]
             size = dtype.itemsize * math.prod(shape)
-            ranges.append((member["offset"] + (row or 0) * size, size))
+            ranges.append((array_offset + (row or 0) * size, size))
             forms.append((dtype, shape))
-        parts = self._shards.read(shard, ranges)
+        header, *parts = self._shards.read(shard, ranges)
+        if not is_header_of(header, f"{key}.{first['name']}"):
+            raise OutputError(f"{self._shards.root}/{shard} is not the tar that its index describes; {self._shards.advice}")
         return [
             torch.from_numpy(np.frombuffer(data, dtype).reshape(shape).copy())
             for data, (dtype, shape) in zip(parts, forms, strict=True)

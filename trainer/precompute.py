@@ -46,6 +46,7 @@ from trainer.items import BACKGROUND, cover, reference_pixels, window_times
 from trainer.loader import ahead, long_enough
 from trainer.progress import tell
 from trainer.shards import Samples
+from trainer.streaming import shards_of
 
 Say = Callable[[str], None]
 
@@ -92,12 +93,14 @@ def precompute(config: TrainConfig, *, shards: str, output: str, say: Say = tell
         _claim(output, fingerprint(config, encoders, samples.source_sha256))
         if world.ranks == 1:
             storage.clean_temporaries(output)
-        mine = samples.index["shard"].unique().to_pylist()[world.rank :: world.ranks]
-        todo = [shard for shard in mine if not _is_done(output, shard)]
-        _encode_shards(config, samples, encoders, output, todo, say)
+        mine = shards_of(samples, np.arange(len(samples)))[world.rank :: world.ranks]
+        todo = [(shard, numbers) for shard, numbers in mine if not _is_done(output, shard)]
+        decoded = _decoded(config, samples, [number for _, numbers in todo for number in numbers.tolist()], say)
+        for shard, numbers in todo:
+            _write_shard(output, shard, islice(decoded, len(numbers)), encoders)
     finally:
         leave(world)
-    summary = _summary(output, mine)
+    summary = _summary(output, [shard for shard, _ in mine])
     say(f"{output}: {summary.samples} samples in {len(mine)} shards, {summary.bytes / 1e6:,.1f} MB")
     if summary.rejected:
         say(f"{summary.rejected} samples could not be decoded and are left out of training, see {output}/rejects")
@@ -115,15 +118,6 @@ def _claim(output: str, wanted: dict[str, Any]) -> None:
 
 def _is_done(output: str, shard: str) -> bool:
     return all(storage.exists(storage.join(output, name)) for name in (shard, sibling(shard, "index")))
-
-
-def _encode_shards(config: TrainConfig, samples: Samples, encoders: Encoders, output: str, shards: list[str], say: Say) -> None:
-    shard_of = np.array(samples.index["shard"].to_pylist())
-    numbers = {shard: np.flatnonzero(shard_of == shard).tolist() for shard in shards}
-    every: list[int] = [number for shard in shards for number in numbers[shard]]
-    decoded = _counted(ahead(_Decoded(samples, config), every, config.data.workers), len(every), say)
-    for shard in shards:
-        _write_shard(output, shard, islice(decoded, len(numbers[shard])), encoders)
 
 
 def _write_shard(output: str, shard: str, decoded: Iterator[Pixels | Unreadable], encoders: Encoders) -> None:
@@ -169,8 +163,8 @@ def _add(tar: Tar, key: str, name: str, array: np.ndarray) -> dict[str, Any]:
     file = io.BytesIO()
     npy.write_array(file, np.ascontiguousarray(array), version=(1, 0), allow_pickle=False)
     data = file.getvalue()
-    end = tar.add(f"{key}.{name}", len(data), [data]) + len(data)
-    return {"name": name, "offset": end - array.nbytes, "dtype": array.dtype.name, "shape": array.shape}
+    offset = tar.add(f"{key}.{name}", len(data), [data])
+    return {"name": name, "offset": offset, "size": len(data), "dtype": array.dtype.name, "shape": array.shape}
 
 
 def _for_draws(document: dict[str, Any]) -> str:
@@ -190,25 +184,27 @@ class _Decoded(Dataset[Pixels | Unreadable]):
     def __init__(self, samples: Samples, config: TrainConfig) -> None:
         self.samples = samples
         self.config = config
-        self.long_enough = {
-            bucket: frozenset(long_enough(samples, bucket, config.data.fps).tolist()) for bucket in config.data.buckets
-        }
+        self.long_enough = {bucket: np.zeros(len(samples), bool) for bucket in config.data.buckets}
+        for bucket, mask in self.long_enough.items():
+            mask[long_enough(samples, bucket, config.data.fps)] = True
 
     def __getitem__(self, number: int) -> Pixels | Unreadable:
         document = self.samples.document(number)
-        members = self.samples.read(number, self.samples.members(number))
+        pictures = [*(instance["member"] for instance in document["instances"]), BACKGROUND]
+        members = self.samples.read(number, [document["video"]["member"], *pictures])
         try:
-            return Pixels(document, self._clips(number, document, members), self._references(document, members))
+            clips = self._clips(number, document, members.pop(document["video"]["member"]))
+            return Pixels(document, clips, self._references(document["key"], members))
         except VideoError as error:
             return Unreadable(document["key"], error.reason, str(error))
         except ValueError as error:
             return Unreadable(document["key"], "broken_reference", str(error))
 
-    def _clips(self, number: int, document: dict[str, Any], members: Mapping[str, bytes]) -> dict[str, np.ndarray]:
+    def _clips(self, number: int, document: dict[str, Any], clip: bytes) -> dict[str, np.ndarray]:
         """All windows of the buckets that the clip is long enough for; decoded once for all of a height and width."""
         data, clips = self.config.data, {}
-        buckets = sorted((bucket for bucket in data.buckets if number in self.long_enough[bucket]), key=_height_width)
-        with in_memory(members[document["video"]["member"]]) as path, open_video(path) as video:
+        buckets = sorted((bucket for bucket in data.buckets if self.long_enough[bucket][number]), key=_height_width)
+        with in_memory(clip) as path, open_video(path) as video:
             for (height, width), group in groupby(buckets, key=_height_width):
                 windows = [(bucket, window) for bucket in group for window in range(data.windows)]
                 times = [window_times(document, bucket, data, window, self.config.seed) for bucket, window in windows]
@@ -218,14 +214,13 @@ class _Decoded(Dataset[Pixels | Unreadable]):
                     clips[size_name(bucket)] = np.stack([np.stack(list(islice(frames, bucket.frames))) for _ in same])
         return clips
 
-    def _references(self, document: dict[str, Any], members: Mapping[str, bytes]) -> dict[str, np.ndarray]:
+    def _references(self, key: str, pngs: Mapping[str, bytes]) -> dict[str, np.ndarray]:
         """All variants of every crop, faces too, and of the background."""
-        data, key, seed = self.config.data, document["key"], self.config.seed
-        names = [*(instance["member"] for instance in document["instances"]), BACKGROUND]
+        data, seed = self.config.data, self.config.seed
         variants = range(data.variants if data.augment else 1)
         return {
-            name: np.stack([reference_pixels(members[name], key, name, variant, data, seed) for variant in variants])
-            for name in names
+            name: np.stack([reference_pixels(png, key, name, variant, data, seed) for variant in variants])
+            for name, png in pngs.items()
         }
 
 
@@ -245,16 +240,17 @@ def _summary(output: str, shards: list[str]) -> Summary:
     )
 
 
-def _counted(samples: Iterator[Pixels | Unreadable], total: int, say: Say) -> Iterator[Pixels | Unreadable]:
+def _decoded(config: TrainConfig, samples: Samples, numbers: list[int], say: Say) -> Iterator[Pixels | Unreadable]:
     """The samples, while a bar on standard error counts them; where that is no terminal, `say` tells it now and then."""
     console = Console(stderr=True)
     columns = (TextColumn("encoding"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     told = time.monotonic()
+    read: Iterator[Pixels | Unreadable] = ahead(_Decoded(samples, config), numbers, config.data.workers)
     with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
-        task = bar.add_task("", total=total)
-        for done, sample in enumerate(samples, 1):
+        task = bar.add_task("", total=len(numbers))
+        for done, sample in enumerate(read, 1):
             yield sample
             bar.advance(task)
             if not console.is_terminal and time.monotonic() - told >= PLAIN_EVERY_S:
                 told = time.monotonic()
-                say(f"encoded {done} of {total} samples")
+                say(f"encoded {done} of {len(numbers)} samples")

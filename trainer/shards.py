@@ -26,7 +26,7 @@ GAP_BYTES = 64 << 10
 """Ranges that lie no further apart are read in one go."""
 OPEN_FILES = 256
 """Of a reader at once: a process may often have no more than 1024."""
-_HEADER_BYTES = 512
+HEADER_BYTES = 512
 """A member's header ends where its data begins: its name in the first 100 bytes, "ustar" at byte 257 [POSIX.1 ustar]."""
 
 
@@ -128,15 +128,15 @@ class Samples:
         wanted = list(names)
         if unknown := [name for name in wanted if name not in places]:
             raise OutputError(f"{self.out}: sample {self.key(number)} has no member {unknown[0]!r}")
-        ranges = [(places[name]["offset"] - _HEADER_BYTES, places[name]["size"] + _HEADER_BYTES) for name in wanted]
+        ranges = [(places[name]["offset"] - HEADER_BYTES, places[name]["size"] + HEADER_BYTES) for name in wanted]
         found = self._shards.read(str(self.index["shard"][number]), ranges)
         for name, data in zip(wanted, found, strict=True):
-            if not _is_header_of(data[:_HEADER_BYTES], f"{self.key(number)}.{name}"):
+            if not is_header_of(data[:HEADER_BYTES], f"{self.key(number)}.{name}"):
                 raise OutputError(
                     f"{self.address(number)} is not the tar that its index describes: no {self.key(number)}.{name} at byte "
                     f"{places[name]['offset']}; run: materia validate {self.out}"
                 )
-        return {name: data[_HEADER_BYTES:] for name, data in zip(wanted, found, strict=True)}
+        return {name: data[HEADER_BYTES:] for name, data in zip(wanted, found, strict=True)}
 
     def document(self, number: int) -> dict[str, Any]:
         """A sample's KEY.json. Raises OutputError."""
@@ -175,7 +175,8 @@ def _commits(out: str) -> Iterator[Commit]:
         raise error if isinstance(error, OutputError) else OutputError(f"{error}; run: materia validate {out}") from error
 
 
-def _is_header_of(header: bytes, name: str) -> bool:
+def is_header_of(header: bytes, name: str) -> bool:
+    """Whether the bytes before a member's data are its header."""
     return header[257:262] == b"ustar" and header[:100].rstrip(b"\0") == name.encode()[:100]
 
 
