@@ -125,6 +125,9 @@ class LogSettings(Settings):
     sample_every: Annotated[int, Execution] = Field(1000, ge=0, description="steps between two sample grids; 0: none")
     sample_steps: Annotated[int, Execution] = Field(32, ge=1, description="sampling steps of the grid")
     samples: Annotated[int, Execution] = Field(4, ge=1, description="clips in the grid")
+    peak_tflops: Annotated[float | None, Execution] = Field(
+        None, gt=0, description="what the device could do, for MFU; null: known for common cards in bfloat16, else no MFU"
+    )
     wandb: Annotated[bool, Execution] = Field(False, description="also to Weights & Biases")
 
 

@@ -116,14 +116,15 @@ def peak_flops(device: torch.device, precision: Precision) -> float | None:
 class Monitor:
     """Writes the curves of the run at address `run`; `first` is the first step (counted from 1) that this process does.
 
-    `peak` FLOP/s of the device (`peak_flops`), for MFU; `config` is shown by Weights & Biases. Raises TrainError if that is
-    asked for and not installed.
+    `peak` FLOP/s of the device (`peak_flops`) is for MFU; `log.peak_tflops` goes before it. `config` is shown by W&B.
+    Raises TrainError if W&B is asked for and not installed.
     """
 
     def __init__(self, run: str, settings: LogSettings, *, first: int, peak: float | None, config: Mapping[str, Any]) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self.run, self.settings, self.peak = run, settings, peak
+        self.run, self.settings = run, settings
+        self.peak = peak if settings.peak_tflops is None else settings.peak_tflops * 1e12
         self.since: list[Measured] = []
         self.wandb = _wandb(run, config) if settings.wandb else None
         self.board = SummaryWriter(storage.join(run, "tensorboard"), purge_step=first)

@@ -30,6 +30,7 @@ FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
 MAX_PIXELS = 1 << 26
 MAX_SIDE_PX = 2048
 """Pictures of more pixels are refused; longer ones are reduced before they are padded to a square."""
+_SEEDS = 1 << 63
 _ERRORS_TOLD = 20
 
 
@@ -58,7 +59,7 @@ class _Line(Settings):
     background: str | None = Field(None, description="image")
     background_word: str | None = Field(None, description="its word in the prompt")
     output: str | None = Field(None, description="file in the output folder; default: the line's number")
-    seed: int = Field(0, ge=0, lt=1 << 63)
+    seed: int = Field(0, ge=0, lt=_SEEDS)
 
 
 def parse_refs(refs: Sequence[str]) -> list[Picture]:
@@ -90,16 +91,16 @@ def load_requests(jsonl: str, folder: str) -> list[Request]:
         lines = path.read_bytes().splitlines()
     except OSError as error:
         raise TrainError(f"{jsonl} cannot be read: {error.strerror or error}") from None
-    requests: dict[str, Request] = {}
+    requests: dict[Path, Request] = {}
     faults = []
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
             request = _request(line, number, path.parent, Path(folder))
-            if request.output in requests:
+            if (output := Path(request.output).resolve()) in requests:
                 raise TrainError(f"another line writes {request.output} too; give each its own output")
-            requests[request.output] = request
+            requests[output] = request
         except TrainError as error:
             faults.append(f"{jsonl}:{number}: {error}")
     if faults:
@@ -115,6 +116,8 @@ def check(request: Request) -> list[tuple[int, int]]:
 
     Raises TrainError for an output that is no .mp4, too many pictures, a prompt that is no text and a word that is not in it.
     """
+    if not 0 <= request.seed < _SEEDS:
+        raise TrainError(f"the seed {request.seed} must lie in 0..{_SEEDS - 1}")
     if Path(request.output).suffix != ".mp4":
         raise TrainError(f"the output {request.output!r} must end in .mp4")
     if not request.prompt.strip():
@@ -155,7 +158,8 @@ def _request(line: bytes, number: int, home: Path, folder: Path) -> Request:
         asked = _Line.model_validate(json.loads(line))
     except ValidationError as error:
         first = error.errors()[0]
-        raise TrainError(f"{'.'.join(map(str, first['loc'])) or 'the line'}: {first['msg']}") from None
+        known = f"; fields are {', '.join(_Line.model_fields)}" if first["type"] == "extra_forbidden" else ""
+        raise TrainError(f"{_quoted('.'.join(map(str, first['loc'])))}: {first['msg']}{known}") from None
     except (ValueError, RecursionError) as error:
         raise TrainError(f"no JSON: {error}") from None
     pictures = [
@@ -175,12 +179,14 @@ def _request(line: bytes, number: int, home: Path, folder: Path) -> Request:
 
 def _inside(root: Path, name: str, what: str) -> str:
     """The path of `name` below `root`, wherever links lead. Raises TrainError if it is not there."""
+    if not name.isprintable():  # it will be told to a terminal
+        raise TrainError(f"{_quoted(name)} has characters that are not printable")
     try:
         path = (root / name).resolve()
-    except (OSError, ValueError, RuntimeError):  # NUL characters, endless links
-        raise TrainError(f"{name!r} is no path") from None
+    except (OSError, RuntimeError):  # too long, endless links
+        raise TrainError(f"{_quoted(name)} is no path") from None
     if not path.is_relative_to(root.resolve()):
-        raise TrainError(f"{name!r} does not lie in {what}; copy it there")
+        raise TrainError(f"{_quoted(name)} does not lie in {what}; copy it there")
     return str(root / name)
 
 

@@ -188,7 +188,15 @@ def sample_rows(trained: Trained, items: Sequence[Item], steps: int) -> list[Row
 
 
 def _prepare(request: Request, config: TrainConfig, run: str) -> _Prepared:
+    """Raises TrainError for a request that cannot be met by this run, or whose clip cannot be written."""
     spans = check(request)
+    if (output := storage.local_path(request.output)) is not None:
+        try:
+            output.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise TrainError(f"{request.output} cannot be written: {error.strerror}; choose another --output") from None
+        if output.is_dir():
+            raise TrainError(f"{request.output} is a folder; choose another --output")
     if spans and not config.stage.images:
         raise TrainError(f"{run} was trained without images (stage.images: false); leave references out, or train stage II")
     return _Prepared(request, spans, [read_picture(picture.path, config.data.reference_px) for picture in request.pictures])
@@ -224,7 +232,9 @@ def _write(part: _Prepared, video: np.ndarray, run: str, fps: float, options: di
     words = [picture.word for picture in request.pictures]
     sheet = grid([Row(request.prompt, list(zip(words, part.pixels, strict=True)), video)])
     frames, height, width = video.shape[:3]
-    asked = {"run": run, **asdict(request), **options, "frames": frames, "height": height, "width": width, "fps": fps}
+    pictures = [picture._asdict() for picture in request.pictures]
+    size = {"frames": frames, "height": height, "width": width, "fps": fps}
+    asked = {"run": run, **asdict(request), "pictures": pictures, **options, **size}
     storage.atomic_write(f"{stem}.sheet.png", lambda file: sheet.save(file, "PNG"))
     storage.atomic_write(f"{stem}.json", json.dumps(asked, indent=1, ensure_ascii=False).encode(errors="backslashreplace"))
     write_mp4(request.output, video, fps)
