@@ -6,6 +6,7 @@ In: captions, reference images and frames as arrays. Out: a Pillow image, for Te
 
 from __future__ import annotations
 
+import bisect
 import functools
 from typing import Any, NamedTuple
 
@@ -98,9 +99,8 @@ def _fitting(text: str, size: int, width: int) -> str:
     text = "".join(letter if letter.isprintable() else "\ufffd" for letter in " ".join(text[:500].split()))
     if _font(size).getlength(text) <= width:
         return text
-    while text and _font(size).getlength(text + "…") > width:
-        text = text[:-1]
-    return text + "…"
+    letters = bisect.bisect_right(range(len(text)), width, key=lambda n: _font(size).getlength(text[:n] + "…")) - 1
+    return text[: max(0, letters)] + "…"
 
 
 @functools.cache

@@ -8,7 +8,7 @@ references a clip keeps its caption and each image its word; only the pictures a
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,10 +16,8 @@ from torch import Tensor
 
 from trainer.batch import EncodedItem, collate, torch_rng
 from trainer.config import ObjectiveSettings
+from trainer.distributed import World, mean_over_ranks
 from trainer.flow import Velocity, flow_losses, shift_time
-
-if TYPE_CHECKING:
-    from trainer.distributed import World
 
 LEVELS = 4
 """Noise levels at which each clip is measured."""
@@ -66,7 +64,7 @@ def validate(
         t = noise_levels(place, len(items), objective, shift).to(world.device)
         losses = [flow_losses(model, batch.mean, noise, t, batch.conditions).mean() for batch in (own, shuffled)]
         sums += torch.stack([*losses, sums.new_ones(())]) * (mine < len(items))
-    own_sum, shuffled_sum, clips = _mean_over_ranks(sums, world).tolist()
+    own_sum, shuffled_sum, clips = mean_over_ranks(sums, world).tolist()
     return ValidationLoss(own_sum / clips, None if donors is None else shuffled_sum / clips)
 
 
@@ -97,11 +95,3 @@ def with_images_of(item: EncodedItem, donor: EncodedItem) -> EncodedItem:
     if not len(item.images):
         return item
     return replace(item, images=donor.images[torch.arange(len(item.images)) % len(donor.images)])
-
-
-def _mean_over_ranks(sums: Tensor, world: World) -> Tensor:
-    if world.ranks == 1:
-        return sums
-    from trainer.distributed import mean_over_ranks
-
-    return mean_over_ranks(sums, world)
