@@ -72,7 +72,7 @@ class EfficientNet(ImageEncoder):
         self.device = device
         self.statistics = {block: _statistics(model, block) for block in self.blocks}
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
         """(B, side, side, 3) uint8 RGB -> (B, grid * grid, width) float32, rows of the grid one after the other."""
         if not len(images):

@@ -58,6 +58,7 @@ class Patches(VideoAutoencoder):
         self.device = device
         deviations = expected_deviations(self.block)  # (3 t h w,)
         kept = deviations.argsort(descending=True, stable=True)[: self.channels]
+        self.deviations = deviations[kept].float().to(device)  # (C,)
         rows = kron_cosines((3, *self.block))[kept]  # (C, 3 t h w), float64
         self.forward = (rows / deviations[kept, None]).float().to(device)
         self.inverse = (rows * deviations[kept, None]).float().to(device)

