@@ -83,9 +83,7 @@ def launch(
         try:
             result: TrainResult = fit.result().return_value
         except TrainingFailedError as error:
-            raise TrainError(
-                f"training ended: workers died {max_failures + 1} times, at last with: {_last_line(error)}"
-            ) from error
+            raise TrainError(f"Ray gave up: {_last_line(error)}. The same command goes on from the last checkpoint") from error
         return result
     finally:
         ray.shutdown()

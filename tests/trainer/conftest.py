@@ -1,0 +1,61 @@
+"""One process's run on real clips, which launchers of several processes have to repeat."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import yaml
+
+os.environ.update(HF_HUB_OFFLINE="1")
+
+STEPS, CHECKPOINT_EVERY = 20, 5
+
+
+class ReferenceRun(NamedTuple):
+    config_path: Path
+    shards: str
+    cache: str
+    steps: list[dict]  # of steps.jsonl
+
+    def command(self, output: Path) -> list[str]:
+        """The same as `materia train`, into another folder."""
+        paths = ["--shards", self.shards, "--cache", self.cache, "--output", str(output)]
+        return [str(Path(sys.executable).with_name("materia")), "train", "--config", str(self.config_path), *paths]
+
+
+@pytest.fixture(scope="session")
+def reference_run(tmp_path_factory: pytest.TempPathFactory) -> ReferenceRun:
+    from real_clips import make_real_output
+
+    from pipeline.config import load_settings
+    from trainer.config import TrainConfig
+    from trainer.loop import train
+    from trainer.precompute import precompute
+
+    folder = tmp_path_factory.mktemp("reference")
+    config_path, cache = folder / "train.yaml", str(folder / "cache")
+    settings = {
+        "data": {
+            "buckets": [{"frames": 2, "height": 32, "width": 32, "batch": 4}],
+            **{"fps": 8, "validation": 0, "workers": 0, "reference_px": 32, "windows": 1, "variants": 2},
+        },
+        "optimiser": {"lr": 1e-3, "clip": 1.0, "warmup_steps": 5},
+        "stage": {"steps": STEPS},
+        "run": {"threads": 1, "device": "cpu"},
+        "checkpoint": {"every": CHECKPOINT_EVERY, "keep": 1},
+    }
+    config_path.write_text(yaml.safe_dump(settings))
+    config = load_settings(TrainConfig, str(config_path), ())
+    shards = make_real_output(folder, seconds=[0.5] * 6)
+    precompute(config, shards=shards, output=cache)
+    train(config, shards=shards, output=str(folder / "run"), cache=cache)
+    return ReferenceRun(config_path, shards, cache, logged_steps(folder / "run"))
+
+
+def logged_steps(run: Path) -> list[dict]:
+    """What RUN/steps.jsonl says, as far as it is written."""
+    path = run / "steps.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]

@@ -1,0 +1,73 @@
+"""Training through Ray Train: what one process learns, whatever dies on the way; and errors in a line."""
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from conftest import CHECKPOINT_EVERY, STEPS, logged_steps
+
+from pipeline.config import load_settings
+from trainer.config import TrainConfig
+
+pytestmark = pytest.mark.ray
+
+
+def on_ray(command: list[str], errors: Path) -> subprocess.Popen:
+    env = {**os.environ, "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5"}
+    return subprocess.Popen([*command, "--ray", "--workers", "2"], stderr=errors.open("a"), env=env)
+
+
+def wait_for(condition, process: subprocess.Popen, errors: Path) -> None:
+    end = time.monotonic() + 120
+    while not condition():
+        assert process.poll() is None and time.monotonic() < end, errors.read_text()
+        time.sleep(0.02)
+
+
+def workers_of(process: subprocess.Popen) -> list[psutil.Process]:
+    return [child for child in psutil.Process(process.pid).children(recursive=True) if "RayTrainWorker" in child.name()]
+
+
+def test_a_killed_worker_and_sigterm_change_nothing_of_what_is_learnt(reference_run, tmp_path):
+    output, errors = tmp_path / "run", tmp_path / "errors"
+    command = reference_run.command(output)
+
+    def steps_done() -> int:
+        return len(logged_steps(output)) if (output / "steps.jsonl").exists() else 0
+
+    run = on_ray(command, errors)
+    wait_for(lambda: steps_done() > CHECKPOINT_EVERY, run, errors)
+    workers_of(run)[-1].kill()
+    wait_for(lambda: f"going on after step {CHECKPOINT_EVERY}" in errors.read_text(), run, errors)
+    wait_for(lambda: steps_done() > CHECKPOINT_EVERY + 2, run, errors)
+    run.send_signal(signal.SIGTERM)
+    assert run.wait(60) == 128 + signal.SIGTERM, errors.read_text()
+    assert "the same command continues" in errors.read_text()
+    assert CHECKPOINT_EVERY + 2 < len(logged_steps(output)) < STEPS
+
+    assert subprocess.run(command, check=False).returncode == 0  # one process takes up what two left
+    learnt = logged_steps(output)
+    assert [step["keys"] for step in learnt] == [step["keys"] for step in reference_run.steps]
+    assert [step["loss"] for step in learnt] == pytest.approx([step["loss"] for step in reference_run.steps], abs=1e-4)
+
+
+def test_what_the_user_can_mend_is_said_once_and_not_tried_again(reference_run, tmp_path):
+    errors = tmp_path / "errors"
+    command = [*reference_run.command(tmp_path / "run"), "--set", "run.accumulate=4"]
+    assert on_ray(command, errors).wait(120) == 2
+    (line,) = errors.read_text().splitlines()
+    assert line.startswith("error:")
+    assert "a batch of 4 cannot be cut evenly for 2 processes" in line
+
+
+def test_more_workers_than_ray_has_room_for_are_refused(reference_run, tmp_path):
+    from trainer.batch import TrainError
+    from trainer.ray_launch import launch
+
+    config = load_settings(TrainConfig, str(reference_run.config_path), ())
+    with pytest.raises(TrainError, match="1000 workers with 1 CPU each find no room"):
+        launch(config, shards=reference_run.shards, output=str(tmp_path / "run"), workers=1000)
