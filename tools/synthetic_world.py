@@ -44,7 +44,21 @@ HELD_OUT_SHARE = 0.3
 """The lowest part of each photograph is kept for identities that training never sees."""
 STAGES = ("entities", "frames", "localise", "segment", "faces", "background", "cut")
 
-ANIMALS = ("cat", "dog", "fish", "bird", "rabbit", "horse", "elephant", "duck", "owl", "tortoise", "penguin", "shark", "dolphin")
+ANIMALS = (
+    "cat",
+    "dog",
+    "fish",
+    "bird",
+    "rabbit",
+    "horse",
+    "elephant",
+    "duck",
+    "owl",
+    "tortoise",
+    "penguin",
+    "shark",
+    "dolphin",
+)
 THINGS = {
     "car": "car-side",
     "truck": "truck",
@@ -60,7 +74,17 @@ THINGS = {
 ICONS: dict[str, str] = {**{animal: animal for animal in ANIMALS}, **THINGS}
 """Word of the caption -> name of the icon. All are compact, so that their colours can be seen at a few pixels."""
 
-TEXTURES = ("astronaut.png", "brick.png", "chelsea.png", "coffee.png", "coins.png", "grass.png", "gravel.png", "ihc.png", "retina.jpg")
+TEXTURES = (
+    "astronaut.png",
+    "brick.png",
+    "chelsea.png",
+    "coffee.png",
+    "coins.png",
+    "grass.png",
+    "gravel.png",
+    "ihc.png",
+    "retina.jpg",
+)
 """Photographs of scikit-image that identities are cut from."""
 PLACES = {
     "stars": "skimage:hubble_deep_field.jpg",
@@ -80,7 +104,7 @@ SIZES = {1: 0.5, 2: 0.44, 3: 0.32}
 
 
 class Sprite(NamedTuple):
-    """A subject of one clip: `rgba` (SPRITE_PX, SPRITE_PX, 4) uint8; its place, size and motion as shares of the frame's side."""
+    """A subject of one clip: `rgba` (SPRITE_PX, SPRITE_PX, 4) uint8; places and sizes are shares of the frame's side."""
 
     word: str
     where: str
@@ -273,7 +297,7 @@ def silhouette(word: str) -> np.ndarray:
 
 def _background(rng: np.random.Generator, place: str, held_out: bool) -> np.ndarray:
     piece = _piece(rng, _photo(PLACES[place]), (0.5, 0.9), held_out=False)
-    return cv2.resize(piece, (SIDE_PX, SIDE_PX), interpolation=cv2.INTER_AREA)
+    return np.asarray(cv2.resize(piece, (SIDE_PX, SIDE_PX), interpolation=cv2.INTER_AREA))
 
 
 def _piece(rng: np.random.Generator, photo: np.ndarray, shares: tuple[float, float], held_out: bool) -> np.ndarray:
@@ -284,7 +308,8 @@ def _piece(rng: np.random.Generator, photo: np.ndarray, shares: tuple[float, flo
     top, bottom = (border, height) if held_out else (0, border)
     side = min(side, bottom - top)
     y, x = int(rng.integers(top, bottom - side + 1)), int(rng.integers(0, width - side + 1))
-    return cv2.resize(photo[y : y + side, x : x + side], (SPRITE_PX, SPRITE_PX), interpolation=cv2.INTER_AREA)
+    part = photo[y : y + side, x : x + side]
+    return np.asarray(cv2.resize(part, (SPRITE_PX, SPRITE_PX), interpolation=cv2.INTER_AREA))
 
 
 @cache
