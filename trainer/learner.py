@@ -49,7 +49,12 @@ def model_config(config: TrainConfig, encoders: Encoders) -> ModelConfig:
 
 
 def begin(config: TrainConfig, sizes: ModelConfig, world: World) -> Learner:
-    """A new learner: from the seed, the same on every rank, or with the weights of `stage.init`."""
+    """A new learner: from the seed, the same on every rank, or with the weights of `stage.init`. Raises TrainError."""
+    if config.stage.new_attention_steps and config.stage.init is None:
+        raise TrainError(
+            "stage.new_attention_steps needs stage.init: the output of a new model is zero, from which the new attention alone"
+            " learns nothing; name a run of stage I, or set new_attention_steps to 0"
+        )
     torch.manual_seed(config.seed)
     model = VideoDiT(sizes)
     if config.stage.init is not None:
