@@ -8,8 +8,12 @@ item, and every rank has the same number of steps.
 from __future__ import annotations
 
 import hashlib
+import os
 import signal
+import threading
+import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 import cv2
@@ -107,6 +111,7 @@ def ahead(dataset: Dataset[T], numbers: Sequence[int], workers: int) -> Iterator
 
     A UserError that a worker met is raised here as it was, without the worker's traceback.
     """
+    cv2.setNumThreads(1)  # before workers are forked: in them OpenCV would wait for the threads that its pool had here
     loader = DataLoader(
         _Guarded(dataset),
         batch_size=None,
@@ -114,7 +119,7 @@ def ahead(dataset: Dataset[T], numbers: Sequence[int], workers: int) -> Iterator
         collate_fn=_as_it_is,
         num_workers=workers,
         prefetch_factor=READ_AHEAD if workers else None,
-        worker_init_fn=_start_worker,
+        worker_init_fn=partial(_start_worker, os.getpid()),
     )
     for found in loader:
         if isinstance(found, UserError):
@@ -158,9 +163,16 @@ def _as_it_is(found: T) -> T:
     return found
 
 
-def _start_worker(number: int) -> None:
+def _start_worker(parent: int, number: int) -> None:
     """One thread, as there are many workers. The parent decides when to end: a signal to the whole group is for it."""
     torch.set_num_threads(1)
-    cv2.setNumThreads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    """A worker whose parent was killed would wait for ever for somebody to take its last step."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)

@@ -45,9 +45,9 @@ def only_writer(run: Path) -> Iterator[None]:
     """Hold the run's lock, which ends with the process. Raises TrainError if another process holds it."""
     run.mkdir(parents=True, exist_ok=True)
     with (run / "lock").open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        try:  # not flock, which a loader's worker would inherit and hold for a while after its parent was killed
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
             raise TrainError(f"{run} is being trained by another process; end it, or choose another --output") from None
         except OSError:
             pass  # a file system without locks
