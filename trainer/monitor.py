@@ -190,10 +190,10 @@ def _wandb(run: str, config: Mapping[str, Any]) -> Any:
     """The module of Weights & Biases, with a run begun that goes on with ours: its id is kept in RUN/wandb_id."""
     try:
         wandb = importlib.import_module("wandb")
-    except ImportError:
-        raise TrainError("log.wandb: the package is not installed; `pip install wandb`, or set log.wandb=false") from None
+    except ImportError as error:
+        raise TrainError(f"log.wandb: {error}; run `pip install wandb`, or set log.wandb=false") from None
     address = storage.join(run, "wandb_id")
     if not storage.exists(address):
         storage.atomic_write(address, secrets.token_hex(4).encode())
-    wandb.init(project="prima-materia", id=storage.read_bytes(address).decode(), resume="allow", config=dict(config))
+    wandb.init(project="prima-materia", id=storage.read_bytes(address).decode(), resume="allow", dir=run, config=dict(config))
     return wandb
