@@ -99,7 +99,7 @@ def parallelise(model: VideoDiT, world: World, run: RunSettings) -> nn.Module:
         return model.to(world.device)
     if run.parallel == "ddp":
         # One rank's clips may have images where another's have none; the ranks must agree on what was used.
-        return DistributedDataParallel(model.to(world.device), find_unused_parameters=True)
+        return DistributedDataParallel(model.to(world.device), find_unused_parameters=True, gradient_as_bucket_view=True)
     shard: dict[str, Any] = {
         "mesh": init_device_mesh(world.device.type, (world.ranks,)),
         "mp_policy": _POLICIES[run.precision],

@@ -73,14 +73,12 @@ def test_a_state_of_two_processes_is_taken_up_by_one(two, alone_resumed, layout)
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_batches_without_images_on_any_rank_train_the_rest(two, layout):
+    state = two[f"{layout} without images"]
     without = lockstep.steps(ALONE, Case(lockstep.settings("ddp"), images=False))
-    torch.testing.assert_close(two[f"{layout} without images"]["losses"], without["losses"], atol=1e-5, rtol=0)
-    torch.testing.assert_close(two[f"{layout} without images"]["norms"], without["norms"], atol=1e-5, rtol=0)
-
-
-def test_without_images_the_new_attention_has_no_optimiser_state():
-    state = lockstep.steps(ALONE, Case(lockstep.settings("ddp"), images=False))
-    assert not any("personal" in name for name in lockstep.part(state, "optimiser"))
+    assert not any("personal" in name for name in lockstep.part(without, "optimiser"))
+    if layout == "fsdp2":  # whose gradients are zeros there: the weights decay, and do nothing
+        state = {name: value for name, value in state.items() if name in ("losses", "norms")}
+    close(state, {name: without[name] for name in state} if layout == "fsdp2" else without)
 
 
 @pytest.mark.parametrize("layout", ["alone", *LAYOUTS])
