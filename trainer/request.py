@@ -136,8 +136,7 @@ def read_picture(path: str, side_px: int) -> np.ndarray:
 
     Raises TrainError for what is no image, or too large a one.
     """
-    if not Path(path).is_file():  # neither would a pipe or a device end
-        raise TrainError(f"{path}: there is no such image file")
+    _require_file(path)
     try:
         with Image.open(path, formats=FORMATS) as picture:
             if picture.width * picture.height > MAX_PIXELS:
@@ -153,7 +152,7 @@ def read_picture(path: str, side_px: int) -> np.ndarray:
 
 
 def _request(line: bytes, number: int, home: Path, folder: Path) -> Request:
-    """Raises TrainError without the place, which the caller knows."""
+    """A line's request, checked but for its images' content. Raises TrainError without the place, which the caller knows."""
     try:
         asked = _Line.model_validate(json.loads(line))
     except ValidationError as error:
@@ -174,7 +173,16 @@ def _request(line: bytes, number: int, home: Path, folder: Path) -> Request:
     if not all(asked.refs):
         raise TrainError("refs: a word is empty")
     output = _inside(folder, asked.output or f"{number:06d}.mp4", "the output folder")
-    return Request(prompt=asked.prompt, output=output, pictures=tuple(pictures), seed=asked.seed)
+    request = Request(prompt=asked.prompt, output=output, pictures=tuple(pictures), seed=asked.seed)
+    check(request)
+    for picture in pictures:
+        _require_file(picture.path)
+    return request
+
+
+def _require_file(path: str) -> None:
+    if not Path(path).is_file():  # reading a pipe or a device might not end
+        raise TrainError(f"{path}: there is no such image file")
 
 
 def _inside(root: Path, name: str, what: str) -> str:

@@ -70,13 +70,15 @@ def check_same(run: Path, now: dict[str, Any]) -> None:
         return
     then = _read(run)
     before, after = _result_fields(_config_of(run, then), then), _result_fields(TrainConfig.model_validate(now["config"]), now)
-    differing = [
-        f"{name} was {json.dumps(before.get(name, _MISSING))}, is {json.dumps(after.get(name, _MISSING))}"
-        for name in sorted(before.keys() | after.keys())
-        if before.get(name) != after.get(name)
-    ]
-    if differing:
-        raise OtherRunError(f"{run} was started otherwise: {'; '.join(differing)}. Bring that back, or choose another --output")
+    if differing := _differing(before, after):
+        raise OtherRunError(f"{run} was started otherwise: {differing}. Bring that back, or choose another --output")
+
+
+def check_encoders(run: Path, identity: dict[str, Any]) -> None:
+    """Raises OtherRunError naming how encoders differ from those that the run learnt with: its weights know no others."""
+    before, after = (dict(_leaves(tree, "encoder.")) for tree in (_read(run)["encoders"], to_jsonable_python(identity)))
+    if differing := _differing(before, after):
+        raise OtherRunError(f"{run} was trained with other encoders: {differing}. Bring those back, or train again")
 
 
 def write_record(run: Path, now: dict[str, Any]) -> None:
@@ -140,6 +142,15 @@ def _result_fields(config: TrainConfig, content: dict[str, Any]) -> dict[str, An
         "encoder": content["encoders"],
     }
     return dict(_leaves(tree, ""))
+
+
+def _differing(before: dict[str, Any], after: dict[str, Any]) -> str:
+    """What is not the same, with both values; "" if all is."""
+    return "; ".join(
+        f"{name} was {json.dumps(before.get(name, _MISSING))}, is {json.dumps(after.get(name, _MISSING))}"
+        for name in sorted(before.keys() | after.keys())
+        if before.get(name) != after.get(name)
+    )
 
 
 def _leaves(tree: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:

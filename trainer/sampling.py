@@ -31,7 +31,7 @@ from trainer.encoders.base import EncodedText
 from trainer.grid import Row, grid
 from trainer.model import ModelConfig
 from trainer.request import Request, check, read_picture
-from trainer.runs import read_config
+from trainer.runs import check_encoders, read_config
 from trainer.video_io import write_mp4
 
 STEPS = ((144, 256), (288, 128))
@@ -100,13 +100,14 @@ def sample_requests(run: str, requests: Sequence[Request], options: Options, dev
 
 
 def load_run(run: str, device: str = "auto") -> Trained:
-    """The averaged weights of a run's last checkpoint, and its encoders. Raises TrainError naming what is missing."""
+    """The averaged weights of a run's last checkpoint, and its encoders. Raises TrainError naming what is missing or other."""
     config = read_config(Path(run))
     model = load_model(run)
     settings = config.run.model_copy(update={"device": device, "checkpoint_activations": False})
     world = join(settings)
     encoders = build_encoders(config.encoders)
     encoders.setup(str(world.device))
+    check_encoders(Path(run), encoders.identity())
     return Trained(config, model.config, parallelise(model, world, settings), encoders, world.device)
 
 

@@ -155,6 +155,9 @@ def write_lines(folder: Path, *lines: object) -> str:
 
 
 def test_requests_of_a_file_find_their_images_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    for name in ("a.png", "sub/b.png", "c.png"):
+        (tmp_path / name).touch()
     path = write_lines(
         tmp_path,
         {"prompt": PROMPT, "refs": {"dog": ["a.png", "sub/b.png"]}, "background": "c.png", "background_word": "beach"},
@@ -181,6 +184,9 @@ def test_requests_of_a_file_find_their_images_beside_it(tmp_path: Path) -> None:
         ({"prompt": "a", "refs": {"a": "/etc/passwd"}}, "does not lie in the file's own folder"),
         ({"prompt": "a", "refs": {"a": "link/a.png"}}, "does not lie in the file's own folder"),
         ({"prompt": "a", "background": "\x1b[2J.png"}, "not printable"),
+        ({"prompt": "a", "refs": {"a": "no.png"}}, "no such image file"),
+        ({"prompt": "a", "refs": {"dog": "requests.jsonl"}}, "the word 'dog' does not occur"),
+        ({"prompt": "a", "output": "a.avi"}, "must end in .mp4"),
         ({"prompt": "a", "output": "../a.mp4"}, "does not lie in the output folder"),
         ({"prompt": "a", "output": "./first.mp4"}, "another line writes"),
         ({"prompt": "a", "background_word": "a"}, "without a background"),

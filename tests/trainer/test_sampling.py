@@ -1,6 +1,7 @@
 """What is generated for requests, by a run with untrained but awake weights."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -186,6 +187,16 @@ def test_a_run_of_stage_one_takes_no_references(dog: Path, tmp_path: Path) -> No
     asked = Request(prompt=PROMPT, output=str(tmp_path / "a.mp4"), pictures=(Picture("dog", str(dog)),))
     with pytest.raises(TrainError, match="trained without images"):
         sample_requests(str(stage_one), [asked], Options())
+
+
+def test_other_encoders_than_those_of_the_training_are_refused(run: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(run, other)
+    content = json.loads((other / "config.json").read_text())
+    content["config"]["encoders"]["video"]["options"] = {"keep": 20}
+    (other / "config.json").write_text(json.dumps(content))
+    with pytest.raises(TrainError, match=r"trained with other encoders: encoder\.video\.transform was .*, is .* 20"):
+        load_run(str(other), "cpu")
 
 
 def test_an_output_that_cannot_be_written_is_said_before_work_starts(run: Path, tmp_path: Path) -> None:
