@@ -204,5 +204,5 @@ def _load(path: str, overrides: tuple[str, ...]) -> Config:
     return guarded(lambda: load_config(path, overrides))
 
 
-for command in (training.precompute, training.train, training.sample):
+for command in (training.precompute, training.train, training.sample, training.evaluate, training.train_autoencoder):
     main.add_command(command)

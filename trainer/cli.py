@@ -6,15 +6,17 @@ Heavy modules are imported inside the commands.
 
 from __future__ import annotations
 
+import json
 import sys
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.command import config_option, guarded, set_option
+from pipeline.command import config_option, guarded, json_option, print_table, set_option
 
 if TYPE_CHECKING:
     from trainer.config import TrainConfig
+    from trainer.evaluation import Interval
 
 TRAIN_EXAMPLES = """\b
 Examples:
@@ -36,6 +38,19 @@ Examples:
   materia sample --run runs/a --prompt "a dog chases a cat" --ref dog=dog1.png,dog2.png --ref cat=cat.png \\
     --background beach.png --output b.mp4
   materia sample --run runs/a --requests requests.jsonl --output samples/
+"""
+
+EVAL_EXAMPLES = """\b
+Examples:
+  python -m tools.synthetic_world world/test --clips 300 --held-out
+  materia eval --synthetic --run runs/synthetic --shards world/test --output scores.json
+"""
+
+AUTOENCODER_EXAMPLES = """\b
+Examples:
+  materia train-autoencoder --config configs/train/tiny.yaml --shards out/ --output autoencoder.safetensors
+  materia train --config configs/train/tiny.yaml --shards out/ --output runs/a --set encoders.video.backend=small \\
+    --set encoders.video.options.checkpoint=autoencoder.safetensors
 """
 
 _config_option = config_option("configs/train/tiny.yaml")
@@ -153,5 +168,58 @@ def sample(
             pictures = [*parse_refs(refs), *([parse_background(background)] if background else [])]
             asked = [Request(prompt=prompt or "", output=output, pictures=tuple(pictures), seed=seed)]
         sample_requests(run, asked, Options(**options), device)
+
+    guarded(work)
+
+
+@click.command("eval", epilog=EVAL_EXAMPLES)
+@click.option(
+    "--synthetic", is_flag=True, required=True, help="Shards of tools/synthetic_world.py, whose identities are known."
+)
+@click.option("--run", required=True, type=click.Path(), help="Folder that `materia train` wrote.")
+@_shards_option
+@click.option("--output", type=click.Path(), help="JSON file for the scores of every clip.")
+@click.option("--clips", default=192, show_default=True, type=click.IntRange(2), help="Clips that are generated, twice each.")
+@click.option("--steps", type=click.IntRange(1), help="Sampling steps; default: by resolution, 256 to 64.")
+@click.option("--text-guidance", default=2.0, show_default=True, type=click.FloatRange(0), help="0: none.")
+@click.option("--image-guidance", default=2.0, show_default=True, type=click.FloatRange(0), help="0: none.")
+@click.option("--batch", default=16, show_default=True, type=click.IntRange(1), help="Clips generated at once.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Of references and noise.")
+@click.option("--device", default="auto", show_default=True, help="auto: cuda where there is one, else cpu.")
+@json_option
+def evaluate(synthetic: bool, run: str, shards: str, output: str | None, device: str, as_json: bool, **options: Any) -> None:
+    """Score how well generated subjects match their references: with own references against shuffled ones, 95 % intervals."""
+
+    def work() -> dict[str, Interval]:
+        from trainer.evaluation import EvalOptions, evaluate, summarise, write
+
+        asked = EvalOptions(**options)
+        scores = evaluate(run, shards, asked, device)
+        if output is not None:
+            write(scores, asked, output)
+        return summarise([scores])
+
+    found = guarded(work)
+    if as_json:
+        click.echo(json.dumps({name: interval._asdict() for name, interval in found.items()}))
+    else:
+        rows = ((name, *(f"{value:.4f}" for value in interval)) for name, interval in found.items())
+        print_table(["score", "value", "95 % from", "to"], rows)
+
+
+@click.command("train-autoencoder", epilog=AUTOENCODER_EXAMPLES)
+@_config_option
+@_shards_option
+@click.option("--output", required=True, type=click.Path(), help="The .safetensors file.")
+@click.option("--steps", default=2000, show_default=True, type=click.IntRange(1), help="Steps of the first bucket's batch.")
+@set_option
+def train_autoencoder(config_path: str, shards: str, output: str, steps: int, overrides: tuple[str, ...]) -> None:
+    """Train the small video autoencoder, the backend `small` of encoders.video, on the clips of shards."""
+    config = _load(config_path, overrides)
+
+    def work() -> None:
+        from trainer.train_autoencoder import train_autoencoder
+
+        train_autoencoder(config, shards=shards, output=output, steps=steps)
 
     guarded(work)
