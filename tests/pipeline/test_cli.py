@@ -32,7 +32,7 @@ def _seconds(*args: str) -> float:
     return time.monotonic() - start
 
 
-@pytest.mark.parametrize("command", ["run", "stats", "validate", "sheet", "doctor"])
+@pytest.mark.parametrize("command", ["run", "stats", "validate", "sheet", "doctor", "precompute", "train", "sample", "eval", "train-autoencoder"])
 def test_every_command_has_help(command):
     result = materia(command, "--help")
     assert result.returncode == 0
