@@ -166,6 +166,7 @@ def _as_it_is(found: T) -> T:
 def _start_worker(parent: int, number: int) -> None:
     """One thread, as there are many workers. The parent decides when to end: a signal to the whole group is for it."""
     torch.set_num_threads(1)
+    cv2.setNumThreads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()

@@ -137,17 +137,23 @@ def read_shard(samples: Samples, shard: str, numbers: np.ndarray) -> Iterator[St
         with storage.open_read(address) as stream:
             files = tar_file_expander([{"url": address, "stream": stream}], select_files=_is_used)
             for sample in group_by_keys(files):
-                if sample["__key__"] in awaited:
-                    members = {name: data for name, data in sample.items() if not name.startswith("__")}
-                    yield Streamed(awaited.pop(sample["__key__"]), address, members)
+                number = awaited.get(sample["__key__"])
+                if number is None:
+                    continue
+                members = {name: sample[name] for name in samples.members(number) if _is_used(name) and name in sample}
+                if len(members) < sum(map(_is_used, samples.members(number))):
+                    break  # tarfile takes a broken header for the end
+                del awaited[sample["__key__"]]
+                yield Streamed(number, address, members)
                 if not awaited:
                     return
     except (OSError, EOFError, ValueError, tarfile.TarError) as error:
         if isinstance(error, UserError):
             raise
-        why = f"{address} cannot be read as a tar ({type(error).__name__}: {error.args[0]})"
-        raise OutputError(f"{why}; run: materia validate {samples.out}") from error
-    raise OutputError(f"{address} ends without sample {next(iter(awaited))}; run: materia validate {samples.out}")
+        why = getattr(error, "strerror", None) or next(iter(error.args), "")  # webdataset adds the open stream to the arguments
+        told = f"{address} cannot be read as a tar ({type(error).__name__}: {why}); run: materia validate {samples.out}"
+        raise OutputError(told) from error
+    raise OutputError(f"{address} ends without all of sample {next(iter(awaited))}; run: materia validate {samples.out}")
 
 
 def _is_used(name: str) -> bool:

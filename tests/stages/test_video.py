@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from clips import SHARED, copy_from, make_clip, read_number, two_streams
 
 import stages.video.decode as decode
-from stages.video import VideoError, frames_at, open_video, probe
+from stages.video import VideoError, frames_at, in_memory, open_video, probe
 
 VP9 = {"codec": "libvpx-vp9", "options": {"deadline": "realtime", "cpu-used": "8"}}
 VP8 = {"codec": "libvpx", "options": {"auto-alt-ref": "1", "lag-in-frames": "16", "b": "500k", "cpu-used": "5"}}
@@ -283,3 +283,13 @@ def test_real_clips_decode_to_what_reading_in_order_gives() -> None:
             for index, pixels in zip(decoded.indices, decoded.frames, strict=True):
                 assert np.array_equal(in_order[index][1].to_ndarray(format="rgb24"), pixels)
             assert all(a < b for a, b in pairwise(times_s))
+
+
+def test_a_clip_in_memory_gives_what_its_file_gives_each_picture_fitted(tmp_path: Path) -> None:
+    path = make_clip(tmp_path / "a.mp4", 30)
+    times = [0.0, 0.5, 0.5, 1.0, 9.0]
+    with in_memory(path.read_bytes()) as name:
+        fitted = frames_at(name, times, fit=lambda picture: picture[::2, ::3])
+    whole = frames_at(path, times)
+    assert fitted.indices == whole.indices == [0, 12, 12, 24, 29]
+    assert all(np.array_equal(a, b[::2, ::3]) for a, b in zip(fitted.frames, whole.frames, strict=True))

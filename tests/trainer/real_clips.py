@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 from clips import make_clip
 from samples import PROVENANCE, make_dataset, make_sample
 
 from pipeline.shards import write_chunk, write_dataset
 from stages.records import Sample
 from stages.video import probe
+from trainer.batch import Item
 
 FPS = 24
 
@@ -34,3 +36,13 @@ def make_real_sample(folder: Path, row: int, seconds: float) -> Sample:
     assert sample.video is not None
     sample.video.fps, sample.video.duration_s, sample.video.n_frames = found.fps, found.duration_s, found.n_frames
     return sample
+
+
+def same_item(one: Item, other: Item) -> bool:
+    """Whether two items are equal, to the last pixel."""
+    return (
+        (one.key, one.slot, one.caption) == (other.key, other.slot, other.caption)
+        and np.array_equal(one.video, other.video)
+        and [reference[:2] for reference in one.references] == [reference[:2] for reference in other.references]
+        and all(np.array_equal(a.pixels, b.pixels) for a, b in zip(one.references, other.references, strict=True))
+    )

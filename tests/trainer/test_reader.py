@@ -1,6 +1,7 @@
 """Samples by number: the same bytes that plain webdataset reads, of committed chunks only, and clear errors."""
 
 import copy
+import multiprocessing
 import shutil
 from pathlib import Path
 
@@ -75,3 +76,39 @@ def test_an_empty_filter_a_cut_shard_and_a_foreign_folder_are_told(out: str, tmp
     shutil.copy(__file__, index)
     with pytest.raises(OutputError, match="not the file that was committed"):
         Samples(out)
+
+
+def test_a_shard_of_another_output_and_an_unknown_schema_are_told(out: str, tmp_path: Path) -> None:
+    samples = Samples(out)
+    shard = Path(samples.address(0))
+    foreign = bytearray(shard.read_bytes())
+    foreign[:8] = b"another."  # the first member's name
+    shard.write_bytes(foreign)
+    name = samples.members(0)[0]
+    with pytest.raises(OutputError, match=f"{shard.name} is not the tar that its index describes: no {samples.key(0)}.{name}"):
+        samples.read(0, [name])
+    commit = min(Path(out, "commits").iterdir())
+    commit.write_text(commit.read_text().replace('"schema": 1', '"schema": 2'))
+    with pytest.raises(OutputError, match="written with schema 2, this version reads 1"):
+        Samples(out)
+    commit.write_text("{")
+    with pytest.raises(OutputError, match=f"{commit.name}.*materia validate"):
+        Samples(out)
+
+
+def test_a_fork_does_not_share_the_place_in_a_file(out: str) -> None:
+    """Two processes that seek and read one descriptor would get each other's bytes."""
+    samples = Samples(out)
+    expected = [samples.read(number, samples.members(number)) for number in range(len(samples))]
+    with multiprocessing.get_context("fork").Pool(2, initializer=_keep, initargs=(samples,)) as pool:
+        found = pool.map(_read_kept, list(range(len(samples))) * 40, chunksize=1)
+    assert found == expected * 40
+
+
+def _keep(samples: Samples) -> None:
+    globals()["_kept"] = samples
+
+
+def _read_kept(number: int) -> dict[str, bytes]:
+    samples: Samples = globals()["_kept"]
+    return samples.read(number, samples.members(number))
