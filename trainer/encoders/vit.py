@@ -94,4 +94,5 @@ class Clip(PatchTokens):
 
     def encode(self, images: Tensor) -> Tensor:
         """As of the protocol, normalised."""
-        return F.layer_norm(super().encode(images), (self.width,))
+        tokens = super().encode(images)
+        return F.layer_norm(tokens, tokens.shape[-1:])
