@@ -103,7 +103,7 @@ def test_a_forked_process_does_not_move_the_place_in_a_file(out: str) -> None:
     samples.read(0, ["json"])
 
     def places() -> list[tuple[str, int]]:
-        return [(file.path, file.position) for file in psutil.Process().open_files() if file.path.endswith(".tar")]
+        return [(file.path, file.position) for file in psutil.Process().open_files() if file.path.startswith(out)]
 
     before = places()
     child = multiprocessing.get_context("fork").Process(target=samples.read, args=(1, samples.members(1)))
