@@ -1,4 +1,4 @@
-"""The cache: the same items as from pixels, tars that anybody reads, resumed where it stopped, refused where it does not fit."""
+"""The cache: the same items as from pixels, tars that anybody reads, resumed where it stopped, refused where it is wrong."""
 
 import io
 import shutil
