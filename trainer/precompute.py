@@ -10,7 +10,8 @@ from __future__ import annotations
 import io
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby, islice
@@ -89,15 +90,16 @@ def precompute(config: TrainConfig, *, shards: str, output: str, say: Say = tell
     samples, encoders = Samples(shards), build_encoders(config.encoders)
     world = join(config.run)
     try:
-        encoders.setup(str(world.device))
         _claim(output, fingerprint(config, encoders, samples.source_sha256))
         if world.ranks == 1:
             storage.clean_temporaries(output)
         mine = shards_of(samples, np.arange(len(samples)))[world.rank :: world.ranks]
         todo = [(shard, numbers) for shard, numbers in mine if not _is_done(output, shard)]
-        decoded = _decoded(config, samples, [number for _, numbers in todo for number in numbers.tolist()], say)
-        for shard, numbers in todo:
-            _write_shard(output, shard, islice(decoded, len(numbers)), encoders)
+        if todo:
+            encoders.setup(str(world.device))
+        with closing(_decoded(config, samples, [number for _, numbers in todo for number in numbers.tolist()], say)) as decoded:
+            for shard, numbers in todo:
+                _write_shard(output, shard, islice(decoded, len(numbers)), encoders)
     finally:
         leave(world)
     summary = _summary(output, [shard for shard, _ in mine])
@@ -240,7 +242,7 @@ def _summary(output: str, shards: list[str]) -> Summary:
     )
 
 
-def _decoded(config: TrainConfig, samples: Samples, numbers: list[int], say: Say) -> Iterator[Pixels | Unreadable]:
+def _decoded(config: TrainConfig, samples: Samples, numbers: list[int], say: Say) -> Generator[Pixels | Unreadable, None, None]:
     """The samples, while a bar on standard error counts them; where that is no terminal, `say` tells it now and then."""
     console = Console(stderr=True)
     columns = (TextColumn("encoding"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
