@@ -54,8 +54,9 @@ def split(samples: Samples, validation: int) -> tuple[np.ndarray, np.ndarray]:
             f"data.validation = {validation} holds out all {len(samples)} samples of {samples.out}; set a smaller number, or 0"
             " to measure the validation loss on training samples"
         )
-    ranked = sorted(range(len(samples)), key=lambda number: hashlib.sha256(samples.key(number).encode()).digest())
-    return np.sort(np.array(ranked[validation:], np.int64)), np.sort(np.array(ranked[:validation], np.int64))
+    hashes = [hashlib.sha256(key.encode()).digest() for key in samples.index["key"].to_pylist()]
+    ranked = np.array(sorted(range(len(samples)), key=hashes.__getitem__), np.int64)
+    return np.sort(ranked[validation:]), np.sort(ranked[:validation])
 
 
 def long_enough(samples: Samples, bucket: BucketSettings, fps: float) -> np.ndarray:

@@ -1,0 +1,32 @@
+"""The loader benchmark compares like with like: every reader makes the same items of an epoch."""
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from real_clips import make_real_output
+
+from tools.bench_loader import READERS, measure
+from trainer.config import BucketSettings, DataSettings
+from trainer.items import PixelSource
+from trainer.loader import buckets
+from trainer.shards import Samples
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_all_readers_make_the_same_work(tmp_path: Path, workers: int) -> None:
+    samples = Samples(make_real_output(tmp_path, [1.5, 0.5, 2.0, 1.2], per_shard=2))
+    data = DataSettings(
+        buckets=(BucketSettings(frames=9, height=16, width=16, batch=1),), windows=1, validation=0, shuffle_buffer=1
+    )
+    source = PixelSource(samples, data, seed=0)
+    (bucket,) = buckets(samples, data)
+    for name, read in READERS.items():
+        items = [item for found in read(source, bucket, 2, workers) for item in getattr(found, "items", [found])]
+        assert Counter(item.key for item in items) == {"clip-0000": 2, "clip-0002": 2, "clip-0003": 2}, name
+
+
+def test_rates_are_measured_for_each_reader(tmp_path: Path) -> None:
+    rates = measure(make_real_output(tmp_path, [1.5, 1.5]), epochs=2, repetitions=1)
+    assert rates.keys() == {(name, workers) for name in READERS for workers in (0, 2)}
+    assert all(rate > 0 for found in rates.values() for rate in found)
