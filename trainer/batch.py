@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -59,6 +59,15 @@ class EncodedItem:
     offsets: Tensor
     images: Tensor
     spans: Tensor
+
+    def __getstate__(self) -> dict[str, Any]:
+        """From a loader's worker it goes as arrays, all in one message: PyTorch would open shared memory for every tensor."""
+        return {name: value.numpy() if isinstance(value, Tensor) else value for name, value in self.__dict__.items()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ |= {
+            name: torch.from_numpy(value) if isinstance(value, np.ndarray) else value for name, value in state.items()
+        }
 
 
 @dataclass

@@ -1,7 +1,10 @@
 """Batches: padding that masks tell of, words cut out of captions, and random numbers that depend on nothing but their place."""
 
+import pickle
+
 import numpy as np
 import torch
+from encoded_items import same_encoding
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -60,6 +63,13 @@ def test_deviations_are_there_if_the_encoder_gave_them() -> None:
     batch = collate(items, word_tokens=1).to("cpu")
     assert batch.std is not None and torch.equal(batch.std[1], items[1].mean.abs().float())
     assert collate([item(0, 2, 1)], word_tokens=1).to("cpu").std is None
+
+
+def test_an_item_comes_out_of_another_process_as_it_went_in() -> None:
+    for one in (item(0, 3, 2, std=True), item(1, 2, 0)):
+        data = pickle.dumps(one)
+        assert b"torch" not in data  # not by PyTorch's way, which needs a shared memory for every tensor
+        assert same_encoding(pickle.loads(data), one)
 
 
 def test_random_numbers_follow_from_seed_step_and_slot_alone() -> None:
