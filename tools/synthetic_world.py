@@ -99,8 +99,10 @@ CLIP_PICTURE = 120
 """Which picture of a clip: on the first of the street there is none."""
 SLOTS = {1: (0.5,), 2: (0.26, 0.74), 3: (0.18, 0.5, 0.82)}
 SLOT_NAMES = {1: ("in the middle",), 2: ("on the left", "on the right"), 3: ("on the left", "in the middle", "on the right")}
-SIZES = {1: 0.5, 2: 0.44, 3: 0.32}
-"""By the number of sprites: horizontal places (share of the width), what captions call them, longer side of a sprite."""
+SIZES = {1: 0.66, 2: 0.48, 3: 0.34}
+COUNTS = (0.4, 0.4, 0.2)
+"""By the number of sprites: horizontal places (share of the width), what captions call them, longer side of a sprite, and how
+often there are so many."""
 
 
 class Sprite(NamedTuple):
@@ -158,7 +160,7 @@ def make(out: str, clips: int, seed: int, held_out: bool = False) -> None:
 
 def draw_scene(rng: np.random.Generator, held_out: bool) -> Scene:
     """One to three sprites of different words, at least one an animal, and a caption that says where each is."""
-    count = int(rng.integers(1, 4))
+    count = int(rng.choice([1, 2, 3], p=COUNTS))
     words = [str(word) for word in rng.choice(list(ICONS), count, replace=False)]
     if not set(words) & set(ANIMALS):
         words[int(rng.integers(count))] = str(rng.choice(ANIMALS))
@@ -190,8 +192,10 @@ def texture(rng: np.random.Generator, held_out: bool) -> np.ndarray:
 
 
 def render(scene: Scene, number: int) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Frame `number` of a scene, (SIDE_PX, SIDE_PX, 3) uint8, and each sprite's mask (SIDE_PX, SIDE_PX) bool."""
-    picture, masks = scene.background.astype(np.float32), []
+    """Frame `number` of a scene, (SIDE_PX, SIDE_PX, 3) uint8, and the mask (SIDE_PX, SIDE_PX) bool of what
+    is seen of each sprite."""
+    picture = scene.background.astype(np.float32)
+    masks: list[np.ndarray] = []
     share = number / (N_FRAMES - 1)
     for sprite in scene.sprites:
         centre = (sprite.start + (sprite.end - sprite.start) * share) * SIDE_PX
@@ -203,7 +207,7 @@ def render(scene: Scene, number: int) -> tuple[np.ndarray, list[np.ndarray]]:
         drawn = cv2.warpAffine(premultiplied, matrix, (SIDE_PX, SIDE_PX), flags=cv2.INTER_AREA)
         alpha = drawn[..., 3:] / 255
         picture = picture * (1 - alpha) + drawn[..., :3]
-        masks.append(alpha[..., 0] > 0.5)
+        masks = [mask & ~(alpha[..., 0] > 0.5) for mask in masks] + [alpha[..., 0] > 0.5]  # what a later one hides is not seen
     return picture.round().clip(0, 255).astype(np.uint8), masks
 
 
@@ -296,7 +300,7 @@ def silhouette(word: str) -> np.ndarray:
 
 
 def _background(rng: np.random.Generator, place: str, held_out: bool) -> np.ndarray:
-    piece = _piece(rng, _photo(PLACES[place]), (0.5, 0.9), held_out=False)
+    piece = _piece(rng, _photo(PLACES[place]), (0.6, 0.7), held_out=False)
     return np.asarray(cv2.resize(piece, (SIDE_PX, SIDE_PX), interpolation=cv2.INTER_AREA))
 
 

@@ -54,6 +54,7 @@ class EvalOptions:
     image_guidance: float = 2.0
     batch: int = 16
     seed: int = 0
+    scorer: str = "efficientnet"  # image encoder whose features are compared, whatever the run was trained with
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ def evaluate(run: str, shards: str, options: EvalOptions, device: str = "auto") 
     trained = load_run(run, device)
     bucket = max(trained.config.data.buckets, key=lambda bucket: (bucket.weight, bucket.frames * bucket.height * bucket.width))
     cases = read_cases(Samples(shards), trained.config, bucket, options)
-    scorer: ImageEncoder = build("image", EncoderSettings(backend="efficientnet"))
+    scorer: ImageEncoder = build("image", EncoderSettings(backend=options.scorer))
     scorer.setup(str(trained.device))
     own = _generate([case.own for case in cases], trained, options)
     shuffled = _generate([case.shuffled for case in cases], trained, options)

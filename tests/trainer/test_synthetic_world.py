@@ -1,0 +1,91 @@
+"""The synthetic world: shards like any others, whose subjects, masks and positions are known."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("skimage")
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.validate import validate
+from tools import synthetic_world as world
+from trainer.items import crops_of
+from trainer.shards import Samples
+
+WORDS = st.sampled_from(sorted(world.ICONS))
+SEEDS = st.integers(0, 2**32)
+
+
+@pytest.fixture(scope="module")
+def output(tmp_path_factory: pytest.TempPathFactory) -> str:
+    out = str(tmp_path_factory.mktemp("world") / "out")
+    world.make(out, clips=6, seed=3)
+    return out
+
+
+def test_the_world_is_an_output_without_a_fault(output: str) -> None:
+    report = validate(output)
+    assert (report.samples, report.rejections, report.findings) == (6, 0, [])
+
+
+def test_the_same_seed_gives_the_same_bytes(output: str, tmp_path: Path) -> None:
+    world.make(str(tmp_path), clips=6, seed=3)
+    assert _bytes(tmp_path) == _bytes(Path(output))
+
+
+def test_an_unfinished_world_is_finished_by_the_same_call(output: str, tmp_path: Path) -> None:
+    world.make(str(tmp_path), clips=6, seed=3)
+    for file in tmp_path.rglob("000000.*"):
+        file.unlink()
+    world.make(str(tmp_path), clips=6, seed=3)
+    assert _bytes(tmp_path) == _bytes(Path(output))
+
+
+def test_every_word_has_a_crop_in_each_frame(output: str) -> None:
+    samples = Samples(output)
+    for number in range(len(samples)):
+        document = samples.document(number)
+        words = {entity["word"] for entity in document["entities"] if entity["category"] != "background"}
+        assert {word: len(members) for word, members in crops_of(document).items()} == dict.fromkeys(words, 3)
+
+
+@given(SEEDS, st.booleans())
+@settings(max_examples=20, deadline=None)
+def test_the_caption_says_where_each_sprite_is(seed: int, held_out: bool) -> None:
+    scene = world.draw_scene(np.random.default_rng(seed), held_out)
+    _, masks = world.render(scene, 0)
+    for sprite, mask in zip(scene.sprites, masks, strict=True):
+        assert f"{sprite.word} {sprite.where}" in scene.caption
+        x = np.nonzero(mask)[1].mean() / world.SIDE_PX
+        assert {"on the left": x < 0.4, "in the middle": 0.35 < x < 0.65, "on the right": x > 0.6}[sprite.where]
+
+
+@given(SEEDS)
+@settings(max_examples=20, deadline=None)
+def test_masks_do_not_overlap(seed: int) -> None:
+    scene = world.draw_scene(np.random.default_rng(seed), held_out=False)
+    for number in (0, world.N_FRAMES - 1):
+        _, masks = world.render(scene, number)
+        assert np.sum(masks, axis=0).max() == 1
+        assert all(mask.mean() > 0.01 for mask in masks)
+
+
+@given(WORDS)
+@settings(max_examples=len(world.ICONS), deadline=None)
+def test_a_silhouette_fills_its_square_enough_to_show_a_colour(word: str) -> None:
+    assert (world.silhouette(word) > 127).mean() > 0.2
+
+
+def test_held_out_identities_come_from_other_pixels() -> None:
+    rows = np.repeat(np.arange(200, dtype=np.uint8)[:, None, None], 200, axis=1).repeat(3, axis=2)
+    rng, border = np.random.default_rng(0), 200 * (1 - world.HELD_OUT_SHARE)
+    for _ in range(50):
+        assert world._piece(rng, rows, (0.1, 0.3), held_out=False).max() <= border
+        assert world._piece(rng, rows, (0.1, 0.3), held_out=True).min() >= border - 1
+
+
+def _bytes(folder: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(folder)): file.read_bytes() for file in sorted(folder.rglob("*")) if file.is_file()}
