@@ -19,7 +19,7 @@ from trainer.encode import encode
 from trainer.encoders import Encoders
 from trainer.items import PixelSource, Source
 from trainer.loader import StepItems, buckets, indexed, long_enough, split
-from trainer.order import Order
+from trainer.order import Bucket, Order
 from trainer.shards import Samples
 from trainer.streaming import streamed
 
@@ -49,7 +49,7 @@ def open_data(config: TrainConfig, shards: str, cache: str | None, encoders: Enc
     else:
         source = CacheSource(samples, cache, config)
         held = source.numbers()  # without what could not be decoded
-        found = [replace(bucket, samples=np.intersect1d(bucket.samples, held)) for bucket in found]
+        found = [_those_of(held, bucket, cache) for bucket in found]
         held_out = np.intersect1d(held_out, held)
     usable = long_enough(samples, config.data.buckets[0], config.data.fps)
     validation = np.intersect1d(usable, held_out) if len(held_out) else found[0].samples[:MOST_VALIDATED]
@@ -67,6 +67,13 @@ def encoded(items: Sequence[Item | EncodedItem], encoders: Encoders) -> list[Enc
     """Items as the model needs them: those of a cache already are."""
     pixels = [item for item in items if isinstance(item, Item)]
     return encode(pixels, encoders) if pixels else [item for item in items if isinstance(item, EncodedItem)]
+
+
+def _those_of(held: np.ndarray, bucket: Bucket, cache: str) -> Bucket:
+    numbers = np.intersect1d(bucket.samples, held)
+    if not len(numbers):
+        raise TrainError(f"{cache} has none of the {len(bucket.samples)} clips to train on; its rejects/ say why")
+    return replace(bucket, samples=numbers)
 
 
 def _check_buckets(config: TrainConfig, encoders: Encoders, world: World) -> None:
