@@ -36,6 +36,8 @@ OBJECT_STORE_MB = 128
 """Of an own Ray; only lines of text pass through it."""
 POLL_S = 0.5
 """Between two looks at the mailbox, here and in the workers."""
+GRACE_S = 20.0
+"""In which workers find the same error, if it is one that all find."""
 
 
 def launch(
@@ -78,8 +80,8 @@ def launch(
         with interruptible() as interrupt, ThreadPoolExecutor(1) as thread:
             fit = thread.submit(trainer.fit)
             _attend(fit, mailbox, interrupt, say)
-        if failure := ray.get(mailbox.failure.remote()):
-            raise failure
+        if failures := ray.get(mailbox.failures.remote()):
+            raise failures[0]
         try:
             result: TrainResult = fit.result().return_value
         except TrainingFailedError as error:
@@ -94,7 +96,8 @@ def _work(settings: dict[str, Any]) -> TrainResult | None:
     from trainer.loop import train
 
     mailbox, interrupt = settings["mailbox"], Interrupt()
-    if ray.get(mailbox.failure.remote()):
+    if failures := ray.get(mailbox.failures.remote()):
+        ray.get(mailbox.fail.remote(failures[0]))  # so that nobody waits for this one
         return None
     threading.Thread(target=_await_interrupt, args=(mailbox, interrupt), daemon=True).start()
     config = TrainConfig.model_validate_json(settings["config"])
@@ -102,15 +105,17 @@ def _work(settings: dict[str, Any]) -> TrainResult | None:
         return train(config, **settings["paths"], say=mailbox.post.remote, interrupt=interrupt)
     except UserError as error:
         ray.get(mailbox.fail.remote(error))
+        if _all_failed(mailbox):
+            return None
         raise  # ends the others, who may wait for this one; Ray starts all again, and then all see the failure and end
 
 
 class _Mailbox:
-    """An actor: lines of workers for the user, the error that ends the run, the number of the signal that shall end it."""
+    """An actor: lines of workers for the user, errors that end the run, the number of the signal that shall end it."""
 
     def __init__(self) -> None:
         self._lines: list[str] = []
-        self._failure: UserError | None = None
+        self._failures: list[UserError] = []
         self._signal: int | None = None
 
     def post(self, line: str) -> None:
@@ -121,16 +126,24 @@ class _Mailbox:
         return lines
 
     def fail(self, error: UserError) -> None:
-        self._failure = self._failure or error
+        self._failures.append(error)
 
-    def failure(self) -> UserError | None:
-        return self._failure
+    def failures(self) -> list[UserError]:
+        return self._failures
 
     def interrupt(self, number: int) -> None:
         self._signal = number
 
     def interrupted(self) -> int | None:
         return self._signal
+
+
+def _all_failed(mailbox: Any) -> bool:
+    """Whether every worker has an error for the user, so that none waits for another; as with a wrong configuration."""
+    workers, end = ray.train.get_context().get_world_size(), time.monotonic() + GRACE_S
+    while (failed := len(ray.get(mailbox.failures.remote()))) < workers and time.monotonic() < end:
+        time.sleep(POLL_S)
+    return bool(failed >= workers)
 
 
 def _attend(fit: Future[Any], mailbox: Any, interrupt: Interrupt, say: Callable[[str], None]) -> None:
@@ -163,9 +176,7 @@ def _check_room(workers: int, needs: Mapping[str, float]) -> None:
     room = sum(min(int(node.get(name, 0) // amount) for name, amount in wanted.items()) for node in nodes)
     if room < workers:
         each = " and ".join(f"{amount:g} {name}" for name, amount in wanted.items())
-        raise TrainError(
-            f"{workers} workers with {each} each find no room on Ray's {len(nodes)} nodes, {room} do: lower --workers"
-        )
+        raise TrainError(f"{workers} workers with {each} each find no room in Ray, {room} do: lower --workers or add nodes")
 
 
 def _absolute(path: str) -> str:
