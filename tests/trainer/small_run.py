@@ -68,7 +68,7 @@ def config(**sections: dict[str, Any]) -> TrainConfig:
             "workers": 0,
             "buckets": [{"frames": 4, "height": 32, "width": 32, "batch": 4}],
         },
-        "optimiser": {"lr": 0.01, "clip": 1.0, "warmup_steps": 2},
+        "optimiser": {"lr": 0.002, "clip": 1.0, "warmup_steps": 2},
         "stage": {"steps": 4},
         "run": {"threads": 1, "device": "cpu"},
         "log": {"every": 1},
