@@ -1,6 +1,6 @@
 """Throughput of the trainer's readers against plain `webdataset` with the same decode calls, in one run.
 
-    python -m tools.bench_loader OUTPUT_OF_MATERIA_RUN [--epochs 4] [--repetitions 5]
+    python -m tools.bench_loader OUTPUT_OF_MATERIA_RUN [--epochs 2] [--repetitions 12]
 
 In: an output of `materia run`. Out: items a second and CPU time of each reader with 0 and 2 workers, and the ratios to
 webdataset's: the best of repetitions in which the readers take turns, as what else the machine does can only add. On a busy
@@ -115,8 +115,8 @@ def main() -> None:
     """Print a row for each reader and number of workers."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output", help="of materia run")
-    parser.add_argument("--epochs", type=int, default=4, help="of a measurement; even")
-    parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--epochs", type=int, default=2, help="of a measurement; even")
+    parser.add_argument("--repetitions", type=int, default=12)
     options = parser.parse_args()
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
