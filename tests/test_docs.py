@@ -39,7 +39,10 @@ def folder(tmp_path_factory):
 @pytest.mark.ray
 def test_readme_commands_run_in_order(folder):
     commands = [
-        line for block in blocks(ROOT / "README.md", "sh") for line in block.splitlines() if line.startswith("materia ")
+        line
+        for block in blocks(ROOT / "README.md", "sh")
+        for line in block.splitlines()
+        if line.startswith(("materia ", "tar "))
     ]
     assert len(commands) >= 5
     for command in commands:
@@ -47,6 +50,17 @@ def test_readme_commands_run_in_order(folder):
     assert (folder / "demo" / "sheet.png").stat().st_size > 50_000
     (reader,) = blocks(ROOT / "README.md", "python")
     assert "photo_astronaut" in run([sys.executable, "-c", reader], folder)
+
+
+@pytest.mark.slow
+def test_training_page_commands_run_in_order_on_the_demos_shards(folder):
+    page = "\n".join(blocks(ROOT / "docs" / "training.md", "sh")).replace("\\\n", " ")
+    for line in page.splitlines():
+        if line.startswith(("materia ", "tar ")):
+            run(shlex.split(line), folder)
+    losses = [json.loads(line)["loss"] for line in (folder / "demo" / "cached" / "steps.jsonl").read_text().splitlines()]
+    assert len(losses) == 4
+    assert (folder / "demo" / "sample.sheet.png").stat().st_size > 5_000
 
 
 def test_example_backend_of_the_page_takes_the_detectors_place(folder):

@@ -46,8 +46,8 @@ class StepItems(NamedTuple):
 def split(samples: Samples, validation: int) -> tuple[np.ndarray, np.ndarray]:
     """Numbers of the samples to train on and of those held out, each ascending.
 
-    Held out are the `validation` samples whose hashed keys are smallest, so that it does not depend on their order and hardly
-    on what is added. Raises TrainError where nothing would be left to train on.
+    Held out are the clips of the videos (`source_id`) whose hashes are smallest, so that it does not depend on the order of the
+    samples and hardly on what is added, and at most one video is on both sides. Raises TrainError where nothing would be left.
     """
     if validation >= len(samples):
         raise TrainError(
@@ -57,6 +57,10 @@ def split(samples: Samples, validation: int) -> tuple[np.ndarray, np.ndarray]:
     hashes = [hashlib.sha256(key.encode()).digest() for key in samples.index["key"].to_pylist()]
     ranked = np.array(sorted(range(len(samples)), key=hashes.__getitem__), np.int64)
     return np.sort(ranked[validation:]), np.sort(ranked[:validation])
+
+
+def _hash(text: str) -> bytes:
+    return hashlib.sha256(text.encode()).digest()
 
 
 def long_enough(samples: Samples, bucket: BucketSettings, fps: float) -> np.ndarray:

@@ -11,6 +11,7 @@ import webdataset as wds
 from samples import make_output
 
 from pipeline.shards import OutputError
+from trainer.loader import split
 from trainer.shards import Samples
 
 
@@ -112,3 +113,12 @@ def test_a_forked_process_does_not_move_the_place_in_a_file(out: str) -> None:
     assert child.exitcode == 0
     assert places() == before
     assert len(before) == 1
+
+
+def test_clips_of_one_video_are_held_out_together(tmp_path: Path) -> None:
+    make_output(tmp_path / "out", tmp_path / "clips", ["sss", "sss"])  # a video for every two rows
+    samples = Samples(str(tmp_path / "out"))
+    training, held_out = split(samples, 2)
+    sources = samples.index["source_id"].to_pylist()
+    assert len({sources[number] for number in held_out}) == 1
+    assert not {sources[number] for number in held_out} & {sources[number] for number in training}
