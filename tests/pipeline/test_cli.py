@@ -32,7 +32,9 @@ def _seconds(*args: str) -> float:
     return time.monotonic() - start
 
 
-@pytest.mark.parametrize("command", ["run", "stats", "validate", "sheet", "doctor", "precompute", "train", "sample", "eval", "train-autoencoder"])
+@pytest.mark.parametrize(
+    "command", ["run", "stats", "validate", "sheet", "doctor", "precompute", "train", "sample", "eval", "train-autoencoder"]
+)
 def test_every_command_has_help(command):
     result = materia(command, "--help")
     assert result.returncode == 0
