@@ -44,35 +44,24 @@ HELD_OUT_SHARE = 0.3
 """The lowest part of each photograph is kept for identities that training never sees."""
 STAGES = ("entities", "frames", "localise", "segment", "faces", "background", "cut")
 
-ANIMALS = (
-    "cat",
-    "dog",
-    "fish",
-    "bird",
-    "rabbit",
-    "horse",
-    "elephant",
-    "duck",
-    "owl",
-    "tortoise",
-    "penguin",
-    "shark",
-    "dolphin",
-)
-THINGS = {
-    "car": "car-side",
-    "truck": "truck",
-    "mug": "cup",
-    "apple": "food-apple",
-    "shirt": "tshirt-crew",
-    "house": "home",
-    "pumpkin": "pumpkin",
-    "teddy": "teddy-bear",
-    "shield": "shield",
-    "balloon": "airballoon",
+AIR = {"bird": "bird", "owl": "owl", "butterfly": "butterfly", "balloon": "airballoon", "airplane": "airplane"}
+AIR |= {"helicopter": "helicopter", "rocket": "rocket-launch", "cloud": "cloud"}
+LAND = {
+    "cat": "cat",
+    "dog": "dog",
+    "rabbit": "rabbit",
+    "horse": "horse",
+    "elephant": "elephant",
+    "pig": "pig",
+    "koala": "koala",
 }
-ICONS: dict[str, str] = {**{animal: animal for animal in ANIMALS}, **THINGS}
-"""Word of the caption -> name of the icon. All are compact, so that their colours can be seen at a few pixels."""
+LAND |= {"car": "car-side", "truck": "truck", "house": "home", "pumpkin": "pumpkin"}
+WATER = {"fish": "fish", "dolphin": "dolphin", "duck": "duck", "tortoise": "tortoise", "jellyfish": "jellyfish"}
+WATER |= {"submarine": "submarine", "ferry": "ferry", "sailboat": "sail-boat"}
+ICONS: dict[str, str] = AIR | LAND | WATER
+"""Word of the caption -> name of the icon. All are compact, so that their colours can be seen at a few pixels. What flies is above
+what lives on land, and that above what swims: so a word itself says where its subject belongs."""
+ANIMALS = {"bird", "owl", "butterfly", *list(LAND)[:7], *list(WATER)[:5]}
 
 TEXTURES = (
     "astronaut.png",
@@ -97,19 +86,17 @@ PLACES = {
 """Background word -> another photograph, or a picture of a clip."""
 CLIP_PICTURE = 120
 """Which picture of a clip: on the first of the street there is none."""
-SLOTS = {1: (0.5,), 2: (0.26, 0.74), 3: (0.18, 0.5, 0.82)}
-SLOT_NAMES = {1: ("in the middle",), 2: ("on the left", "on the right"), 3: ("on the left", "in the middle", "on the right")}
+HEIGHTS = {1: (0.5,), 2: (0.26, 0.74), 3: (0.18, 0.5, 0.82)}
 SIZES = {1: 0.66, 2: 0.48, 3: 0.34}
 COUNTS = (0.4, 0.4, 0.2)
-"""By the number of sprites: horizontal places (share of the width), what captions call them, longer side of a sprite, and how
-often there are so many."""
+"""By the number of sprites: where their middles are from above to below, longer side of a sprite (shares of the frame's side),
+and how often there are so many."""
 
 
 class Sprite(NamedTuple):
     """A subject of one clip: `rgba` (SPRITE_PX, SPRITE_PX, 4) uint8; places and sizes are shares of the frame's side."""
 
     word: str
-    where: str
     rgba: np.ndarray
     start: np.ndarray  # (2,) x, y of its middle in the first frame
     end: np.ndarray
@@ -159,21 +146,19 @@ def make(out: str, clips: int, seed: int, held_out: bool = False) -> None:
 
 
 def draw_scene(rng: np.random.Generator, held_out: bool) -> Scene:
-    """One to three sprites of different words, at least one an animal, and a caption that says where each is."""
+    """One to three sprites of different words, at least one an animal, and a caption that says which is above which."""
     count = int(rng.choice([1, 2, 3], p=COUNTS))
-    words = [str(word) for word in rng.choice(list(ICONS), count, replace=False)]
-    if not set(words) & set(ANIMALS):
-        words[int(rng.integers(count))] = str(rng.choice(ANIMALS))
-    sprites = [
-        _sprite(rng, word, name, x, SIZES[count], held_out)
-        for word, name, x in zip(words, SLOT_NAMES[count], SLOTS[count], strict=True)
-    ]
-    place = str(rng.choice(list(PLACES)))
-    order = rng.permutation(count)
-    told = [f"{_article(sprites[i].word)} {sprites[i].word} {sprites[i].where}" for i in order]
-    listed = " and ".join([", ".join(told[:-1]), told[-1]] if count > 1 else told)
-    caption = f"{listed}, over the {place}" if rng.random() < 0.5 else f"over the {place}, {listed}"
-    return Scene(caption, place, _background(rng, place, held_out), sprites)
+    zones = {1: [ICONS], 2: [AIR, LAND | WATER], 3: [AIR, LAND, WATER]}[count]
+    words = [str(rng.choice(list(zone))) for zone in zones]
+    if not ANIMALS.intersection(words):
+        place = int(rng.integers(count))
+        words[place] = str(rng.choice(sorted(ANIMALS.intersection(zones[place]))))
+    sprites = [_sprite(rng, word, y, SIZES[count], held_out) for word, y in zip(words, HEIGHTS[count], strict=True)]
+    named = [f"{'an' if word[0] in 'aeiou' else 'a'} {word}" for word in words]
+    listed = " above ".join(named) if rng.random() < 0.5 else " below ".join(reversed(named))
+    place_word = str(rng.choice(list(PLACES)))
+    caption = f"{listed} in front of the {place_word}" if rng.random() < 0.5 else f"in front of the {place_word}, {listed}"
+    return Scene(caption, place_word, _background(rng, place_word), sprites)
 
 
 def texture(rng: np.random.Generator, held_out: bool) -> np.ndarray:
@@ -268,15 +253,14 @@ def _entity(caption: str, word: str, category: Category) -> EntityWord:
     return EntityWord(word=word, category=category, spans=[(start, start + len(word))])
 
 
-def _sprite(rng: np.random.Generator, word: str, where: str, x: float, size: float, held_out: bool) -> Sprite:
-    start = np.array([x, rng.uniform(0.45, 0.55)])
-    motion = np.array([rng.uniform(-0.04, 0.04), rng.uniform(-0.12, 0.12)])
+def _sprite(rng: np.random.Generator, word: str, y: float, size: float, held_out: bool) -> Sprite:
+    middle = np.array([rng.uniform(0.45, 0.55), y])
+    motion = np.array([rng.uniform(-0.12, 0.12), rng.uniform(-0.04, 0.04)])
     return Sprite(
         word=word,
-        where=where,
         rgba=np.dstack([texture(rng, held_out), silhouette(word)]),
-        start=start - motion / 2,
-        end=start + motion / 2,
+        start=middle - motion / 2,
+        end=middle + motion / 2,
         size=(size * rng.uniform(0.9, 1.05), size * rng.uniform(0.9, 1.05)),
         turn_deg=(rng.uniform(-12, 12), rng.uniform(-12, 12)),
     )
@@ -299,7 +283,7 @@ def silhouette(word: str) -> np.ndarray:
     return np.asarray(square.resize((SPRITE_PX, SPRITE_PX), Image.Resampling.BOX))
 
 
-def _background(rng: np.random.Generator, place: str, held_out: bool) -> np.ndarray:
+def _background(rng: np.random.Generator, place: str) -> np.ndarray:
     piece = _piece(rng, _photo(PLACES[place]), (0.6, 0.7), held_out=False)
     return np.asarray(cv2.resize(piece, (SIDE_PX, SIDE_PX), interpolation=cv2.INTER_AREA))
 
@@ -340,10 +324,6 @@ def _film(frames: list[np.ndarray], path: Path) -> None:
 
 def _between(ends: tuple[float, float], share: float) -> float:
     return ends[0] + (ends[1] - ends[0]) * share
-
-
-def _article(word: str) -> str:
-    return "an" if word[0] in "aeiou" else "a"
 
 
 def main() -> None:
