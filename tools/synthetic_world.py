@@ -59,8 +59,8 @@ LAND |= {"car": "car-side", "truck": "truck", "house": "home", "pumpkin": "pumpk
 WATER = {"fish": "fish", "dolphin": "dolphin", "duck": "duck", "tortoise": "tortoise", "jellyfish": "jellyfish"}
 WATER |= {"submarine": "submarine", "ferry": "ferry", "sailboat": "sail-boat"}
 ICONS: dict[str, str] = AIR | LAND | WATER
-"""Word of the caption -> name of the icon; all compact, so that their colours can be seen at a few pixels. What flies is above what
-lives on land, and that above what swims: a word itself says where its subject belongs."""
+"""Word of the caption -> name of the icon; all compact, so that their colours can be seen at a few pixels. What flies is above
+what lives on land, and that above what swims: a word itself says where its subject belongs."""
 ANIMALS = {"bird", "owl", "butterfly", *list(LAND)[:7], *list(WATER)[:5]}
 
 TEXTURES = (
