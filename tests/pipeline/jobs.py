@@ -80,11 +80,13 @@ def kill_all(process: subprocess.Popen) -> None:
     psutil.wait_procs(family, timeout=30)
 
 
-def wait_for(happened, timeout_s: float = 60.0) -> None:
+def wait_for(happened, timeout_s: float = 120.0):
+    """What `happened` gives, once it is true."""
     ends = time.monotonic() + timeout_s
-    while not happened():
+    while not (found := happened()):
         assert time.monotonic() < ends, "waited in vain"
         time.sleep(0.02)
+    return found
 
 
 def main() -> None:

@@ -91,13 +91,16 @@ def models_at_work(driver):
     return found
 
 
+def at_least_two(found):
+    return list(found.items()) if len(found) >= 2 else None
+
+
 def test_killed_workers_cost_nothing_and_an_interrupt_leaves_nothing_behind(manifest, serial, tmp_path, monkeypatch):
     monkeypatch.setenv(STUB_SECONDS, "0.3")
     process = start(manifest, tmp_path / "out", "ray", workers=2)
     driver = psutil.Process(process.pid)
     wait_for(lambda: committed(str(tmp_path / "out")))
-    wait_for(lambda: len(models_at_work(driver)) >= 2)
-    (_, model), *_, (actor, _) = models_at_work(driver).items()
+    (_, model), *_, (actor, _) = wait_for(lambda: at_least_two(models_at_work(driver)))
     actor.kill()
     model.kill()
     wait_for(lambda: len(committed(str(tmp_path / "out"))) > 1)
