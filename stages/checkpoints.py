@@ -11,6 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+WEIGHT_STEMS = {"diffusers": "diffusion_pytorch_model", "transformers": "model"}
+"""library -> name of a model's weights in its folder, without part number and suffix."""
+
 
 class CheckpointError(ValueError):
     """A checkpoint that cannot be used; the message names the file, what was expected and what was found."""
@@ -36,6 +39,29 @@ def load_state_dict(path: Path) -> dict[str, Any]:
     kind = _kind(path)
     loaded = _safetensors(path) if kind == "safetensors" else _torch(path, mmap=kind == "zip")
     return _tensors(path, loaded)
+
+
+def folder_shapes(folder: Path, stem: str) -> dict[str, Any]:
+    """Name -> tensor without memory, of all tensors of `STEM.safetensors` or its parts; opening compares lengths with headers.
+
+    Raises CheckpointError for a folder without them and a file that is cut short or something else.
+    """
+    import torch
+    from safetensors import SafetensorError, safe_open
+
+    whole = folder / f"{stem}.safetensors"
+    files = [whole] if whole.is_file() else sorted(folder.glob(f"{stem}-*-of-*.safetensors"))
+    if not files:
+        raise CheckpointError(f"{whole} is not there; only safetensors are loaded")
+    shapes: dict[str, Any] = {}
+    for file in files:
+        try:
+            with safe_open(file, framework="pt") as tensors:
+                for name in tensors.keys():  # noqa: SIM118  # it is no dictionary
+                    shapes[name] = torch.empty(tensors.get_slice(name).get_shape(), device="meta")
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(f"{file} is truncated or no safetensors file: {error}") from error
+    return shapes
 
 
 def mismatch(path: Path, found: Mapping[str, Any], expected: Mapping[str, Any], architecture: str) -> str:

@@ -10,7 +10,6 @@ among the eight. Each sample is one item throughout, encoded once: one window, r
 from __future__ import annotations
 
 import argparse
-import math
 import sys
 import time
 
@@ -115,8 +114,7 @@ def _distances(learner: Learner, items: list[EncodedItem], config: TrainConfig) 
 
 def _shift(learner: Learner, items: list[EncodedItem], config: TrainConfig) -> float:
     """Of the noise levels, as in training."""
-    tokens = math.prod(side // cut for side, cut in zip(items[0].mean.shape[1:], learner.config.patch, strict=True))
-    return flow.shift_for(tokens, config.objective.shift_tokens)
+    return flow.shift_for(items[0].mean.shape[1:], learner.config.patch, config.objective.shift_tokens)
 
 
 def main() -> None:

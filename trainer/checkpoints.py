@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
@@ -24,10 +24,10 @@ from torch import Tensor
 
 from trainer.batch import TrainError
 from trainer.model import SIZES, ModelConfig, VideoDiT
+from trainer.progress import Say
 
 SCHEMA = 1
 PARTS = ("model", "ema", "optimiser")
-Say = Callable[[str], None]
 
 
 class State(msgspec.Struct, frozen=True):

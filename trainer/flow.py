@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal, Protocol
 
 import torch
@@ -33,9 +33,15 @@ def shift_time(t: Tensor, shift: float) -> Tensor:
     return shift * t / (1 + (shift - 1) * t)
 
 
-def shift_for(tokens: int, base: int | None) -> float:
-    """sqrt(tokens / base), at least 1: noise hides less of a video of more tokens (Esser et al. 2024). 1 if `base` is None."""
-    return 1.0 if base is None else max(1.0, math.sqrt(tokens / base))
+def shift_for(latents: Sequence[int], patch: Sequence[int], base_tokens: int | None) -> float:
+    """sqrt(tokens / base_tokens), at least 1: noise hides less of a video of more tokens (Esser et al. 2024); None: 1.
+
+    `latents` (T, H, W) are cut into tokens of `patch` (t, h, w).
+    """
+    if base_tokens is None:
+        return 1.0
+    tokens = math.prod(side // cut for side, cut in zip(latents, patch, strict=True))
+    return max(1.0, math.sqrt(tokens / base_tokens))
 
 
 def draw_times(

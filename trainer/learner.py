@@ -16,12 +16,12 @@ from torch import Tensor, nn
 
 from trainer import checkpoints, distributed
 from trainer.batch import TrainError
-from trainer.checkpoints import Say
 from trainer.config import TrainConfig
 from trainer.distributed import World
 from trainer.encoders import Encoders
 from trainer.model import SIZES, ModelConfig, VideoDiT
 from trainer.optimiser import adamw
+from trainer.progress import Say
 
 
 @dataclass

@@ -22,7 +22,6 @@ from torch import Tensor
 from pipeline import storage
 from trainer import checkpoints, distributed, runs
 from trainer.batch import EncodedItem, TrainError, collate
-from trainer.checkpoints import Say
 from trainer.config import TrainConfig
 from trainer.data import encoded, open_data, steps
 from trainer.distributed import World
@@ -32,7 +31,7 @@ from trainer.learner import Learner, begin, model_config, resume, save
 from trainer.monitor import Measured, by_time, step_flops
 from trainer.objective import batch_losses, draw
 from trainer.optimiser import ema_decay, learning_rate
-from trainer.progress import StepProgress, tell
+from trainer.progress import Say, StepProgress, tell
 from trainer.watch import Watch
 
 

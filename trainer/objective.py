@@ -6,7 +6,6 @@ In: an encoded batch and (seed, step). Out: a loss for each clip. Every draw of 
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import torch
@@ -35,8 +34,7 @@ class Draws(NamedTuple):
 def draw(batch: Batch, objective: ObjectiveSettings, config: ModelConfig, *, seed: int, step: int) -> Draws:
     """The draws of a batch's items in a step, on the batch's device; in a fixed order, of which none depends on a setting."""
     shape = batch.mean.shape[1:]  # (C, T, H, W)
-    tokens = math.prod(side // cut for side, cut in zip(shape[1:], config.patch, strict=True))
-    shift = shift_for(tokens, objective.shift_tokens)
+    shift = shift_for(shape[1:], config.patch, objective.shift_tokens)
     posteriors, times, noises, coins = [], [], [], []
     for slot in batch.slots:
         rng = torch_rng(seed, step, slot)

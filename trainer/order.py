@@ -93,10 +93,3 @@ class Order:
             kept = epoch, rng.permutation(self.buckets[bucket].samples)
             self._epoch[bucket] = kept
         return kept[1]
-
-
-def share_of(samples: np.ndarray, rank: int, ranks: int) -> np.ndarray:
-    """What a rank reads of a step's samples. Raises ValueError where the batch cannot be shared out evenly."""
-    if len(samples) % ranks:
-        raise ValueError(f"a batch of {len(samples)} cannot be shared out to {ranks} ranks; make it a multiple")
-    return samples[rank::ranks]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import json
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -45,15 +45,12 @@ from trainer.encode import encode_images, encode_texts, encode_videos
 from trainer.encoders import Encoders, build_encoders
 from trainer.items import BACKGROUND, cover, reference_pixels, window_times
 from trainer.loader import ahead, long_enough
-from trainer.progress import tell
+from trainer.progress import PLAIN_EVERY_S, Say, tell
 from trainer.shards import Samples
 from trainer.streaming import shards_of
 
-Say = Callable[[str], None]
-
 SAMPLES_AT_ONCE = 8
 """Samples whose captions, references and clips are encoded together."""
-PLAIN_EVERY_S = 10.0
 
 
 class Summary(NamedTuple):

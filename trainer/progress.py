@@ -9,7 +9,11 @@ from collections.abc import Callable
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-_PLAIN_EVERY_S = 10.0
+Say = Callable[[str], None]
+"""What lines for the person who started the run are given to."""
+
+PLAIN_EVERY_S = 10.0
+"""Between two lines where there is no terminal."""
 
 
 def tell(text: str) -> None:
@@ -20,7 +24,7 @@ def tell(text: str) -> None:
 class StepProgress:
     """A context in which steps are shown; `say` gets the plain lines. `shown` False: nothing is (ranks but the first)."""
 
-    def __init__(self, start: int, stop: int, say: Callable[[str], None], shown: bool) -> None:
+    def __init__(self, start: int, stop: int, say: Say, shown: bool) -> None:
         console = Console(stderr=True)
         self._say = say
         self._stop = stop
@@ -50,6 +54,6 @@ class StepProgress:
         text = f"loss {loss:.4f}, {clips / time_s:.1f} clips/s, {wait_s / time_s:.0%} waiting for data"
         self._bar.update(self._task, completed=done, description=text)
         now = time.monotonic()
-        if self._plain and (now - self._told >= _PLAIN_EVERY_S or done == self._stop):
+        if self._plain and (now - self._told >= PLAIN_EVERY_S or done == self._stop):
             self._told = now
             self._say(f"step {done}/{self._stop}: {text}")

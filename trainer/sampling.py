@@ -151,7 +151,6 @@ def generate(
     batch = collate(list(items), trained.sizes.word_tokens).to(trained.device)
     shape = batch.mean.shape[1:]  # (C, T, H, W)
     noise = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
-    tokens = math.prod(side // cut for side, cut in zip(shape[1:], trained.sizes.patch, strict=True))
 
     def velocity(x: torch.Tensor, t: torch.Tensor, estimate: torch.Tensor | None) -> torch.Tensor:
         v = flow.guided(
@@ -171,7 +170,7 @@ def generate(
             velocity,
             noise.to(trained.device),
             steps=steps,
-            shift=flow.shift_for(tokens, trained.config.objective.shift_tokens),
+            shift=flow.shift_for(shape[1:], trained.sizes.patch, trained.config.objective.shift_tokens),
             self_conditioning=trained.sizes.self_conditioning,
         )
     videos: np.ndarray = trained.encoders.video.decode(latents).cpu().numpy()

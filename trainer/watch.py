@@ -6,7 +6,6 @@ those that are sampled with; every rank takes part in computing them, because a 
 
 from __future__ import annotations
 
-import math
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -65,16 +64,14 @@ class Watch:
         return encoded(items, self._encoders)
 
     def _validate(self, done: int, learner: Learner) -> None:
-        tokens = math.prod(
-            side // cut for side, cut in zip(self._validation[0].mean.shape[1:], learner.config.patch, strict=True)
-        )
+        latents = self._validation[0].mean.shape[1:]  # (T, H, W)
         with distributed.averaged(learner.module, learner.ema):
             loss = validate(
                 learner.module,
                 self._validation,
                 word_tokens=learner.config.word_tokens,
                 objective=self._config.objective,
-                shift=shift_for(tokens, self._config.objective.shift_tokens),
+                shift=shift_for(latents, learner.config.patch, self._config.objective.shift_tokens),
                 seed=self._config.seed,
                 world=self._world,
             )

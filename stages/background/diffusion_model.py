@@ -20,15 +20,12 @@ from diffusers.pipelines.auto_pipeline import (
     AUTO_INPAINT_PIPELINES_MAPPING,
     AUTO_TEXT2IMAGE_PIPELINES_MAPPING,
 )
-from safetensors import SafetensorError, safe_open
 
-from stages.checkpoints import CheckpointError, mismatch
+from stages.checkpoints import WEIGHT_STEMS, CheckpointError, folder_shapes, mismatch
 
 ASKED = ("prompt", "negative_prompt", "image", "mask_image", "height", "width", "generator", "strength", "guidance_scale")
 """What a pipeline must take when it is called."""
 DENOISERS = ("unet", "transformer")
-STEMS = {"diffusers": "diffusion_pytorch_model", "transformers": "model"}
-"""library -> name of a component's weights without shard number and suffix."""
 NOT_USED = ("safety_checker", "feature_extractor", "image_encoder")
 
 
@@ -60,9 +57,12 @@ def check_pipeline(folder: Path) -> None:
     parts = {
         name: (part[0], part[1])
         for name, part in _index(folder).items()
-        if isinstance(part, list) and part[0] in STEMS and name not in NOT_USED and (folder / name / "config.json").is_file()
+        if isinstance(part, list)
+        and part[0] in WEIGHT_STEMS
+        and name not in NOT_USED
+        and (folder / name / "config.json").is_file()
     }
-    shapes = {name: _shapes(folder / name, STEMS[library]) for name, (library, _) in parts.items()}
+    shapes = {name: folder_shapes(folder / name, WEIGHT_STEMS[library]) for name, (library, _) in parts.items()}
     name = _denoiser(parts)
     if not name:
         raise CheckpointError(f"{folder} has no {' or '.join(DENOISERS)} with a config.json: it is no inpainting model")
@@ -102,20 +102,3 @@ def _index(folder: Path) -> dict[str, Any]:
 def _denoiser(parts: dict[str, Any]) -> str:
     """Name of the part that is asked in every step; empty if there is none."""
     return next((name for name in DENOISERS if name in parts), "")
-
-
-def _shapes(folder: Path, stem: str) -> dict[str, torch.Tensor]:
-    """Name -> tensor without memory, of all tensors of a component; opening a file compares its length with its header."""
-    whole = folder / f"{stem}.safetensors"
-    files = [whole] if whole.is_file() else sorted(folder.glob(f"{stem}-*-of-*.safetensors"))
-    if not files:
-        raise CheckpointError(f"{whole} is not there; only safetensors are loaded")
-    shapes: dict[str, torch.Tensor] = {}
-    for file in files:
-        try:
-            with safe_open(file, framework="pt") as tensors:
-                for name in tensors.keys():  # noqa: SIM118  # it is no dictionary
-                    shapes[name] = torch.empty(tensors.get_slice(name).get_shape(), device="meta")
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{file} is truncated or no safetensors file: {error}") from error
-    return shapes

@@ -21,7 +21,6 @@ from pipeline.sources import SourceError, find_source, read_rows
 from stages.records import Clip, Rejection
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-BAD_CLIPS = REPOSITORY / ".." / "shared" / "clips" / "bad"
 SETTINGS = SourceSettings()
 
 
@@ -193,21 +192,3 @@ def test_a_plan_can_lie_on_another_file_system(tmp_path):
     assert fsspec.filesystem("memory").exists("/job/plan/plan.json")
     assert open_plan("memory://job/plan") == remote
     assert all_rows(remote) == all_rows(local) and remote.sha256 == local.sha256
-
-
-@pytest.mark.skipif(not BAD_CLIPS.exists(), reason="../shared/clips is absent")
-def test_every_row_of_the_bad_manifest_is_accounted_for(tmp_path):
-    rows = all_rows(plan(BAD_CLIPS / "manifest.jsonl", tmp_path / "plan"))
-    assert [row.row for row in rows] == list(range(50))
-    rejected = {row.row: row.reason for row in rows if isinstance(row, Rejection)}
-    assert rejected == {
-        32: "empty_caption",
-        33: "empty_caption",
-        34: "caption_too_long",
-        44: "missing_field",
-        45: "wrong_type",
-        46: "wrong_type",
-        47: "duplicate_id",
-        48: "missing_field",
-        49: "missing_field",
-    }

@@ -19,7 +19,6 @@ from pipeline.source_settings import ColumnNames, SourceSettings
 from pipeline.sources import SourceError, find_source, read_rows
 from stages.records import Clip, Rejection
 
-BAD_CLIPS = Path(__file__).resolve().parents[2] / ".." / "shared" / "clips" / "bad"
 MEMORY = SourceSettings(schemes=["memory"])
 GOOD = '{"id": "a", "video": "a.mp4", "caption": "A dog."}'
 
@@ -321,17 +320,3 @@ def test_the_manifests_own_scheme_must_be_allowed_and_installed():
         read("memory://tests/m.jsonl", SourceSettings())
     with pytest.raises(SourceError, match="'nonsense' cannot be used here"):
         read("memory://tests/m.jsonl", SourceSettings(schemes=["memory", "nonsense"]))
-
-
-@pytest.mark.skipif(not BAD_CLIPS.exists(), reason="../shared/clips is absent")
-def test_every_line_of_the_broken_manifest_is_accounted_for():
-    assert outcomes(read(BAD_CLIPS / "manifest_broken_lines.jsonl")) == [
-        "ok",
-        "broken_line",
-        "broken_line",
-        "wrong_type",
-        "bad_encoding",
-        "ok",
-        "ok",
-        "ok",
-    ]

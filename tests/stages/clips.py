@@ -15,8 +15,6 @@ import numpy as np
 from av.stream import Disposition
 
 BITS = 10
-SHARED = Path(__file__).resolve().parents[2] / ".." / "shared" / "clips"
-"""Real clips that may lie beside the repository; tests that use them skip where they do not."""
 
 
 def picture(number: int, width: int = 192, height: int = 144, night: bool = False) -> np.ndarray:

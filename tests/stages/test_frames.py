@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from clips import SHARED, make_clip, picture, read_number
+from clips import make_clip, picture, read_number
 
 from stages.frames import Frames
 from stages.records import Clip, Rejection, Row, Sample, encode_rows
@@ -142,57 +142,3 @@ def test_frames_of_a_clip_to_be_cut_have_even_sizes(tmp_path: Path) -> None:
     odd = make_clip(tmp_path / "odd.mp4", pix_fmt="yuv444p", size=(193, 145))
     assert kept(run(odd)).frames[0].rgb.shape == (145, 193, 3)
     assert kept(run(odd, start_s=0.5)).frames[0].rgb.shape == (144, 192, 3)
-
-
-BAD = {
-    "b01": "unreadable",
-    "b02": "too_short",
-    "b03": "unreadable",
-    "b04": "no_video_stream",
-    "b05": "too_short",
-    "b06": "too_small",
-    "b07": "too_long",
-    "b08": ["portrait"],
-    "b09": [],
-    "b10": [],
-    "b11": [],
-    "b12": [],
-    "b13": "unreadable",
-    "b14": [],
-    "b15": [],
-    "b16": [],
-    "b17": [],
-    "b18": [],
-    "b19": "too_short",
-    "b20": ["damaged"],
-    "b21": ["still"],
-    "b22": ["still"],
-    "b23": [],
-    "b24": [],
-    "b25": [],
-    "b26": [],
-    "b27": [],
-    "b28": [],
-    "b29": "unreadable",
-}
-"""A reason, or the flags of a kept clip."""
-
-
-@pytest.mark.skipif(not SHARED.is_dir(), reason="the real clips of ../shared/clips are not here")
-@pytest.mark.parametrize("number", BAD)
-def test_bad_files_end_as_they_should(number: str) -> None:
-    [path] = SHARED.glob(f"bad/{number}*")
-    row = run(path)
-    assert (row.reason if isinstance(row, Rejection) else row.flags) == BAD[number]
-
-
-SEVERAL_SHOTS = {"d44", "d52", "d54", "d55", "d63", "d65"}
-ONE_SHOT = {"d13", "d17", "d33", "d35", "d36", "d48", "d49", "d51", "d61"}
-"""Those with the fastest motion of camera or subject."""
-
-
-@pytest.mark.skipif(not SHARED.is_dir(), reason="the real clips of ../shared/clips are not here")
-@pytest.mark.parametrize("number", sorted(SEVERAL_SHOTS | ONE_SHOT))
-def test_real_cuts_and_dissolves_are_told_from_fast_motion(number: str) -> None:
-    [path] = SHARED.glob(f"dev/{number}*")
-    assert isinstance(run(path), Rejection) == (number in SEVERAL_SHOTS)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import struct
 import sys
 from fractions import Fraction
-from itertools import pairwise
 from pathlib import Path
 
 import av
@@ -16,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 sys.path.insert(0, str(Path(__file__).parent))
-from clips import SHARED, copy_from, make_clip, read_number, two_streams
+from clips import copy_from, make_clip, read_number, two_streams
 
 import stages.video.decode as decode
 from stages.video import VideoError, frames_at, in_memory, open_video, probe
@@ -270,19 +269,6 @@ def test_the_frame_shown_is_the_last_that_began(
     expected = max(i for i, tick in enumerate(ticks) if tick / 100 <= time_s + 1e-6)
     assert (decoded.indices, read_number(decoded.frames[0])) == ([expected], expected)
     assert decoded.pts_s[0] == pytest.approx(ticks[expected] / 100)
-
-
-@pytest.mark.skipif(not SHARED.is_dir(), reason="the real clips of ../shared/clips are not here")
-def test_real_clips_decode_to_what_reading_in_order_gives() -> None:
-    for name in ("d13_pillow.mp4", "d52_two_men_bowl.mp4", "d40_eye_makeup.avi", "d51_street_dog.gif", "d57_makeup_brush.mp4"):
-        with open_video(SHARED / "dev" / name) as video, av.open(str(SHARED / "dev" / name)) as container:
-            times_s = video.probe.times_s
-            decoded = frames_at(video, [times_s[-1] * share for share in (0.05, 0.5, 0.95)], lambda index, glimpse: None)
-            in_order = list(enumerate(container.decode(container.streams.video[0])))
-            assert len(in_order) == video.probe.n_frames
-            for index, pixels in zip(decoded.indices, decoded.frames, strict=True):
-                assert np.array_equal(in_order[index][1].to_ndarray(format="rgb24"), pixels)
-            assert all(a < b for a, b in pairwise(times_s))
 
 
 def test_a_clip_in_memory_gives_what_its_file_gives_each_picture_fitted(tmp_path: Path) -> None:

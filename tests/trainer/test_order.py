@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer.order import Bucket, Order, share_of
+from trainer.order import Bucket, Order
 
 
 def bucket(first: int, count: int, batch: int, weight: float = 1.0) -> Bucket:
@@ -50,17 +50,6 @@ def test_buckets_are_drawn_by_weight_and_never_mixed() -> None:
     assert {(step.bucket, len(step.samples)) for step in steps} == {(0, 2), (1, 4)}
 
 
-@settings(max_examples=30, deadline=None)
-@given(st.integers(1, 8), st.integers(1, 8))
-def test_ranks_share_a_batch_without_overlap(ranks: int, each: int) -> None:
-    samples = Order([bucket(0, 100, ranks * each)], 0).step(3).samples
-    shares = [share_of(samples, rank, ranks) for rank in range(ranks)]
-    assert {len(share) for share in shares} == {each}
-    assert sorted(np.concatenate(shares)) == sorted(samples)
-
-
-def test_what_cannot_be_shared_or_drawn_is_refused() -> None:
-    with pytest.raises(ValueError, match="multiple"):
-        share_of(np.arange(5), 0, 2)
+def test_a_bucket_that_can_give_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="needs samples"):
         bucket(0, 0, 4)

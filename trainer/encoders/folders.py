@@ -16,13 +16,11 @@ from typing import Any
 
 import torch
 
-from stages.checkpoints import CheckpointError, mismatch
+from stages.checkpoints import WEIGHT_STEMS, CheckpointError, folder_shapes, mismatch
 from stages.weights import PULL, Missing, Weights, check_address, identity_of, local_path, packages_missing, weights_missing
 from trainer.batch import TrainError
 
 DTYPES = ("float32", "bfloat16")
-STEMS = {"transformers": "model", "diffusers": "diffusion_pytorch_model"}
-"""library -> name of its weights without shard number and suffix."""
 FIX = f"correct the path, or fetch it again: {PULL}"
 
 
@@ -107,7 +105,7 @@ class Folder:
 
         The libraries rename some tensors as they load them, so half of the names must be there, and their shapes agree.
         """
-        expected, found = self._expected(), _shapes(self.path(), STEMS[self.library])
+        expected, found = self._expected(), folder_shapes(self.path(), WEIGHT_STEMS[self.library])
         by_end = {name[start:]: tensor for name, tensor in found.items() for start in _starts(name)}
         known = {name: by_end[name] for name in expected if name in by_end}
         compared = {name: expected[name] for name in known} if 2 * len(known) > len(expected) else expected
@@ -146,25 +144,6 @@ def require(lacking: list[Missing]) -> None:
 def _starts(name: str) -> list[int]:
     """Where a tensor's name may begin: as part of a larger model it has a prefix, e.g. "vision_model."."""
     return [0, *(i + 1 for i, letter in enumerate(name) if letter == ".")]
-
-
-def _shapes(folder: Path, stem: str) -> dict[str, Any]:
-    """Name -> tensor without memory, of all tensors of a folder; opening a file compares its length with its header."""
-    from safetensors import SafetensorError, safe_open
-
-    whole = folder / f"{stem}.safetensors"
-    files = [whole] if whole.is_file() else sorted(folder.glob(f"{stem}-*-of-*.safetensors"))
-    if not files:
-        raise CheckpointError(f"{whole} is not there; only safetensors are loaded")
-    shapes: dict[str, Any] = {}
-    for file in files:
-        try:
-            with safe_open(file, framework="pt") as tensors:
-                for name in tensors.keys():  # noqa: SIM118  # it is no dictionary
-                    shapes[name] = torch.empty(tensors.get_slice(name).get_shape(), device="meta")
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{file} is truncated or no safetensors file: {error}") from error
-    return shapes
 
 
 def _first_line(error: Exception) -> str:
