@@ -24,8 +24,8 @@ from trainer import evaluation
 from trainer.evaluation import Interval, summarise
 
 CONFIG = "configs/train/synthetic.yaml"
-TRAIN_CLIPS, EVAL_CLIPS = 600, 192
-WORLD_SEED, HELD_OUT_SEED = 0, 1
+TRAIN_CLIPS, EVAL_CLIPS = 1200, 192
+WORLD_SEED, HELD_OUT_SEED = 0, 2
 SEEDS = (0, 1, 2)
 SAMPLING = ("--steps", "16", "--text-guidance", "0", "--image-guidance", "2")
 

@@ -2,6 +2,8 @@
 
 Notable:
 - patches of 1x2x2 latents; rotary positions in time, height and width; QK-norm; no biases where zero must stay zero
+- sinusoidal positions are added to the tokens, too [ours]: rotary ones turn distances only, so that in noise a token could not
+  tell whether it is above or below, and a subject goes where its word belongs (docs/training-results.md)
 - a block: self-attention -> text cross-attention -> personalization cross-attention -> MLP, each residual
 - adaLN-Zero on the timestep: one projection shared by all blocks plus a table per block; gates start at zero
 - personalization embeddings: image tokens + Linear(image tokens | tokens of the image's word) + embedding of the image's index
@@ -22,6 +24,8 @@ TIME_WIDTH = 256
 TIME_SCALE = 1000.0
 """t in [0, 1] is embedded as if it were one of 1000 steps."""
 ROPE_BASE = 10_000.0
+POSITION_BASE = 100.0
+"""Added positions have wavelengths from 6 to 600 tokens: the sides of clips, from the smallest to the largest [ours]."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,6 +162,7 @@ class VideoDiT(nn.Module):
             latents = torch.cat([latents, torch.zeros_like(latents) if estimate is None else estimate], dim=1)
         tokens, grid = patchify(latents, self.config.patch)
         x = self.patch_in(tokens)  # (B, L, D)
+        x = x + positions(grid, self.config.width, x.device).to(x.dtype)
         rotation = rope(grid, self.config.width // self.config.heads, x.device)
         time = self.time_in(sinusoids(t).to(x.dtype))  # (B, D)
         shared = self.modulation(time).unflatten(1, (6, -1))  # (B, 6, D)
@@ -284,6 +289,18 @@ def rope(grid: tuple[int, int, int], head_width: int, device: torch.device | Non
         dim=-1,
     )
     return torch.polar(torch.ones_like(angles), angles).flatten(0, 2)
+
+
+def positions(grid: tuple[int, int, int], width: int, device: torch.device | None = None) -> Tensor:
+    """Fixed positions of a grid of (T, H, W) tokens: (T H W, width) float32 in [-1, 1].
+
+    A third of the channels, rounded down to pairs, for each axis: sines, then cosines, of geometric frequencies; the rest is 0.
+    """
+    pairs = width // 6
+    frequencies = POSITION_BASE ** (-torch.arange(pairs, device=device, dtype=torch.float32) / pairs)
+    place = torch.cartesian_prod(*(torch.arange(size, device=device, dtype=torch.float32) for size in grid))  # (L, 3)
+    angles = place[:, :, None] * frequencies  # (L, 3, pairs)
+    return F.pad(torch.cat([angles.sin(), angles.cos()], dim=2).flatten(1), (0, width - 6 * pairs))
 
 
 def rotate(x: Tensor, rotation: Tensor) -> Tensor:

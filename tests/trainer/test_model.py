@@ -18,6 +18,7 @@ from trainer.model import (
     cut_words,
     modulate,
     patchify,
+    positions,
     rope,
     rotate,
     unpatchify,
@@ -84,6 +85,21 @@ def test_rope_scores_depend_on_distances_only() -> None:
 
     assert score((0, 1, 2), (1, 1, 0)) == pytest.approx(score((2, 3, 4), (3, 3, 2)), abs=1e-4)
     assert score((0, 1, 2), (1, 1, 0)) != pytest.approx(score((0, 1, 2), (0, 1, 2)), abs=1e-3)
+
+
+def test_positions_are_sines_and_cosines_of_each_axis_and_zeros_for_the_rest() -> None:
+    grid, width = (2, 3, 4), 14  # for each axis 2 pairs; 2 channels are left
+    found = positions(grid, width).numpy()
+    for token, place in enumerate(np.ndindex(grid)):
+        expected = [turn(p * 100 ** (-i / 2)) for p in place for turn in (math.sin, math.cos) for i in range(2)]
+        assert found[token] == pytest.approx([*expected, 0, 0], abs=1e-5)
+
+
+def test_in_a_clip_of_one_value_every_token_knows_where_it_is() -> None:
+    flat = torch.full((2, CONFIG.latent_channels, 3, 4, 6), 0.5)
+    tokens, _ = patchify(awake()(flat, T, conditions()), CONFIG.patch)
+    apart = torch.cdist(tokens[0], tokens[0]) + torch.eye(tokens.shape[1])
+    assert apart.min() > 1e-3
 
 
 def test_modulation_is_scale_plus_one_times_x_plus_shift() -> None:
