@@ -74,7 +74,7 @@ demo: weights
 	$(BIN)/materia stats $(DEMO)/out
 	$(BIN)/materia sheet $(DEMO)/out --output $(DEMO)/sheet.png
 	$(BIN)/materia train --config configs/train/tiny.yaml --shards $(DEMO)/out --output $(DEMO)/run \
-	  --set stage.steps=40 --set data.validation=0
+	  --set stage.steps=40
 	tar -xf $(DEMO)/out/shards/000000.tar -C $(DEMO) man_in_car.ref00.png
 	$(BIN)/materia sample --run $(DEMO)/run --prompt "A man talks in a car" --ref man=$(DEMO)/man_in_car.ref00.png \
 	  --output $(DEMO)/sample.mp4 --steps 32

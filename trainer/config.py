@@ -63,8 +63,10 @@ class DataSettings(Settings):
     variants: int = Field(16, ge=1, description="augmentations of each reference, drawn once; a cache holds them all")
     augment: bool = Field(True, description="False: references as they were cut (ablation)")
     reference_px: int = Field(224, ge=32, description="side of the white square a reference is put on [paper §3.2: 224]")
-    validation: int = Field(
-        16, ge=0, description="samples held out for the validation loss; 0: it is measured on training samples"
+    validation: int | None = Field(
+        None,
+        ge=0,
+        description="samples held out for the validation loss, else 16, at most a tenth; 0: it is measured on training samples",
     )
     shuffle_buffer: int = Field(1000, ge=1, description="streaming: items that are shuffled among each other")
     workers: Annotated[int, Execution] = Field(2, ge=0, description="processes that read ahead; 0: none")

@@ -138,19 +138,19 @@ def read_cases(samples: Samples, config: TrainConfig, bucket: BucketSettings, op
     if len(samples) < 2:
         raise TrainError(f"{samples.out} has one clip; references can be shuffled among several only")
     numbers = range(min(max(options.clips, 2), len(samples)))
-    crops = [crops_of(samples.document(number)) for number in numbers]
+    documents = [samples.document(number) for number in numbers]
+    crops = [crops_of(document) for document in documents]
     offers = [(word, number, member) for number in numbers for word, members in crops[number].items() for member in members]
 
     def pixels(number: int, member: str) -> np.ndarray:
         return reference_pixels(samples.read(number, [member])[member], "", member, 0, data, config.seed)
 
     cases = []
-    for number in numbers:
-        document = samples.document(number)
+    for number, document in enumerate(documents):
         spans = {entity["word"]: tuple(entity["spans"][0]) for entity in document["entities"]}
         words = [list(crops[number])[place] for place in rng.permutation(len(crops[number]))]
         drawn = [DrawnReference(word, spans[word], str(rng.choice(crops[number][word])), 0) for word in words]
-        own = read_item(samples, number, number, Draw(0, drawn), bucket, data, config.seed)
+        own = read_item(samples, number, document, number, Draw(0, drawn), bucket, data, config.seed)
         foreign = []
         for reference in own.references:
             others = [offer for offer in offers if offer[1] != number]

@@ -65,7 +65,7 @@ class PixelSource:
         """As `Source`. Raises OutputError for a shard, TrainError for a clip that cannot be read."""
         document = self.samples.document(number)
         drawn = draw(numpy_rng(self.seed, step, slot), document, self.data, self.images)
-        return read_item(self.samples, number, slot, drawn, self.data.buckets[bucket], self.data, self.seed)
+        return read_item(self.samples, number, document, slot, drawn, self.data.buckets[bucket], self.data, self.seed)
 
     def item(self, step: int, slot: int, members: Mapping[str, bytes], shard: str, bucket: int) -> Item:
         """The same from all `members` of a sample that was read from the tar `shard`."""
@@ -132,10 +132,19 @@ def reference_pixels(png: bytes, key: str, member: str, variant: int, data: Data
 
 
 def read_item(
-    samples: Samples, number: int, slot: int, drawn: Draw, bucket: BucketSettings, data: DataSettings, seed: int
+    samples: Samples,
+    number: int,
+    document: dict[str, Any],
+    slot: int,
+    drawn: Draw,
+    bucket: BucketSettings,
+    data: DataSettings,
+    seed: int,
 ) -> Item:
-    """The item that `drawn` describes. Raises OutputError for a shard, TrainError for a clip that cannot be read."""
-    document = samples.document(number)
+    """The item that `drawn` describes, of the sample with that `document`: nothing else is read but the members it needs.
+
+    Raises OutputError for a shard, TrainError for a clip that cannot be read.
+    """
     wanted = {document["video"]["member"], *(reference.member for reference in drawn.references)}
     members = samples.read(number, wanted)
     return make_item(document, members, samples.address(number), slot, drawn, bucket, data, seed)

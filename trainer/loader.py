@@ -30,6 +30,8 @@ from trainer.shards import Samples
 
 T = TypeVar("T")
 
+HELD_OUT, HELD_OUT_SHARE = 16, 0.1
+"""Samples of the validation loss where the configuration says nothing: so many, and at most this share of all."""
 READ_AHEAD = 2
 """Steps that each worker has ready or in the making, at most."""
 
@@ -43,12 +45,15 @@ class StepItems(NamedTuple):
     items: list[Item] | list[EncodedItem]
 
 
-def split(samples: Samples, validation: int) -> tuple[np.ndarray, np.ndarray]:
+def split(samples: Samples, validation: int | None) -> tuple[np.ndarray, np.ndarray]:
     """Numbers of the samples to train on and of those held out, each ascending.
 
     Held out are the clips of the videos (`source_id`) whose hashes are smallest, so that it does not depend on the order of the
-    samples and hardly on what is added, and at most one video is on both sides. Raises TrainError where nothing would be left.
+    samples and hardly on what is added, and at most one video is on both sides. None: HELD_OUT samples, at most HELD_OUT_SHARE
+    of them. Raises TrainError where nothing would be left.
     """
+    if validation is None:
+        validation = min(HELD_OUT, int(HELD_OUT_SHARE * len(samples)))
     if validation >= len(samples):
         raise TrainError(
             f"data.validation = {validation} holds out all {len(samples)} samples of {samples.out}; set a smaller number, or 0"

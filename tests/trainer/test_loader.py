@@ -100,6 +100,11 @@ def test_held_out_samples_are_never_trained_on_and_stay_the_same(samples: Sample
     assert split(samples, 0)[1].size == 0
 
 
+def test_where_nothing_is_said_at_most_a_tenth_is_held_out(samples: Samples, tmp_path: Path) -> None:
+    assert split(samples, None)[1].size == 0
+    assert split(Samples(make_real_output(tmp_path, [0.5] * 23)), None)[1].size == 2
+
+
 def test_buckets_and_splits_without_samples_are_refused(samples: Samples) -> None:
     with pytest.raises(TrainError, match=r"holds out all 6 samples"):
         split(samples, 6)
