@@ -103,8 +103,8 @@ def read(checkpoint: Checkpoint, part: str) -> dict[str, Tensor]:
         raise TrainError(f"{path} cannot be read: {error}; remove {checkpoint.folder.name} to use the one before") from None
 
 
-def load_model(run: str | Path, *, ema: bool = True) -> VideoDiT:
-    """The model of a run's newest checkpoint on the CPU, for sampling; `ema`: with the averaged weights.
+def load_model(run: str | Path, *, ema: bool = True) -> tuple[VideoDiT, int]:
+    """The model of a run's newest checkpoint on the CPU, for sampling, and its step; `ema`: with the averaged weights.
 
     Raises TrainError for a folder without a checkpoint.
     """
@@ -115,7 +115,7 @@ def load_model(run: str | Path, *, ema: bool = True) -> VideoDiT:
     _check_names(checkpoint, {name: tuple(p.shape) for name, p in model.named_parameters()}, weights)
     model.load_state_dict(weights, assign=True)
     model.eval()
-    return model
+    return model, checkpoint.state.step
 
 
 def initial_weights(run: str, config: ModelConfig) -> dict[str, Tensor]:

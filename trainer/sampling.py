@@ -1,8 +1,9 @@
 """Generating clips: what `materia sample` does, and the training loop for its sample grids.
 
 In: a run and requests (trainer/request.py). Out: for each an MP4, a contact sheet beside it (NAME.sheet.png: references |
-generated frames) and NAME.json, all that was asked for. Averaged weights, two guidances, Euler steps by resolution, noise
-levels shifted as in training [paper B]. The noise of a request follows from its seed, whatever else is generated with it.
+generated frames) and NAME.json, all that was asked for and the checkpoint it came from. Averaged weights, two guidances, Euler
+steps by resolution, noise levels shifted as in training [paper B]. The noise of a request follows from its seed, whatever else
+is generated with it.
 """
 
 from __future__ import annotations
@@ -55,11 +56,12 @@ class Options:
 
 @dataclass(frozen=True)
 class Trained:
-    """What generates: a model of `sizes`, and the encoders it was trained with, set up; all on `device`."""
+    """What generates: a model of `sizes` after `step` steps, and the encoders it was trained with, set up; all on `device`."""
 
     config: TrainConfig
     sizes: ModelConfig
     model: flow.Velocity
+    step: int
     encoders: Encoders
     device: torch.device
 
@@ -80,6 +82,7 @@ def sample_requests(run: str, requests: Sequence[Request], options: Options, dev
     size = clip_size(trained, options)
     steps = options.steps or default_steps(*size[1:])
     items = _encoded(prepared, size, trained)
+    made_with = {"run": run, "checkpoint_step": trained.step, **asdict(options), "steps": steps}
     console = Console(stderr=True, soft_wrap=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("sampling", total=steps * math.ceil(len(items) / options.batch))
@@ -95,20 +98,20 @@ def sample_requests(run: str, requests: Sequence[Request], options: Options, dev
                 tick=lambda: bar.advance(task),
             )
             for part, video in zip(prepared[some], videos, strict=True):
-                _write(part, video, run, config.data.fps, {**asdict(options), "steps": steps})
+                _write(part, video, config.data.fps, made_with)
                 console.print(part.request.output, markup=False, highlight=False)
 
 
 def load_run(run: str, device: str = "auto") -> Trained:
     """The averaged weights of a run's last checkpoint, and its encoders. Raises TrainError naming what is missing or other."""
     config = read_config(Path(run))
-    model = load_model(run)
+    model, step = load_model(run)
     settings = config.run.model_copy(update={"device": device, "checkpoint_activations": False})
     world = join(settings)
     encoders = build_encoders(config.encoders)
     encoders.setup(str(world.device))
     check_encoders(Path(run), encoders.identity())
-    return Trained(config, model.config, parallelise(model, world, settings), encoders, world.device)
+    return Trained(config, model.config, parallelise(model, world, settings), step, encoders, world.device)
 
 
 def clip_size(trained: Trained, options: Options) -> Size:
@@ -225,7 +228,7 @@ def _require_words(part: _Prepared, text: EncodedText, most: int) -> None:
             )
 
 
-def _write(part: _Prepared, video: np.ndarray, run: str, fps: float, options: dict[str, object]) -> None:
+def _write(part: _Prepared, video: np.ndarray, fps: float, made_with: dict[str, object]) -> None:
     """The clip (T, H, W, 3), its contact sheet and what was asked for; the clip last, so that where it is, all is."""
     request = part.request
     stem = request.output.removesuffix(".mp4")
@@ -234,7 +237,7 @@ def _write(part: _Prepared, video: np.ndarray, run: str, fps: float, options: di
     frames, height, width = video.shape[:3]
     pictures = [picture._asdict() for picture in request.pictures]
     size = {"frames": frames, "height": height, "width": width, "fps": fps}
-    asked = {"run": run, **asdict(request), "pictures": pictures, **options, **size}
+    asked = {**asdict(request), "pictures": pictures, **made_with, **size}
     storage.atomic_write(f"{stem}.sheet.png", lambda file: sheet.save(file, "PNG"))
     storage.atomic_write(f"{stem}.json", json.dumps(asked, indent=1, ensure_ascii=False).encode(errors="backslashreplace"))
     write_mp4(request.output, video, fps)

@@ -83,7 +83,7 @@ class Watch:
         pixels = PixelSource(self._data.samples, config.data, config.seed, config.stage.images)
         numbers = self._data.validation[: config.log.samples]
         items = [pixels.read(0, slot, number, 0) for slot, number in enumerate(numbers)]
-        trained = Trained(config, learner.config, learner.module, self._encoders, self._world.device)
+        trained = Trained(config, learner.config, learner.module, done, self._encoders, self._world.device)
         with distributed.averaged(learner.module, learner.ema):
             rows = sample_rows(trained, items, config.log.sample_steps)
         if self._monitor is not None:

@@ -43,7 +43,7 @@ def curve(folder: Path, name: str) -> list[float]:
 
 
 def trained(folder: Path) -> dict[str, torch.Tensor]:
-    return dict(checkpoints.load_model(folder, ema=False).named_parameters())
+    return dict(checkpoints.load_model(folder, ema=False)[0].named_parameters())
 
 
 def new_model(**sections) -> VideoDiT:

@@ -158,6 +158,7 @@ def test_a_request_becomes_a_clip_a_sheet_and_a_record(run: Path, dog: Path, tmp
     assert same == again != other
     record = json.loads((tmp_path / "out" / "a.json").read_text())
     assert {**record, **SIZE, "prompt": PROMPT, "seed": 1, "steps": 2, "text_guidance": 8.0, "fps": 8.0} == record
+    assert (record["run"], record["checkpoint_step"]) == (str(run), 7)
     assert record["pictures"][0] == {"word": "dog", "path": str(dog)}
     sheet = Image.open(tmp_path / "out" / "a.sheet.png")
     assert sheet.width > 3 * SIZE["width"]

@@ -47,7 +47,7 @@ def test_what_is_read_is_what_was_saved(two):
     read = checkpoints.read(found, "model")
     assert read.keys() == weights.keys()
     assert all(torch.equal(read[name], weights[name]) for name in weights)
-    raw, averaged = (dict(checkpoints.load_model(two, ema=ema).named_parameters()) for ema in (False, True))
+    raw, averaged = (dict(checkpoints.load_model(two, ema=ema)[0].named_parameters()) for ema in (False, True))
     assert all(torch.equal(raw[name], weights[name]) and torch.equal(averaged[name], weights[name] + 1) for name in weights)
 
 
