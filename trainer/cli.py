@@ -178,7 +178,7 @@ def sample(
 )
 @click.option("--run", required=True, type=click.Path(), help="Folder that `materia train` wrote.")
 @_shards_option
-@click.option("--output", type=click.Path(), help="JSON file for the scores of every clip.")
+@click.option("--output", type=click.Path(), help="JSON file for the scores of every clip; a picture is put beside it.")
 @click.option("--clips", default=192, show_default=True, type=click.IntRange(2), help="Clips that are generated, twice each.")
 @click.option("--steps", type=click.IntRange(1), help="Sampling steps; default: by resolution, 256 to 64.")
 @click.option("--text-guidance", default=2.0, show_default=True, type=click.FloatRange(0), help="0: none.")
@@ -194,10 +194,10 @@ def evaluate(synthetic: bool, run: str, shards: str, output: str | None, device:
         from trainer.evaluation import EvalOptions, evaluate, summarise, write
 
         asked = EvalOptions(**options)
-        scores = evaluate(run, shards, asked, device)
+        evaluation = evaluate(run, shards, asked, device)
         if output is not None:
-            write(scores, asked, output)
-        return summarise([scores])
+            write(evaluation, asked, output)
+        return summarise([evaluation.scores])
 
     found = guarded(work)
     if as_json:

@@ -30,6 +30,7 @@ from trainer.config import BucketSettings, EncoderSettings, TrainConfig
 from trainer.encode import encode
 from trainer.encoders import build
 from trainer.encoders.base import ImageEncoder
+from trainer.grid import Row, grid
 from trainer.items import Draw, DrawnReference, cover, crops_of, read_item, reference_pixels, window_times
 from trainer.sampling import Trained, default_steps, generate, load_run
 from trainer.shards import Samples
@@ -40,6 +41,8 @@ DIRECTIONS, QUANTILES = 48, 32
 """Of the sliced Wasserstein distance."""
 SIDE_PX = 224
 """Of the pictures whose features are compared."""
+SHOWN = 6
+"""Clips of the picture beside the scores."""
 RESAMPLES = 10_000
 CONFIDENCE = 0.95
 
@@ -105,7 +108,14 @@ class Case(NamedTuple):
     subjects: list[Subject]
 
 
-def evaluate(run: str, shards: str, options: EvalOptions, device: str = "auto") -> list[ClipScore]:
+class Evaluation(NamedTuple):
+    """Scores of all clips, and rows of a picture of the first: with own references beside the truth, then with others'."""
+
+    scores: list[ClipScore]
+    rows: list[Row]
+
+
+def evaluate(run: str, shards: str, options: EvalOptions, device: str = "auto") -> Evaluation:
     """Generate and score clips of `shards` (its first `options.clips`). Raises TrainError, OutputError."""
     trained = load_run(run, device)
     bucket = max(trained.config.data.buckets, key=lambda bucket: (bucket.weight, bucket.frames * bucket.height * bucket.width))
@@ -114,15 +124,26 @@ def evaluate(run: str, shards: str, options: EvalOptions, device: str = "auto") 
     scorer.setup(str(trained.device))
     own = _generate([case.own for case in cases], trained, options)
     shuffled = _generate([case.shuffled for case in cases], trained, options)
-    return score(cases, own, shuffled, scorer, options.seed)
+    return Evaluation(score(cases, own, shuffled, scorer, options.seed), _rows(cases[:SHOWN], own, shuffled))
 
 
-def write(scores: Sequence[ClipScore], options: EvalOptions, path: str) -> dict[str, Any]:
-    """Write clips, options and summary as JSON; gives the summary."""
-    summary = {name: list(interval) for name, interval in summarise([scores]).items()}
-    content = {"summary": summary, "options": asdict(options), "clips": [asdict(clip) for clip in scores]}
+def _rows(cases: Sequence[Case], *generated: np.ndarray) -> list[Row]:
+    """Two a clip: own and shuffled references with what was generated from them."""
+    rows = []
+    for number, case in enumerate(cases):
+        for item, note, videos in zip(case[:2], ("", " - with references of other clips"), generated, strict=True):
+            references = [(reference.word, reference.pixels) for reference in item.references]
+            rows.append(Row(item.caption + note, references, videos[number], None if note else item.video))
+    return rows
+
+
+def write(evaluation: Evaluation, options: EvalOptions, path: str) -> None:
+    """Write summary, options and clips as JSON, and the picture beside it (NAME.sheet.png)."""
+    summary = {name: list(interval) for name, interval in summarise([evaluation.scores]).items()}
+    content = {"summary": summary, "options": asdict(options), "clips": [asdict(clip) for clip in evaluation.scores]}
+    sheet = grid(evaluation.rows)
+    storage.atomic_write(f"{path.removesuffix('.json')}.sheet.png", lambda file: sheet.save(file, "PNG"))
     storage.atomic_write(path, json.dumps(content, indent=1).encode())
-    return summary
 
 
 def read(path: str) -> list[ClipScore]:

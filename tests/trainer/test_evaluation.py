@@ -13,6 +13,7 @@ pytest.importorskip("skimage")
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from PIL import Image
 
 from tools import synthetic_world
 from trainer import evaluation
@@ -119,11 +120,16 @@ def test_subjects_that_changed_places_are_assigned_wrongly(cases: list[Case]) ->
 def test_a_run_is_evaluated_and_read_back(shards: str, tmp_path: Path) -> None:
     small_run.run(shards, tmp_path / "run", data=CONFIG.data.model_dump(), stage={"steps": 1})
     options = EvalOptions(clips=4, steps=1, batch=3, scorer="small_run:Colours")
-    scores = evaluation.evaluate(str(tmp_path / "run"), shards, options)
-    evaluation.write(scores, options, str(tmp_path / "scores.json"))
-    assert evaluation.read(str(tmp_path / "scores.json")) == scores
-    assert [type(clip) for clip in scores] == [ClipScore] * 4
-    assert scores == evaluation.evaluate(str(tmp_path / "run"), shards, options)
+    found = evaluation.evaluate(str(tmp_path / "run"), shards, options)
+    evaluation.write(found, options, str(tmp_path / "scores.json"))
+    assert evaluation.read(str(tmp_path / "scores.json")) == found.scores
+    assert [type(clip) for clip in found.scores] == [ClipScore] * 4
+    assert found.scores == evaluation.evaluate(str(tmp_path / "run"), shards, options).scores
+    own, foreign = found.rows[:2]
+    assert own.truth is not None
+    assert foreign.truth is None
+    assert [word for word, _ in own.references] == [word for word, _ in foreign.references]
+    assert Image.open(tmp_path / "scores.sheet.png").height > 8 * 144
 
 
 def test_a_single_clip_cannot_be_shuffled(shards: str) -> None:
