@@ -74,10 +74,10 @@ demo: weights
 	$(BIN)/materia stats $(DEMO)/out
 	$(BIN)/materia sheet $(DEMO)/out --output $(DEMO)/sheet.png
 	$(BIN)/materia train --config configs/train/tiny.yaml --shards $(DEMO)/out --output $(DEMO)/run \
-	  --set stage.steps=40
+	  --set stage.steps=60 --set optimiser.warmup_steps=10 --set optimiser.lr=0.003
 	tar -xf $(DEMO)/out/shards/000000.tar -C $(DEMO) man_in_car.ref00.png
 	$(BIN)/materia sample --run $(DEMO)/run --prompt "A man talks in a car" --ref man=$(DEMO)/man_in_car.ref00.png \
-	  --output $(DEMO)/sample.mp4 --steps 32
+	  --output $(DEMO)/sample.mp4 --steps 32 --text-guidance 1 --image-guidance 1
 	@echo
 	@echo "Look at $(DEMO)/sheet.png, and at $(DEMO)/sample.sheet.png: after so few steps colours at best. Then try:"
 	@echo "  $(BIN)/materia validate $(DEMO)/out"

@@ -93,7 +93,7 @@ def _learn(learner: Learner, items: list[EncodedItem], config: TrainConfig, step
         learner.optimiser.step()
         distributed.update_average(learner.ema, learner.module, ema_decay(step, config.optimiser))
         if (step + 1) % 50 == 0:
-            print(f"step {step + 1} of {steps}: loss {float(loss):.4f}", file=sys.stderr, flush=True)
+            print(f"step {step + 1} of {steps}: loss {loss.item():.4f}", file=sys.stderr, flush=True)
 
 
 def _loss(learner: Learner, items: list[EncodedItem], config: TrainConfig, world: World) -> float:
