@@ -11,17 +11,17 @@ import hashlib
 import os
 import signal
 import threading
-import time
-from collections.abc import Iterator, Sequence
-from functools import partial
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
 from typing import Any, NamedTuple, TypeVar
 
 import cv2
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
 
-from stages.errors import UserError
 from trainer.batch import EncodedItem, Item, TrainError
 from trainer.config import BucketSettings, DataSettings
 from trainer.items import Source, latest_start_s
@@ -32,8 +32,8 @@ T = TypeVar("T")
 
 HELD_OUT, HELD_OUT_SHARE = 16, 0.1
 """Samples of the validation loss where the configuration says nothing: so many, and at most this share of all."""
-READ_AHEAD = 2
-"""Steps that each worker has ready or in the making, at most."""
+READ_AHEAD = 4
+"""Steps that are ready or in the making for each worker, at most: so many hide that some take longer than others."""
 
 
 class StepItems(NamedTuple):
@@ -117,28 +117,65 @@ def check_shares(order: Order, ranks: int) -> None:
             )
 
 
-def ahead(dataset: Dataset[T], numbers: Sequence[int], workers: int) -> Iterator[T]:
-    """`dataset[number]` for each of `numbers`, in their order; `workers` processes read ahead, taking turns.
+def ahead(read: Callable[[int], T], numbers: Sequence[int], workers: int, *, in_turns: bool = False) -> Iterator[T]:
+    """`read(number)` for each of `numbers`, in their order; `workers` processes read ahead, each the next that nobody has.
 
-    A UserError that a worker met is raised here as it was, without the worker's traceback.
+    `in_turns`: the first reads the first number, the second the second, and so on in a circle, for a `read` that depends on
+    what it read before; slow ones are waited for more often. An error that a worker met is raised here as it was.
     """
     cv2.setNumThreads(1)  # before workers are forked: in them OpenCV would wait for the threads that its pool had here
-    loader = DataLoader(
-        _Guarded(dataset),
-        batch_size=None,
-        sampler=numbers,
-        collate_fn=_as_it_is,
-        num_workers=workers,
-        prefetch_factor=READ_AHEAD if workers else None,
-        worker_init_fn=partial(_start_worker, os.getpid()),
-    )
-    for found in loader:
-        if isinstance(found, UserError):
-            raise found
-        yield found
+    if not workers:
+        yield from map(read, numbers)
+        return
+    pools = [_pool(read, 1) for _ in range(workers)] if in_turns else [_pool(read, workers)]
+    try:
+        waiting: deque[Future[T]] = deque()
+        for turn, number in enumerate(numbers):
+            if len(waiting) == READ_AHEAD * workers:
+                yield waiting.popleft().result()
+            waiting.append(pools[turn % len(pools)].submit(_read, number))
+        while waiting:
+            yield waiting.popleft().result()
+    except BrokenProcessPool:
+        raise TrainError("a process that reads ahead was killed; if memory ran out, set data.workers lower") from None
+    finally:
+        for pool in pools:
+            pool.shutdown(cancel_futures=True)
 
 
-class _Steps(Dataset[StepItems]):
+def _pool(read: Callable[[int], Any], workers: int) -> ProcessPoolExecutor:
+    """Forked, so that each has what `read` knows without a copy."""
+    return ProcessPoolExecutor(workers, get_context("fork"), _start_worker, (read, os.getpid()))
+
+
+def _start_worker(read: Callable[[int], Any], parent: int) -> None:
+    """One thread, as there are many workers. The parent decides when to end: a signal to the whole group is for it alone."""
+    global _reads  # noqa: PLW0603 - a worker is for one `read` only
+    _reads = read
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+_reads: Callable[[int], Any]
+
+
+def _read(number: int) -> Any:
+    return _reads(number)
+
+
+def _end_with(parent: int) -> None:
+    """End when the parent says so, or was killed: nobody else would take the last step."""
+    while os.getppid() == parent:
+        told = signal.sigtimedwait({signal.SIGTERM}, 0.5)
+        if told is not None and told.si_pid == parent:
+            break
+    os._exit(1)
+
+
+class _Steps:
     """Step number -> its items."""
 
     def __init__(self, source: Source, order: Order, samples: Samples, rank: int, ranks: int) -> None:
@@ -148,43 +185,8 @@ class _Steps(Dataset[StepItems]):
         self.rank = rank
         self.ranks = ranks
 
-    def __getitem__(self, number: int) -> StepItems:
+    def __call__(self, number: int) -> StepItems:
         step = self.order.step(number)
         slots = range(self.rank, len(step.samples), self.ranks)
         items: Any = [self.source.read(number, slot, int(step.samples[slot]), step.bucket) for slot in slots]
         return StepItems(number, step.bucket, [self.samples.key(int(sample)) for sample in step.samples], items)
-
-
-class _Guarded(Dataset[T | UserError]):
-    """A dataset whose errors for the user are handed over, not raised: PyTorch would wrap them in the worker's traceback."""
-
-    def __init__(self, dataset: Dataset[T]) -> None:
-        self.dataset = dataset
-
-    def __getitem__(self, number: int) -> T | UserError:
-        try:
-            found: T = self.dataset[number]
-            return found
-        except UserError as error:
-            return error
-
-
-def _as_it_is(found: T) -> T:
-    """Instead of PyTorch's collation, which would make tensors of arrays."""
-    return found
-
-
-def _start_worker(parent: int, number: int) -> None:
-    """One thread, as there are many workers. The parent decides when to end: a signal to the whole group is for it."""
-    torch.set_num_threads(1)
-    cv2.setNumThreads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-
-
-def _end_with(parent: int) -> None:
-    """A worker whose parent was killed would wait for ever for somebody to take its last step."""
-    while os.getppid() == parent:
-        time.sleep(0.5)
-    os._exit(1)

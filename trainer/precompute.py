@@ -23,7 +23,6 @@ import pyarrow.parquet as pq
 from numpy.lib import format as npy
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from torch.utils.data import Dataset
 
 from pipeline import storage
 from pipeline.shards import Tar, parquet_bytes
@@ -177,7 +176,7 @@ def _for_draws(document: dict[str, Any]) -> str:
     return msgspec.json.encode(slim).decode()
 
 
-class _Decoded(Dataset[Pixels | Unreadable]):
+class _Decoded:
     """Number of a sample -> its pixels, or why there are none."""
 
     def __init__(self, samples: Samples, config: TrainConfig) -> None:
@@ -187,7 +186,7 @@ class _Decoded(Dataset[Pixels | Unreadable]):
         for bucket, mask in self.long_enough.items():
             mask[long_enough(samples, bucket, config.data.fps)] = True
 
-    def __getitem__(self, number: int) -> Pixels | Unreadable:
+    def __call__(self, number: int) -> Pixels | Unreadable:
         document = self.samples.document(number)
         pictures = [*(instance["member"] for instance in document["instances"]), BACKGROUND]
         members = self.samples.read(number, [document["video"]["member"], *pictures])

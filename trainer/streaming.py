@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-from torch.utils.data import Dataset, get_worker_info
 from webdataset import filters
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
@@ -61,10 +60,10 @@ def streamed(
         )
     readers = min(max(1, workers), len(shards) // ranks)
     steps = _Steps(source, order, samples, wanted, shards, rank, ranks, readers, start)
-    return ahead(steps, range(start, stop), min(workers, readers))
+    return ahead(steps, range(start, stop), min(workers, readers), in_turns=True)
 
 
-class _Steps(Dataset[StepItems]):
+class _Steps:
     """Step number -> its items, made of what comes next; each worker asks for its steps in ascending order.
 
     `wanted` (buckets, samples) bool; `readers` of each rank share its shards.
@@ -93,10 +92,9 @@ class _Steps(Dataset[StepItems]):
         self.start = start
         self._coming: Iterator[Streamed] | None = None
 
-    def __getitem__(self, number: int) -> StepItems:
+    def __call__(self, number: int) -> StepItems:
         if self._coming is None:
-            worker = get_worker_info()
-            self._coming = self._shuffled(self.rank * self.readers + (0 if worker is None else worker.id))
+            self._coming = self._shuffled(self.rank * self.readers + (number - self.start) % self.readers)
         bucket = self.order.bucket(number)
         coming = (sample for sample in self._coming if self.wanted[bucket, sample.number])
         slots = range(self.rank, self.order.buckets[bucket].batch, self.ranks)

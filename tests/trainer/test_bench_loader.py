@@ -6,9 +6,8 @@ from pathlib import Path
 import pytest
 from real_clips import make_real_output
 
-from tools.bench_loader import READERS, measure
+from tools.bench_loader import READERS, SameItems, measure
 from trainer.config import BucketSettings, DataSettings
-from trainer.items import PixelSource
 from trainer.loader import buckets
 from trainer.shards import Samples
 
@@ -19,7 +18,7 @@ def test_all_readers_make_the_same_work(tmp_path: Path, workers: int) -> None:
     data = DataSettings(
         buckets=(BucketSettings(frames=9, height=16, width=16, batch=1),), windows=1, validation=0, shuffle_buffer=1
     )
-    source = PixelSource(samples, data, seed=0)
+    source = SameItems(samples, data, seed=0)
     (bucket,) = buckets(samples, data)
     for name, read in READERS.items():
         items = [item for found in read(source, bucket, 2, workers) for item in getattr(found, "items", [found])]

@@ -134,39 +134,49 @@ def test_an_error_comes_out_of_a_worker_as_it_was(tmp_path: Path, workers: int) 
     assert "\n" not in str(caught.value)
 
 
-class Probed(torch.utils.data.Dataset[tuple[int, int, int]]):
-    """What a worker is like: its process, its threads, and the number it was asked for."""
-
-    def __getitem__(self, number: int) -> tuple[int, int, int]:
-        return os.getpid(), torch.get_num_threads(), number
-
-
-def test_workers_have_one_thread_keep_the_order_and_outlive_a_signal_to_all() -> None:
-    found = ahead(Probed(), range(50, 90), workers=2)
-    first = [next(found), next(found)]
-    for pid, threads, _ in first:
-        assert threads == 1
-        os.kill(pid, signal.SIGTERM)
-        os.kill(pid, signal.SIGINT)
-    rest = list(found)
-    assert [number for _, _, number in [*first, *rest]] == list(range(50, 90))
-    assert {pid for pid, _, _ in rest} == {pid for pid, _, _ in first} != {os.getpid()}
+def probed(number: int) -> tuple[int, int, int]:
+    """What a worker is like: its process, its threads, and the number it was asked for; every seventh takes its time."""
+    time.sleep(0.05 if number % 7 == 0 else 0.002)
+    return os.getpid(), torch.get_num_threads(), number
 
 
-def test_stopping_early_leaves_no_process(samples: Samples) -> None:
-    found = ahead(Probed(), range(10_000), workers=2)
-    workers = {next(found)[0], next(found)[0]}
+@pytest.mark.parametrize("in_turns", [False, True])
+def test_workers_have_one_thread_keep_the_order_and_outlive_a_signal_to_all(in_turns: bool) -> None:
+    found = ahead(probed, range(50, 110), workers=2, in_turns=in_turns)
+    first = [next(found) for _ in range(20)]
+    workers = {pid for pid, _, _ in first}
+    assert len(workers - {os.getpid()}) == 2
+    assert {threads for _, threads, _ in first} == {1}
+    for name in ("TERM", "INT"):
+        subprocess.run(["kill", f"-{name}", *map(str, workers)], check=True)
+    both = [*first, *found]
+    assert [number for _, _, number in both] == list(range(50, 110))
+    assert {pid for pid, _, _ in both} == workers
+    if in_turns:
+        assert [pid for pid, _, _ in both] == [both[0][0], both[1][0]] * 30
+
+
+def test_stopping_early_leaves_no_process() -> None:
+    found = ahead(probed, range(10_000), workers=2)
+    workers = {next(found)[0] for _ in range(20)}
     found.close()
     assert_gone(workers)
+
+
+def test_a_worker_that_is_killed_is_told_of() -> None:
+    found = ahead(probed, range(10_000), workers=2)
+    os.kill(next(found)[0], signal.SIGKILL)
+    with pytest.raises(TrainError, match=r"was killed; if memory ran out, set data.workers lower"):
+        list(found)
 
 
 def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
     script = """
 import os, sys
-from test_loader import Probed
+from test_loader import probed
 from trainer.loader import ahead
-found = ahead(Probed(), range(10**6), workers=2)
-print(next(found)[0], next(found)[0], flush=True)
+found = ahead(probed, range(10**6), workers=2)
+print(*{next(found)[0] for _ in range(20)}, flush=True)
 os.kill(os.getpid(), 9)
 """
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
