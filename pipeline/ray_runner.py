@@ -8,6 +8,7 @@ restarted, and its tasks repeated, without limit (Ray Data's default). Commits a
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from concurrent.futures import Future
 from typing import Any
@@ -28,6 +29,7 @@ from pipeline.config import EngineSettings
 from pipeline.placement import COMMIT_CPUS, SOURCE_CPUS, UnschedulableError, check_placement, nodes_of
 from pipeline.plan import open_plan
 from pipeline.slices import JobSpec, PoolWorker, Report, Work, commit_chunk, plan_folder, report
+from pipeline.supervisor import CLOSE_S
 
 # An actor that is not needed any more ends its child itself, after the models were closed; Ray would kill the child first.
 _WORKER_ENV = {"RAY_kill_child_processes_on_worker_exit": "0"}
@@ -43,6 +45,7 @@ class RayRunner:
     def __init__(self, job: JobSpec, engine: EngineSettings, address: str | None) -> None:
         self._job = job
         self._engine = engine
+        self._own = address is None
         start_ray(address, engine.object_store_mb, _WORKER_ENV)
         try:
             check_placement(engine.pools, nodes_of(ray.nodes()))
@@ -78,6 +81,8 @@ class RayRunner:
         for table in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
             for data in table["work"].to_pylist():
                 yield msgspec.msgpack.decode(data, type=Report)
+        if self._own:
+            _let_actors_end()
 
     def commit(self, chunk: int) -> Future[None]:
         """A task, repeated if its node dies."""
@@ -104,6 +109,13 @@ class _PoolActor:
     def __del__(self) -> None:
         """Ray Data drops it when no slice is left; what models hold is given back then."""
         self._worker.close()
+
+
+def _let_actors_end() -> None:
+    """Wait, for CLOSE_S at most, for actors that are closing their models: the end of our own session would kill them."""
+    until = time.monotonic() + CLOSE_S
+    while ray.available_resources().get("CPU", 0) < ray.cluster_resources()["CPU"] and time.monotonic() < until:
+        time.sleep(0.05)
 
 
 class _SliceSource(Datasource):  # type: ignore[misc]
