@@ -203,8 +203,11 @@ def _span(prompt: str, word: str) -> tuple[int, int]:
         return places[0]
     words = list(dict.fromkeys(token.text for token in tokenize(prompt)))
     near = difflib.get_close_matches(word, words, n=3, cutoff=0.5)
-    hint = f"; near to it: {', '.join(map(_quoted, near))}" if near else ""
-    raise TrainError(f"the word {_quoted(word)} does not occur in the prompt {_quoted(prompt)}{hint}")
+    hint = f" (near to it: {', '.join(map(_quoted, near))})" if near else ""
+    raise TrainError(
+        f"the word {_quoted(word)} does not occur in the prompt {_quoted(prompt)}; write it there, or give the reference a word"
+        f" that does{hint}"
+    )
 
 
 def _quoted(text: str) -> str:
