@@ -121,17 +121,18 @@ def ahead(read: Callable[[int], T], numbers: Sequence[int], workers: int, *, in_
     """`read(number)` for each of `numbers`, in their order; `workers` processes read ahead, each the next that nobody has.
 
     `in_turns`: the first reads the first number, the second the second, and so on in a circle, for a `read` that depends on
-    what it read before; slow ones are waited for more often. An error that a worker met is raised here as it was.
+    what it read before; to make up for slow ones they read twice as far ahead. An error that a worker met is raised here as it was.
     """
     cv2.setNumThreads(1)  # before workers are forked: in them OpenCV would wait for the threads that its pool had here
     if not workers:
         yield from map(read, numbers)
         return
     pools = [_pool(read, 1) for _ in range(workers)] if in_turns else [_pool(read, workers)]
+    most = READ_AHEAD * workers * (2 if in_turns else 1)
     try:
         waiting: deque[Future[T]] = deque()
         for turn, number in enumerate(numbers):
-            if len(waiting) == READ_AHEAD * workers:
+            if len(waiting) == most:
                 yield waiting.popleft().result()
             waiting.append(pools[turn % len(pools)].submit(_read, number))
         while waiting:
