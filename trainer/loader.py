@@ -121,7 +121,7 @@ def ahead(read: Callable[[int], T], numbers: Sequence[int], workers: int, *, in_
     """`read(number)` for each of `numbers`, in their order; `workers` processes read ahead, each the next that nobody has.
 
     `in_turns`: the first reads the first number, the second the second, and so on in a circle, for a `read` that depends on
-    what it read before; to make up for slow ones they read twice as far ahead. An error that a worker met is raised here as it was.
+    what it read before; they read twice as far ahead, to make up for slow ones. An error of a worker is raised here as it was.
     """
     cv2.setNumThreads(1)  # before workers are forked: in them OpenCV would wait for the threads that its pool had here
     if not workers:
