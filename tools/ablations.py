@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tools.synthetic_world import ROWS_PER_CHUNK
 from trainer import evaluation
 from trainer.evaluation import Interval, summarise
 
@@ -125,7 +126,7 @@ def _cell(found: Interval) -> str:
 
 
 def _world(output: Path, clips: int, seed: int, *more: str) -> None:
-    if not (output / "dataset.json").exists() or len(list((output / "commits").glob("*.json"))) * 250 < clips:
+    if not (output / "dataset.json").exists() or len(list((output / "commits").glob("*.json"))) * ROWS_PER_CHUNK < clips:
         _run([sys.executable, "-m", "tools.synthetic_world", str(output), "--clips", str(clips), "--seed", str(seed), *more])
 
 

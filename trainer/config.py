@@ -66,7 +66,7 @@ class DataSettings(Settings):
     validation: int | None = Field(
         None,
         ge=0,
-        description="samples held out for the validation loss, else 16, at most a tenth; 0: it is measured on training samples",
+        description="samples held out for the validation loss; null: 16, at most a tenth of all; 0: none, training samples do",
     )
     shuffle_buffer: int = Field(1000, ge=1, description="streaming: items that are shuffled among each other")
     workers: Annotated[int, Execution] = Field(2, ge=0, description="processes that read ahead; 0: none")

@@ -128,10 +128,12 @@ def evaluate(run: str, shards: str, options: EvalOptions, device: str = "auto") 
 
 
 def _rows(cases: Sequence[Case], *generated: np.ndarray) -> list[Row]:
-    """Two a clip: own and shuffled references with what was generated from them."""
+    """Two a clip: own and shuffled references with what was `generated` from each, (clips, T, H, W, 3) uint8 RGB."""
     rows = []
     for number, case in enumerate(cases):
-        for item, note, videos in zip(case[:2], ("", " - with references of other clips"), generated, strict=True):
+        for item, note, videos in zip(
+            (case.own, case.shuffled), ("", " - with references of other clips"), generated, strict=True
+        ):
             references = [(reference.word, reference.pixels) for reference in item.references]
             rows.append(Row(item.caption + note, references, videos[number], None if note else item.video))
     return rows

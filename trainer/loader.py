@@ -134,7 +134,7 @@ def ahead(read: Callable[[int], T], numbers: Sequence[int], workers: int, *, in_
         for turn, number in enumerate(numbers):
             if len(waiting) == most:
                 yield waiting.popleft().result()
-            waiting.append(pools[turn % len(pools)].submit(_read, number))
+            waiting.append(pools[turn % len(pools)].submit(_in_worker, number))
         while waiting:
             yield waiting.popleft().result()
     except BrokenProcessPool:
@@ -149,10 +149,14 @@ def _pool(read: Callable[[int], Any], workers: int) -> ProcessPoolExecutor:
     return ProcessPoolExecutor(workers, get_context("fork"), _start_worker, (read, os.getpid()))
 
 
+_read_here: Callable[[int], Any]
+"""In a worker: what it reads with."""
+
+
 def _start_worker(read: Callable[[int], Any], parent: int) -> None:
     """One thread, as there are many workers. The parent decides when to end: a signal to the whole group is for it alone."""
-    global _reads  # noqa: PLW0603 - a worker is for one `read` only
-    _reads = read
+    global _read_here  # noqa: PLW0603 - a worker is for one `read` only
+    _read_here = read
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -160,11 +164,8 @@ def _start_worker(read: Callable[[int], Any], parent: int) -> None:
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
 
 
-_reads: Callable[[int], Any]
-
-
-def _read(number: int) -> Any:
-    return _reads(number)
+def _in_worker(number: int) -> Any:
+    return _read_here(number)
 
 
 def _end_with(parent: int) -> None:
