@@ -29,7 +29,7 @@ def make_config(workers: int = 1, rows_per_batch: int = 1, entities: dict | None
         {"stages": STAGE_ORDER[:1], **pool},
         {"stages": STAGE_ORDER[1:], "rows_per_batch": rows_per_batch, **pool},
     ]
-    engine = {"rows_per_chunk": 8, "rows_per_slice": 4, "min_deadline_s": 3, "object_store_mb": 100, "pools": pools} | engine
+    engine = {"rows_per_chunk": 8, "rows_per_slice": 4, "min_deadline_s": 2, "object_store_mb": 100, "pools": pools} | engine
     return Config.model_validate({"engine": engine, "entities": entities or {}})
 
 
@@ -77,7 +77,7 @@ def kill_all(process: subprocess.Popen) -> None:
         with contextlib.suppress(psutil.NoSuchProcess):
             member.kill()
     process.communicate()
-    psutil.wait_procs(family, timeout=30)
+    psutil.wait_procs(family, timeout=100)
 
 
 def wait_for(happened, timeout_s: float = 120.0):

@@ -47,6 +47,10 @@ TRACES = "STUB_TRACES"
 """Environment variable: a folder in which stubs of the frames say where they run, which process they started, and that they
 were closed. That process outlives its parent, if nobody ends it."""
 
+GATES = "STUB_GATES"
+"""Environment variable: a folder. A row with "[gate]" in its caption writes its process into KEY.here, and waits
+for KEY.open."""
+
 NODE = "STUB_NODE"
 """Environment variable of a node of a test cluster: its name."""
 
@@ -114,7 +118,7 @@ class Stub:
                 return reject(sample, "entities", "no_subject", "no subject in the caption")
             sample.entities = [EntityWord(word="dog", category="subject", spans=[(2, 5)])]
         if self.name == "frames":
-            misbehave(sample.clip.caption)
+            misbehave(sample.clip.caption, sample.clip.key)
             time.sleep(float(os.environ.get(STUB_SECONDS, "0")))
             sample.video = VideoInfo(
                 container="mp4", codec="h264", width=SIDE, height=SIDE, rotation=0, sar="1:1", fps=10, duration_s=1, n_frames=10
@@ -141,7 +145,7 @@ class Stub:
         return sample
 
 
-def misbehave(caption: str) -> None:
+def misbehave(caption: str, key: str) -> None:
     """Do what the caption asks for."""
     if "[segfault]" in caption or BROKEN in os.environ:
         ctypes.string_at(0)
@@ -152,6 +156,8 @@ def misbehave(caption: str) -> None:
         os._exit(3)
     if "[hang]" in caption:
         time.sleep(1000)
+    if "[gate]" in caption and GATES in os.environ:
+        pass_gate(Path(os.environ[GATES], key))
     if "[raise]" in caption:
         raise KeyError("a surprise")
     if "[memory]" in caption:
@@ -159,6 +165,12 @@ def misbehave(caption: str) -> None:
         for _ in range(100):
             hoard.append(np.ones(2**24))
             time.sleep(0.1)
+
+
+def pass_gate(gate: Path) -> None:
+    while not gate.with_suffix(".open").exists():
+        gate.with_suffix(".here").write_text(str(os.getpid()))
+        time.sleep(0.02)
 
 
 def build_stubs(config: Config, names: Iterable[StageName]) -> list[Stub]:

@@ -168,10 +168,10 @@ def test_an_interrupted_job_ends_its_children_and_can_go_on(manifest, tmp_path, 
     wait_for(lambda: committed(str(tmp_path / "out")))
     children = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(number)
-    _, said = process.communicate(timeout=20)
+    _, said = process.communicate(timeout=100)
     assert process.returncode == exit_code
     assert "the same command continues" in said
-    assert children and not psutil.wait_procs(children, timeout=5)[1]
+    assert children and not psutil.wait_procs(children, timeout=100)[1]
     monkeypatch.setenv(STUB_SECONDS, "0")
     assert run(manifest, tmp_path / "out").exit_code == 0
 
@@ -223,5 +223,5 @@ def test_what_models_started_is_gone_when_a_job_has_ended(tmp_path, monkeypatch,
     wait_for(lambda: helpers(tmp_path / "traces"))
     if ending == "SIGKILL of the driver":
         process.kill()
-    process.communicate(timeout=60)
-    wait_for(lambda: not helpers(tmp_path / "traces"), 5)
+    process.communicate(timeout=100)
+    wait_for(lambda: not helpers(tmp_path / "traces"))

@@ -7,11 +7,15 @@ import signal
 import psutil
 import pytest
 from jobs import STUBS, contents, helpers, make_config, make_manifest, outcomes, start, traces, wait_for
-from stub_stages import STUB_SECONDS, TRACES
+from stub_stages import GATES, STUB_SECONDS, TRACES
 
 from pipeline.config import STAGE_ORDER
 from pipeline.job import run_job
+from pipeline.ray_session import start_ray  # before Ray
 from pipeline.shards import committed
+
+# isort: split
+import ray
 
 pytestmark = pytest.mark.ray
 
@@ -31,14 +35,15 @@ def serial(manifest, tmp_path_factory):
     return out
 
 
-def run(manifest, out, engine, **settings):
-    return run_job(make_config(**settings), input=manifest, output=str(out), engine=engine, stage_factory=STUBS)
+def run(manifest, out, engine, ray_address=None, **settings):
+    return run_job(
+        make_config(**settings), input=manifest, output=str(out), engine=engine, ray_address=ray_address, stage_factory=STUBS
+    )
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_any_number_of_workers_gives_the_bytes_of_the_serial_runner(manifest, serial, tmp_path, workers, monkeypatch):
+def test_a_job_gives_the_bytes_of_the_serial_runner(manifest, serial, tmp_path, monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", "192.0.2.1:6379")  # of a cluster that is none of ours
-    result = run(manifest, tmp_path / "out", "ray", workers=workers)
+    result = run(manifest, tmp_path / "out", "ray")
     assert (result.exit_code, result.samples, result.rejections) == (0, 22, 4), result.message
     assert contents(tmp_path / "out") == contents(serial)
     found = outcomes(tmp_path / "out")
@@ -50,6 +55,22 @@ def test_any_number_of_workers_gives_the_bytes_of_the_serial_runner(manifest, se
         "timeout",
         "sample",
     ]
+
+
+def test_more_workers_on_an_existing_cluster_give_the_same_bytes_and_leave_nothing_on_it(
+    manifest, serial, tmp_path, ray_address
+):
+    assert run(manifest, tmp_path / "out", "ray", ray_address, workers=2).exit_code == 0
+    assert contents(tmp_path / "out") == contents(serial)
+    wait_for(lambda: booked_cpus(ray_address) == 0)
+
+
+def booked_cpus(address):
+    start_ray(address, 0)
+    try:
+        return ray.cluster_resources()["CPU"] - ray.available_resources().get("CPU", 0)
+    finally:
+        ray.shutdown()
 
 
 def test_models_are_closed_when_a_job_is_done_and_leave_no_process_behind(manifest, tmp_path, monkeypatch):
@@ -70,7 +91,7 @@ def test_a_killed_driver_leaves_no_process_behind(tmp_path, monkeypatch):
     wait_for(lambda: helpers(folder))
     process.kill()
     process.communicate()
-    wait_for(lambda: not helpers(folder), 30)
+    wait_for(lambda: not helpers(folder))
 
 
 def test_pools_that_the_machine_cannot_hold_are_refused_with_the_numbers(manifest, tmp_path):
@@ -95,20 +116,33 @@ def at_least_two(found):
     return list(found.items()) if len(found) >= 2 else None
 
 
-def test_killed_workers_cost_nothing_and_an_interrupt_leaves_nothing_behind(manifest, serial, tmp_path, monkeypatch):
-    monkeypatch.setenv(STUB_SECONDS, "0.6")  # much is left to do when the first commit is there, even on a slow disk
-    process = start(manifest, tmp_path / "out", "ray", workers=2)
+def test_killed_workers_cost_nothing_and_an_interrupt_leaves_nothing_behind(tmp_path, monkeypatch, ray_address):
+    gates = tmp_path / "gates"
+    gates.mkdir()
+    slices, of_chunk = 8, 2
+    manifest = make_manifest(tmp_path / "clips", ["a dog [gate]", "a dog [nothing]", "a dog [raise]", "a dog"] * slices)
+    assert run(manifest, tmp_path / "serial", "serial").exit_code == 0
+
+    monkeypatch.setenv(GATES, str(gates))
+    process = start(manifest, tmp_path / "out", "ray", workers=2, min_deadline_s=100)
     driver = psutil.Process(process.pid)
-    wait_for(lambda: committed(str(tmp_path / "out")))
+    wait_for(lambda: len(list(gates.glob("*.here"))) == 2)
     (_, model), *_, (actor, _) = wait_for(lambda: at_least_two(models_at_work(driver)))
     actor.kill()
     model.kill()
-    wait_for(lambda: len(committed(str(tmp_path / "out"))) > 1)
+    while (
+        len(list(gates.glob("*.open"))) <= slices // of_chunk
+    ):  # whichever slices these are, a chunk is whole, and three slices are not
+        here = next(iter(wait_for(lambda: list(gates.glob("*.here")))))
+        here.rename(here.with_suffix(".open"))
+    wait_for(lambda: committed(str(tmp_path / "out")))
     family = driver.children(recursive=True)
     os.kill(process.pid, signal.SIGINT)
-    _, said = process.communicate(timeout=30)
+    _, said = process.communicate(timeout=100)
     assert process.returncode == 130, said
-    assert not psutil.wait_procs(family, timeout=10)[1]
-    monkeypatch.setenv(STUB_SECONDS, "0")
-    assert run(manifest, tmp_path / "out", "ray").exit_code == 0
-    assert contents(tmp_path / "out") == contents(serial)
+    assert not psutil.wait_procs(family, timeout=100)[1]
+    assert len(committed(str(tmp_path / "out"))) < slices // of_chunk
+
+    monkeypatch.delenv(GATES)
+    assert run(manifest, tmp_path / "out", "ray", ray_address).exit_code == 0
+    assert contents(tmp_path / "out") == contents(tmp_path / "serial")

@@ -4,14 +4,17 @@ import random
 import time
 
 import pytest
-from jobs import STUBS, contents, kill_all, make_config, make_manifest, start
+from jobs import STUBS, contents, kill_all, make_config, make_manifest, start, wait_for
 from stub_stages import STUB_SECONDS
 
 from pipeline.job import run_job
+from pipeline.shards import committed
+from pipeline.slices import spooled
 
 KILLS = {"serial": 6, "ray": 3}
-STARTING_S = {"serial": 1.5, "ray": 10.0}
-WORKING_S = 1.5
+SLICES = 15
+MOST_SLICES = 5  # that a start finishes before it may be killed; 0: while it starts
+MOST_S = 0.5  # from then to the kill; a slice takes 0.2 s
 
 
 @pytest.mark.parametrize("engine", ["serial", pytest.param("ray", marks=pytest.mark.ray)])
@@ -22,9 +25,16 @@ def test_kills_at_random_moments_change_no_byte(engine, tmp_path, monkeypatch):
     assert run_job(make_config(), output=str(tmp_path / "undisturbed"), **settings).exit_code == 0
     monkeypatch.setenv(STUB_SECONDS, "0.05")
     for _ in range(KILLS[engine]):
+        enough = min(slices(tmp_path / "out") + moments.randint(0, MOST_SLICES), SLICES)
         process = start(manifest, tmp_path / "out", engine, workers=2)
-        time.sleep(STARTING_S[engine] * moments.random() + WORKING_S * moments.random())
+        wait_for(lambda: slices(tmp_path / "out") >= enough)  # noqa: B023 (called at once)
+        time.sleep(MOST_S * moments.random())
         kill_all(process)
     monkeypatch.setenv(STUB_SECONDS, "0")
     assert run_job(make_config(), output=str(tmp_path / "out"), **settings).exit_code == 0
     assert contents(tmp_path / "out") == contents(tmp_path / "undisturbed")
+
+
+def slices(out):
+    """How many are done."""
+    return len(spooled(str(out))) + 2 * len(committed(str(out)))

@@ -10,7 +10,7 @@ import numpy as np
 import psutil
 import pytest
 from jobs import STUBS, helpers, make_config, traces, wait_for
-from stub_stages import STUB_SECONDS, TRACES
+from stub_stages import GATES, TRACES
 
 from pipeline.child import Hello
 from pipeline.config import STAGE_ORDER
@@ -38,12 +38,9 @@ def supervise():
         supervisor.close()
 
 
-def children() -> list[psutil.Process]:
-    return [p for p in psutil.Process().children() if p.status() != psutil.STATUS_ZOMBIE and "pipeline.child" in p.cmdline()]
-
-
 def child() -> psutil.Process:
-    (process,) = children()
+    alive = [process for process in psutil.Process().children() if process.status() != psutil.STATUS_ZOMBIE]
+    (process,) = [process for process in alive if "pipeline.child" in process.cmdline()]
     return process
 
 
@@ -75,12 +72,13 @@ def test_two_guilty_rows_of_one_batch_are_both_found(supervise):
 
 @pytest.mark.parametrize("rows_per_batch, deadlines", [(1, 2), (2, 3)])
 def test_a_hanging_row_costs_few_deadlines(supervise, rows_per_batch, deadlines):
-    supervisor = supervise(rows_per_batch, min_deadline_s=2.0)
+    supervisor = supervise(rows_per_batch, min_deadline_s=1.0)
     supervisor.process(samples("a dog", "a dog"))
     began = time.monotonic()
     done = supervisor.process(samples("a dog", "a dog [hang]"))
     assert reasons(done.rows) == ["sample", "timeout"]
-    assert deadlines * 2.0 <= time.monotonic() - began < deadlines * 2.0 + 6.0  # and as many starts of a child
+    assert ["still running at its deadline" in note for note in done.notes] == [True] * deadlines
+    assert time.monotonic() - began >= deadlines * 1.0
 
 
 def test_an_exception_is_the_guilty_rows_own(supervise):
@@ -89,34 +87,45 @@ def test_an_exception_is_the_guilty_rows_own(supervise):
     assert "KeyError: 'a surprise'" in done.rows[1].message
 
 
-def test_a_kill_from_outside_costs_no_row(supervise, monkeypatch):
-    monkeypatch.setenv(STUB_SECONDS, "0.5")
+def test_a_kill_from_outside_costs_no_row(supervise, tmp_path, monkeypatch):
+    monkeypatch.setenv(GATES, str(tmp_path))
     supervisor = supervise()
     supervisor.process(samples("a dog"))
     victim = child()
-    threading.Timer(0.7, victim.kill).start()
-    done = supervisor.process(samples("a dog", "a dog", "a dog"))
+
+    def kill():
+        wait_for((tmp_path / "c1.here").exists)
+        victim.kill()
+        (tmp_path / "c1.open").touch()
+
+    threading.Thread(target=kill).start()
+    done = supervisor.process(samples("a dog", "a dog [gate]", "a dog"))
     assert not victim.is_running()
     assert reasons(done.rows) == ["sample"] * 3
     assert "SIGKILL" in done.notes[0]
 
 
 @pytest.mark.parametrize("attempt", [1, 2])
-def test_a_kill_from_outside_does_not_change_what_a_guilty_row_is_blamed_for(supervise, attempt):
+def test_a_kill_from_outside_does_not_change_what_a_guilty_row_is_blamed_for(supervise, attempt, tmp_path, monkeypatch):
+    monkeypatch.setenv(GATES, str(tmp_path))
     supervisor = supervise(rows_per_batch=1, min_deadline_s=2)
     supervisor.process(samples("a dog"))
     done = []
-    work = threading.Thread(target=lambda: done.append(supervisor.process(samples("a dog [hang]"))))
+    work = threading.Thread(target=lambda: done.append(supervisor.process(samples("a dog [gate]"))))  # which nobody opens
     work.start()
-    seen: set[int] = set()
+    seen = {""}
     for _ in range(attempt):  # the child of that attempt, while it runs the row
-        wait_for(lambda: bool({process.pid for process in children()} - seen))
-        (running,) = [process for process in children() if process.pid not in seen]
-        seen.add(running.pid)
-    time.sleep(1)
-    running.kill()
-    work.join(60)
+        running = wait_for(lambda: newcomer(tmp_path / "c0.here", seen))
+        seen.add(running)
+    psutil.Process(int(running)).kill()
+    work.join(100)
     assert reasons(done[0].rows) == ["timeout"]
+
+
+def newcomer(gate, seen):
+    """Whoever stands at the gate, if it is none of those; else None."""
+    there = gate.read_text() if gate.exists() else ""
+    return there if there not in seen else None
 
 
 def test_a_worker_that_cannot_start_says_why_instead_of_starting_for_ever(supervise):
@@ -152,13 +161,11 @@ def test_an_idle_child_closes_its_models_and_a_busy_one_is_killed(supervise, tmp
     idle.process(samples("a dog"))
     wait_for(lambda: len(helpers(tmp_path)) == 2)
     before = helpers(tmp_path)
-    began = time.monotonic()
     for supervisor in (idle, unasked):
         supervisor.close()
-    assert time.monotonic() - began < 5
     closed = [trace["stage"] for trace in traces(tmp_path) if trace.get("closed")]
     assert sorted(closed) == sorted(STAGE_ORDER)
-    assert not psutil.wait_procs(before, timeout=5)[1]
+    assert not psutil.wait_procs(before, timeout=60)[1]
 
 
 @pytest.mark.parametrize("deed", ["hang", "segfault", "kill"])
@@ -168,7 +175,7 @@ def test_what_a_model_started_ends_with_its_child(supervise, tmp_path, monkeypat
     assert reasons(supervisor.process(samples(f"a dog [{deed}]")).rows) != ["sample"]
     supervisor.close()
     assert len([trace for trace in traces(tmp_path) if trace.get("helper")]) >= 2  # two children died of it
-    wait_for(lambda: not helpers(tmp_path), 5)
+    wait_for(lambda: not helpers(tmp_path))
 
 
 def test_a_child_sees_the_cards_that_were_booked_for_it_and_no_others(supervise, tmp_path, monkeypatch):

@@ -1,0 +1,29 @@
+"""For all tests: the order of files, threads, and one small Ray cluster for each process of pytest (-n 2: two of them)."""
+
+import os
+
+import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # as many processes as cores run tests; before torch is imported
+
+
+def pytest_collection_modifyitems(items):
+    """Files with long tests come first, or the last process would still be at one when the others have ended."""
+    long = {item.path for item in items if item.get_closest_marker("ray") or item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in long)
+
+
+@pytest.fixture(scope="session")
+def ray_address():
+    """Of a cluster that jobs may join, as a user's would. It outlives them, and ends with this process, even a killed one."""
+    import pipeline.ray_session  # noqa: F401  # first, because it sets Ray's environment
+
+    # isort: split
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster()
+    try:
+        cluster.add_node(num_cpus=4, object_store_memory=100 * 2**20, include_dashboard=False)
+        yield cluster.address
+    finally:
+        cluster.shutdown()
