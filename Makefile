@@ -100,8 +100,10 @@ else
 test: test-local test-gpu test-vllm
 endif
 
+# A file of tests is one process's, so that what its tests share is made once; tests/conftest.py says which file comes first.
+# Without cached bytecode, which some container images forbid, each of hundreds of processes would compile Ray and torch anew.
 test-local: check weights
-	$(BIN)/pytest -m "not gpu and not vllm"
+	PYTHONDONTWRITEBYTECODE= $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not gpu and not vllm"
 
 test-gpu: gpu
 	$(GPU)/bin/pytest -m gpu --ignore tests/trainer

@@ -98,7 +98,7 @@ class Stub:
 
     def close(self) -> None:
         if TRACES in os.environ:
-            time.sleep(0.3)  # an engine takes its time
+            time.sleep(0.1)  # an engine takes its time
             self.leave_trace({"closed": True})
 
     def process(self, samples: list[Sample]) -> list[Row]:

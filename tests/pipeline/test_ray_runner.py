@@ -130,9 +130,8 @@ def test_killed_workers_cost_nothing_and_an_interrupt_leaves_nothing_behind(tmp_
     (_, model), *_, (actor, _) = wait_for(lambda: at_least_two(models_at_work(driver)))
     actor.kill()
     model.kill()
-    while (
-        len(list(gates.glob("*.open"))) <= slices // of_chunk
-    ):  # whichever slices these are, a chunk is whole, and three slices are not
+    # Whichever slices these are, a chunk of them is whole, and three slices are not done.
+    while len(list(gates.glob("*.open"))) <= slices // of_chunk:
         here = next(iter(wait_for(lambda: list(gates.glob("*.here")))))
         here.rename(here.with_suffix(".open"))
     wait_for(lambda: committed(str(tmp_path / "out")))

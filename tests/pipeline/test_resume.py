@@ -11,7 +11,7 @@ from pipeline.job import run_job
 from pipeline.shards import committed
 from pipeline.slices import spooled
 
-KILLS = {"serial": 6, "ray": 3}
+KILLS = {"serial": 4, "ray": 2}
 SLICES = 15
 MOST_SLICES = 5  # that a start finishes before it may be killed; 0: while it starts
 MOST_S = 0.5  # from then to the kill; a slice takes 0.2 s

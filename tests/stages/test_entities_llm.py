@@ -32,6 +32,12 @@ def stage():
     stage.close()
 
 
+@pytest.fixture(scope="module")
+def alone(stage):
+    """What is found in each plain caption by itself."""
+    return [plain(entities(stage.process([sample])[0])) for sample in samples(PLAIN)]
+
+
 def samples(captions):
     return [Sample(clip=Clip(row=i, key=f"k{i}", source_id="", uri="", caption=text)) for i, text in enumerate(captions)]
 
@@ -48,9 +54,8 @@ def plain(found):
     return [{**entity, "spans": [list(span) for span in entity["spans"]]} for entity in found]
 
 
-def test_people_and_animals_are_subjects_and_places_background(stage):
-    rows = stage.process(samples(PLAIN))
-    found = {entity["word"]: entity["category"] for row in rows for entity in entities(row)}
+def test_people_and_animals_are_subjects_and_places_background(alone):
+    found = {entity["word"]: entity["category"] for of_caption in alone for entity in of_caption}
     expected = {
         "brown and white dog": "subject",
         "woman": "subject",
@@ -62,8 +67,7 @@ def test_people_and_animals_are_subjects_and_places_background(stage):
     assert found["kitchen"] == found["sandy beach"] == found["quiet, dimly lit room"] == "background"
 
 
-def test_hostile_captions_change_only_their_own_rows(stage):
-    alone = [plain(entities(row)) for row in stage.process(samples(PLAIN))]
+def test_hostile_captions_change_only_their_own_rows(stage, alone):
     mixed = [text for pair in zip(CAPTIONS_OF_ILL_WILL, PLAIN * 2, strict=True) for text in pair]
     rows = stage.process(samples(mixed))
     assert [plain(entities(row)) for row in rows[1::2]] == alone * 2
@@ -88,10 +92,11 @@ def test_special_tokens_in_a_caption_stay_text(stage):
     assert sum(i in special for i in chat) == sum(i in special for i in empty)
 
 
-def test_a_batch_gives_what_each_caption_gives_alone(stage):
-    together = stage.process(samples(PLAIN + CAPTIONS_OF_ILL_WILL[:4]))
-    alone = [stage.process([sample])[0] for sample in samples(PLAIN + CAPTIONS_OF_ILL_WILL[:4])]
-    assert [entities(row) for row in together] == [entities(row) for row in alone]
+def test_a_batch_gives_what_each_caption_gives_alone(stage, alone):
+    hostile = CAPTIONS_OF_ILL_WILL[:4]
+    together = [plain(entities(row)) for row in stage.process(samples(PLAIN + hostile))]
+    assert together[: len(PLAIN)] == alone
+    assert together[len(PLAIN) :] == [plain(entities(stage.process([sample])[0])) for sample in samples(hostile)]
 
 
 def test_the_grammar_accepts_the_schemas_answers_and_nothing_else(stage):

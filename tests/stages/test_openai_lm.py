@@ -164,28 +164,29 @@ def test_after_the_last_retry_the_failure_is_transient():
 
 
 def test_a_server_that_hangs_costs_one_time_out_a_try():
+    given_up = threading.Event()
+
     def hang(body, n):
-        time.sleep(1.0)
+        assert given_up.wait(60)
         return echo(body, n)
 
     with asking(Scripted(hang), timeout_s=0.3, retries=0) as backend:
-        began = time.monotonic()
         (answer,) = backend.generate(ask("a"))
+        given_up.set()
         assert isinstance(answer, TransientError)
-        assert time.monotonic() - began < 0.9
 
 
 def test_a_server_that_trickles_costs_one_time_out_a_try():
+    given_up = threading.Event()
+
     def drops():
-        for _ in range(30):
-            time.sleep(0.1)
+        while not given_up.wait(0.1):
             yield b" "
 
-    with asking(Scripted(lambda body, n: (200, {"Content-Length": "30"}, drops())), timeout_s=0.4, retries=0) as backend:
-        began = time.monotonic()
+    with asking(Scripted(lambda body, n: (200, {"Content-Length": "100000"}, drops())), timeout_s=0.4, retries=0) as backend:
         (answer,) = backend.generate(ask("a"))
+        given_up.set()
         assert isinstance(answer, TransientError)
-        assert time.monotonic() - began < 1.5
 
 
 @pytest.mark.parametrize("status", [400, 401, 404, 422, 302])

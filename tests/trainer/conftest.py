@@ -1,29 +1,12 @@
 """One process's run on real clips, which launchers of several processes have to repeat."""
 
-import json
 import os
-import sys
-from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 import yaml
+from reference import CHECKPOINT_EVERY, STEPS, ReferenceRun, logged_steps
 
 os.environ.update(HF_HUB_OFFLINE="1")
-
-STEPS, CHECKPOINT_EVERY = 20, 5
-
-
-class ReferenceRun(NamedTuple):
-    config_path: Path
-    shards: str
-    cache: str
-    steps: list[dict]  # of steps.jsonl
-
-    def command(self, output: Path) -> list[str]:
-        """The same as `materia train`, into another folder."""
-        paths = ["--shards", self.shards, "--cache", self.cache, "--output", str(output)]
-        return [str(Path(sys.executable).with_name("materia")), "train", "--config", str(self.config_path), *paths]
 
 
 @pytest.fixture(scope="session")
@@ -53,9 +36,3 @@ def reference_run(tmp_path_factory: pytest.TempPathFactory) -> ReferenceRun:
     precompute(config, shards=shards, output=cache)
     train(config, shards=shards, output=str(folder / "run"), cache=cache)
     return ReferenceRun(config_path, shards, cache, logged_steps(folder / "run"))
-
-
-def logged_steps(run: Path) -> list[dict]:
-    """What RUN/steps.jsonl says, as far as it is written."""
-    path = run / "steps.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]

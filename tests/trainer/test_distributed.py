@@ -8,8 +8,8 @@ from pathlib import Path
 import lockstep
 import pytest
 import torch
-from conftest import logged_steps
 from lockstep import CASES, START, Case
+from reference import logged_steps
 from safetensors.torch import load_file, save_file
 
 from pipeline.config import load_settings
@@ -44,7 +44,7 @@ def two(alone, tmp_path_factory):
 
 def torchrun(command):
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    env = {**os.environ, "PYTHONPATH": str(Path.cwd()), "OMP_NUM_THREADS": "1"}
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
     done = subprocess.run([*launcher, *command], env=env, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import CHECKPOINT_EVERY, STEPS, logged_steps
+from reference import CHECKPOINT_EVERY, STEPS, logged_steps
 
 from pipeline.config import load_settings
 from trainer.config import TrainConfig
@@ -54,19 +54,19 @@ def test_a_killed_worker_and_sigterm_change_nothing_of_what_is_learnt(reference_
     assert [step["loss"] for step in learnt[:STEPS]] == pytest.approx([step["loss"] for step in reference_run.steps], abs=1e-4)
 
 
-def test_what_the_user_can_mend_is_said_once_and_not_tried_again(reference_run, tmp_path):
+def test_what_the_user_can_mend_is_said_once_and_not_tried_again(reference_run, tmp_path, ray_address):
     errors = tmp_path / "errors"
-    command = [*reference_run.command(tmp_path / "run"), "--set", "run.accumulate=4"]
+    command = [*reference_run.command(tmp_path / "run"), "--set", "run.accumulate=4", "--ray-address", ray_address]
     assert on_ray(command, errors).wait(120) == 2
     (line,) = errors.read_text().splitlines()
     assert line.startswith("error:")
     assert "a batch of 4 cannot be cut evenly for 2 processes" in line
 
 
-def test_more_workers_than_ray_has_room_for_are_refused(reference_run, tmp_path):
+def test_more_workers_than_ray_has_room_for_are_refused(reference_run, tmp_path, ray_address):
     from trainer.batch import TrainError
     from trainer.ray_launch import launch
 
     config = load_settings(TrainConfig, str(reference_run.config_path), ())
     with pytest.raises(TrainError, match="1000 workers with 1 CPU each find no room"):
-        launch(config, shards=reference_run.shards, output=str(tmp_path / "run"), workers=1000)
+        launch(config, shards=reference_run.shards, output=str(tmp_path / "run"), workers=1000, address=ray_address)

@@ -46,7 +46,7 @@ def assert_same(found: list[dict], expected: list[dict]) -> None:
 def start(out: str, folder: Path, workers: int) -> subprocess.Popen:
     """The program, which trains with so many workers; its last checkpoint is far from its end."""
     settings = config(**SECTIONS, data=config().data.model_dump() | {"workers": workers})
-    path = os.pathsep.join([*sys.path, str(Path.cwd())])
+    path = os.pathsep.join([*sys.path, str(Path(__file__).parents[2])])
     command = [sys.executable, small_run.__file__, out, str(folder), settings.model_dump_json()]
     return subprocess.Popen(command, env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE)
 
