@@ -4,11 +4,13 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 import pytest
-from reference import CHECKPOINT_EVERY, STEPS, logged_steps
+from reference import STEPS, logged_steps
 
 from pipeline.config import load_settings
 from trainer.config import TrainConfig
@@ -16,9 +18,14 @@ from trainer.config import TrainConfig
 pytestmark = pytest.mark.ray
 
 
-def on_ray(command: list[str], errors: Path) -> subprocess.Popen:
+@contextmanager
+def on_ray(command: list[str], errors: Path) -> Iterator[subprocess.Popen]:
     env = {**os.environ, "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5"}
-    return subprocess.Popen([*command, "--ray", "--workers", "2"], stderr=errors.open("a"), env=env)
+    with subprocess.Popen([*command, "--ray", "--workers", "2"], stderr=errors.open("a"), env=env) as process:
+        try:
+            yield process
+        finally:
+            process.kill()  # if the test failed
 
 
 def wait_for(condition, process: subprocess.Popen, errors: Path) -> None:
@@ -39,13 +46,13 @@ def test_a_killed_worker_and_sigterm_change_nothing_of_what_is_learnt(reference_
     def steps_done() -> int:
         return len(logged_steps(output)) if (output / "steps.jsonl").exists() else 0
 
-    run = on_ray([*command, "--set", "stage.steps=100000"], errors)
-    wait_for(lambda: steps_done() > CHECKPOINT_EVERY, run, errors)
-    workers_of(run)[-1].kill()
-    wait_for(lambda: "going on after step" in errors.read_text(), run, errors)
-    wait_for(lambda: steps_done() >= STEPS, run, errors)
-    run.send_signal(signal.SIGTERM)
-    assert run.wait(120) == 128 + signal.SIGTERM, errors.read_text()
+    with on_ray([*command, "--set", "stage.steps=100000"], errors) as run:
+        wait_for(lambda: list((output / "checkpoints").glob("step-*")), run, errors)
+        workers_of(run)[-1].kill()
+        wait_for(lambda: "going on after step" in errors.read_text(), run, errors)
+        wait_for(lambda: steps_done() >= STEPS, run, errors)
+        run.send_signal(signal.SIGTERM)
+        assert run.wait(120) == 128 + signal.SIGTERM, errors.read_text()
     assert "the same command continues" in errors.read_text()
 
     learnt = logged_steps(output)
@@ -57,7 +64,8 @@ def test_a_killed_worker_and_sigterm_change_nothing_of_what_is_learnt(reference_
 def test_what_the_user_can_mend_is_said_once_and_not_tried_again(reference_run, tmp_path, ray_address):
     errors = tmp_path / "errors"
     command = [*reference_run.command(tmp_path / "run"), "--set", "run.accumulate=4", "--ray-address", ray_address]
-    assert on_ray(command, errors).wait(120) == 2
+    with on_ray(command, errors) as run:
+        assert run.wait(120) == 2
     (line,) = errors.read_text().splitlines()
     assert line.startswith("error:")
     assert "a batch of 4 cannot be cut evenly for 2 processes" in line
