@@ -38,9 +38,12 @@ def supervise():
         supervisor.close()
 
 
+def children() -> list[psutil.Process]:
+    return [p for p in psutil.Process().children() if p.status() != psutil.STATUS_ZOMBIE and "pipeline.child" in p.cmdline()]
+
+
 def child() -> psutil.Process:
-    alive = [process for process in psutil.Process().children() if process.status() != psutil.STATUS_ZOMBIE]
-    (process,) = [process for process in alive if "pipeline.child" in process.cmdline()]
+    (process,) = wait_for(children)  # for a moment after its start it has no command line yet
     return process
 
 
