@@ -169,7 +169,7 @@ def config_file(path: str | Path, folder: Path = Path()) -> Path:
 
 
 def _packaged_configs() -> dict[str, Path]:
-    """name -> file"""
+    """The configurations that come along, by name."""
     return {file.relative_to(CONFIGS).with_suffix("").as_posix(): file for file in sorted(CONFIGS.rglob("*.yaml"))}
 
 

