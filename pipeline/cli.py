@@ -36,7 +36,7 @@ Examples:
   materia models list --config configs/gpu.yaml
 """
 
-_config_option = config_option("configs/local.yaml")
+_config_option = config_option("local")
 
 
 @click.group(epilog=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

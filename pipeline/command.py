@@ -23,9 +23,10 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, 
 out_argument = click.argument("out", type=click.Path())
 
 
-def config_option(example: str) -> Callable[[click.decorators.FC], click.decorators.FC]:
-    """`--config FILE`, with an example for the help."""
-    return click.option("--config", "config_path", required=True, type=click.Path(), help=f"YAML file, e.g. {example}.")
+def config_option(name: str) -> Callable[[click.decorators.FC], click.decorators.FC]:
+    """`--config FILE`, with the name of a packaged configuration as an example for the help."""
+    text = f"YAML file, or the name of one that comes along, e.g. {name} for configs/{name}.yaml."
+    return click.option("--config", "config_path", required=True, type=click.Path(), metavar="FILE", help=text)
 
 
 def guarded(call: Callable[[], T]) -> T:

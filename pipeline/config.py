@@ -1,6 +1,6 @@
 """Configuration: YAML files composed by `base:`, overridden by `--set a.b=c`, validated once into one frozen tree.
 
-In: a file below configs/ or anywhere, and overrides. Out: `Config`. Each stage owns its settings (stages/settings.py); here
+In: a file or the name of a packaged one, and overrides. Out: `Config`. Each stage owns its settings (stages/settings.py); here
 they are put together with the source's and the engine's. Every error names the file, the field, and the nearest known name.
 `options` belong to a `backend` and a `sha256` to a `checkpoint`: where a file or an override names another, they are dropped.
 """
@@ -42,6 +42,10 @@ MODEL_STAGES: tuple[StageName, ...] = ("entities", "localise", "segment", "faces
 
 _COMPANIONS = {"backend": "options", "checkpoint": "sha256"}
 """Field -> the field beside it that tells of its value, and goes when another value comes."""
+
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+"""The configurations that come along, in a clone and in a wheel."""
 
 
 class ConfigError(UserError):
@@ -144,8 +148,8 @@ def load_config(path: str | Path, overrides: tuple[str, ...] = ()) -> Config:
 
 
 def load_settings(kind: type[S], path: str | Path, overrides: tuple[str, ...] = ()) -> S:
-    """Read a YAML file with its bases and `field.path=value` overrides (values are YAML). Raises ConfigError."""
-    path = Path(path)
+    """Read a file (`config_file`) with its bases and `field.path=value` overrides (values are YAML). Raises ConfigError."""
+    path = config_file(path)
     data = _read(path, ())
     for override in sorted(overrides, key=_drops_first):
         _apply(data, override)
@@ -153,6 +157,20 @@ def load_settings(kind: type[S], path: str | Path, overrides: tuple[str, ...] = 
         return kind.model_validate(data)
     except ValidationError as error:
         raise ConfigError("\n".join(_explain(kind, path, problem) for problem in error.errors())) from None
+
+
+def config_file(path: str | Path, folder: Path = Path()) -> Path:
+    """The file that `--config` or `base:` means: a path from `folder` on, or the name of one that comes along.
+
+    The name is the path below configs/ without its suffix, e.g. "local", "train/tiny"; a file of that name goes before.
+    """
+    file = folder / path
+    return file if file.is_file() else _packaged_configs().get(str(path), file)
+
+
+def _packaged_configs() -> dict[str, Path]:
+    """The configurations that come along, by name."""
+    return {file.relative_to(CONFIGS).with_suffix("").as_posix(): file for file in sorted(CONFIGS.rglob("*.yaml"))}
 
 
 def uses_card(device: str) -> bool:
@@ -176,6 +194,8 @@ def _read(path: Path, parents: tuple[Path, ...]) -> dict[str, Any]:
         raise ConfigError(f"{path}: `base:` comes back to itself")
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file; those that come along are called {', '.join(_packaged_configs())}") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from None
     if not isinstance(data, dict):
@@ -183,7 +203,7 @@ def _read(path: Path, parents: tuple[Path, ...]) -> dict[str, Any]:
     base = data.pop("base", None)
     if base is None:
         return data
-    return _merge(_read(path.parent / str(base), (*parents, path.resolve())), data)
+    return _merge(_read(config_file(str(base), path.parent), (*parents, path.resolve())), data)
 
 
 def _merge(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

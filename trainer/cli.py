@@ -53,7 +53,7 @@ Examples:
     --set encoders.video.options.checkpoint=autoencoder.safetensors
 """
 
-_config_option = config_option("configs/train/tiny.yaml")
+_config_option = config_option("train/tiny")
 _shards_option = click.option("--shards", required=True, help="Output of `materia run`: a folder or fsspec address.")
 _where_option = click.option("--where", metavar="FILTER", help='Read only some samples, e.g. "subjects >= 2".')
 

@@ -12,6 +12,9 @@ from typing import Any
 
 from stages.weights import PULL, SHA256_FILE, Missing, Weights, local_path, sha256_of, weights_missing
 
+PACKAGED_MODEL = "packaged://smollm2-135m-instruct"
+"""The language model of a configuration that names none."""
+
 
 def checkpoint_missing(weights: Weights) -> list[Missing]:
     """Nothing if the folder is a causal language model that can be loaded; otherwise the first thing that is wrong."""

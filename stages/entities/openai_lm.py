@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from stages.backends import Generation, LanguageModel, TransientError
 from stages.entities.chat import completion_text
 from stages.notices import notice
-from stages.weights import Missing, packages_missing
+from stages.weights import INSTALL, Missing, packages_missing
 
 CONSTRAINTS = ("vllm", "json_schema")
 MOST_BYTES = 4 << 20  # of one answer; ours have a few hundred
@@ -72,7 +72,7 @@ class OpenAILM(LanguageModel):
     def missing(self) -> list[Missing]:
         """The client's package, the key, and a server that does not answer or does not serve the model; asks it once."""
         packages = ["openai", *(["xgrammar"] if self.constraint == "vllm" else [])]
-        if absent := packages_missing(*packages, fix="make install"):
+        if absent := packages_missing(*packages, fix=INSTALL):
             return absent
         if self.api_key_env and not os.environ.get(self.api_key_env):
             return [Missing(f"entities.options.api_key_env: {self.api_key_env} is not set", f"export {self.api_key_env}=...")]

@@ -14,7 +14,7 @@ from stages.entities.prompt import load_prompt
 from stages.entities.rules import Verdict, judge
 from stages.records import Row, Sample, StageName, reject
 from stages.settings import EntitiesSettings
-from stages.weights import Missing, packages_missing
+from stages.weights import INSTALL, Missing, packages_missing
 
 LEXICONS = ("lemminflect", "textblob")
 
@@ -31,7 +31,7 @@ class Entities:
 
     def missing(self) -> list[Missing]:
         """Lexicons that cannot be imported, and what the backend lacks."""
-        return packages_missing(*LEXICONS, fix="make install") + self.model.missing()
+        return packages_missing(*LEXICONS, fix=INSTALL) + self.model.missing()
 
     def identity(self) -> dict[str, str]:
         """Hash of the prompt, versions of the lexicons, and the backend's own identity."""

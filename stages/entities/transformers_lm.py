@@ -14,8 +14,8 @@ from typing import Any
 
 from stages.backends import Generation, LanguageModel
 from stages.entities.chat import chat_ids
-from stages.entities.checkpoint import checkpoint_missing
-from stages.weights import Missing, Weights, identity_of, local_path, packages_missing, weights_missing, weights_path
+from stages.entities.checkpoint import PACKAGED_MODEL, checkpoint_missing
+from stages.weights import INSTALL, Missing, Weights, identity_of, local_path, packages_missing, weights_missing
 
 PACKAGES = ("torch", "transformers", "xgrammar")
 FEED = 48  # tokens of a row a pass takes at most: one long caption must not pad the whole batch to its length
@@ -38,11 +38,10 @@ class TransformersLM(LanguageModel):
     SmolLM2-135M-Instruct). `dtype`: what it computes in, float32 or bfloat16.
     """
 
-    def __init__(self, model: str | None = None, dtype: str = "float32") -> None:
+    def __init__(self, model: str = PACKAGED_MODEL, dtype: str = "float32") -> None:
         if dtype not in ("float32", "bfloat16"):
             raise ValueError(f"dtype must be float32 or bfloat16, not {dtype!r}")
-        self.own = model is not None
-        self.checkpoint = Weights("entities.options.model", model or str(weights_path("smollm2-135m-instruct")))
+        self.checkpoint = Weights("entities.options.model", model)
         self.folder = local_path(self.checkpoint.address)
         self.dtype = dtype
 
@@ -51,9 +50,11 @@ class TransformersLM(LanguageModel):
         return [self.checkpoint]
 
     def missing(self) -> list[Missing]:
-        """Packages that cannot be imported, and what is wrong with the checkpoint; the packaged one is only looked for."""
-        return packages_missing(*PACKAGES, fix="make install") or (checkpoint_missing if self.own else weights_missing)(
-            self.checkpoint
+        """Packages that cannot be imported, what is wrong with the checkpoint; a pull verified the packaged one."""
+        return packages_missing(*PACKAGES, fix=INSTALL) or (
+            weights_missing(self.checkpoint)
+            if self.checkpoint.address == PACKAGED_MODEL
+            else checkpoint_missing(self.checkpoint)
         )
 
     def identity(self) -> dict[str, str]:

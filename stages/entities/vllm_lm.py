@@ -15,8 +15,8 @@ from typing import Any, ClassVar
 
 from stages.backends import Generation, LanguageModel
 from stages.entities.chat import chat_ids, completion_ids
-from stages.entities.checkpoint import checkpoint_missing
-from stages.weights import Missing, Weights, check_address, identity_of, local_path, packages_missing, weights_path
+from stages.entities.checkpoint import PACKAGED_MODEL, checkpoint_missing
+from stages.weights import Missing, Weights, check_address, identity_of, local_path, packages_missing
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 CPU_CACHE_BYTES = 1 << 30  # keys and values on a CPU, where nothing else limits them; 23,000 tokens of the packaged model
@@ -47,7 +47,7 @@ class VllmLM(LanguageModel):
 
     def __init__(
         self,
-        model: str | None = None,
+        model: str = PACKAGED_MODEL,
         dtype: str = "auto",
         max_model_len: int = 4096,
         tensor_parallel_size: int = 1,
@@ -66,9 +66,8 @@ class VllmLM(LanguageModel):
             raise ValueError(f"gpu_memory_utilization is a share of the card in (0, 1], not {gpu_memory_utilization!r}")
         if chat is False and chat_template_kwargs:
             raise ValueError("chat_template_kwargs need the chat template, but chat is false")
-        if model is not None:
-            check_address(model)
-        self.model = Weights("entities.options.model", model or str(weights_path("smollm2-135m-instruct")))
+        check_address(model)
+        self.model = Weights("entities.options.model", model)
         self.dtype = dtype
         self.max_model_len = max_model_len
         self.tensor_parallel_size = tensor_parallel_size

@@ -12,7 +12,7 @@ import numpy as np
 
 from stages.backends import FaceDetector
 from stages.boxes import iou
-from stages.weights import Missing, sha256_of, weights_path
+from stages.weights import Missing, Weights, identity_of, local_path, packaged, weights_missing
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -30,22 +30,26 @@ class BlazeFace(FaceDetector):
     """The packaged face detector, on the CPU."""
 
     def __init__(self) -> None:
-        self.file = weights_path("blazeface.onnx")
+        self.file = packaged("faces.backend", "blazeface.onnx")
         self.session: onnxruntime.InferenceSession | None = None
 
+    def weights(self) -> list[Weights]:
+        """The graph."""
+        return [self.file]
+
     def missing(self) -> list[Missing]:
-        """The weights, if they were not fetched."""
-        return [] if self.file.is_file() else [Missing(str(self.file), "make weights")]
+        """What is wrong with the weights."""
+        return weights_missing(self.file)
 
     def identity(self) -> dict[str, str]:
         """SHA-256 of the weights."""
-        return {"weights": sha256_of(self.file)}
+        return {"weights": identity_of(self.file.address)}
 
     def setup(self, device: str, threads: int) -> None:
         """Load the graph; it runs on the CPU whatever `device` says."""
         from stages.onnx_session import open_session
 
-        self.session = open_session(self.file, threads)
+        self.session = open_session(local_path(self.file.address), threads)
 
     def close(self) -> None:
         """Drop the graph."""

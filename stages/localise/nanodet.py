@@ -15,7 +15,7 @@ from stages.backends import Detections, Detector
 from stages.boxes import iou
 from stages.localise.vocabulary import TABLE, classes_of
 from stages.records import EntityWord
-from stages.weights import Missing, sha256_of, weights_path
+from stages.weights import Missing, Weights, identity_of, local_path, packaged, sha256_of, weights_missing
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -41,22 +41,26 @@ class NanoDet(Detector):
     """The packaged object detector, 416 x 416, on the CPU."""
 
     def __init__(self) -> None:
-        self.file = weights_path("nanodet.onnx")
+        self.file = packaged("localise.backend", "nanodet.onnx")
         self.session: onnxruntime.InferenceSession | None = None
 
+    def weights(self) -> list[Weights]:
+        """The graph."""
+        return [self.file]
+
     def missing(self) -> list[Missing]:
-        """The weights, if they were not fetched."""
-        return [] if self.file.is_file() else [Missing(str(self.file), "make weights")]
+        """What is wrong with the weights."""
+        return weights_missing(self.file)
 
     def identity(self) -> dict[str, str]:
         """SHA-256 of the weights and of the word-to-class table."""
-        return {"weights": sha256_of(self.file), "words": sha256_of(TABLE)}
+        return {"weights": identity_of(self.file.address), "words": sha256_of(TABLE)}
 
     def setup(self, device: str, threads: int) -> None:
         """Load the graph; it runs on the CPU whatever `device` says."""
         from stages.onnx_session import open_session
 
-        self.session = open_session(self.file, threads)
+        self.session = open_session(local_path(self.file.address), threads)
 
     def close(self) -> None:
         """Drop the graph."""

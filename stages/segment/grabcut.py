@@ -17,7 +17,7 @@ from stages.images import fill_holes, mask_extent
 from stages.localise.vocabulary import is_human
 from stages.records import Box
 from stages.segment.people import PersonMask
-from stages.weights import Missing
+from stages.weights import Missing, Weights
 
 MARGIN = 0.2
 """Surroundings shown to GrabCut, as a share of the box's longer side: it learns the background's colours there."""
@@ -50,8 +50,12 @@ class GrabCut(Segmenter):
     def __init__(self) -> None:
         self.people = PersonMask()
 
+    def weights(self) -> list[Weights]:
+        """The person network's."""
+        return [self.people.weights]
+
     def missing(self) -> list[Missing]:
-        """The person network's weights, if they were not fetched."""
+        """What is wrong with the person network's weights."""
         return self.people.missing()
 
     def identity(self) -> dict[str, str]:

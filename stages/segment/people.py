@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from stages.weights import Missing, sha256_of, weights_path
+from stages.weights import Missing, identity_of, local_path, packaged, weights_missing
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -22,22 +22,22 @@ class PersonMask:
     """The packaged person segmenter, 256 x 256, on the CPU."""
 
     def __init__(self) -> None:
-        self.weights = weights_path("person_mask.onnx")
+        self.weights = packaged("segment.backend", "person_mask.onnx")
         self.session: onnxruntime.InferenceSession | None = None
 
     def missing(self) -> list[Missing]:
-        """The weights, if they were not fetched."""
-        return [] if self.weights.is_file() else [Missing(str(self.weights), "make weights")]
+        """What is wrong with the weights."""
+        return weights_missing(self.weights)
 
     def identity(self) -> dict[str, str]:
         """SHA-256 of the weights."""
-        return {"person_mask": sha256_of(self.weights)}
+        return {"person_mask": identity_of(self.weights.address)}
 
     def setup(self, threads: int) -> None:
         """Load the graph."""
         from stages.onnx_session import open_session
 
-        self.session = open_session(self.weights, threads)
+        self.session = open_session(local_path(self.weights.address), threads)
 
     def close(self) -> None:
         """Drop the graph."""

@@ -78,7 +78,7 @@ def test_doctor_says_what_is_missing_and_the_command_that_installs_it(tmp_path):
     assert result.returncode == 2
     missing = [check for check in json.loads(result.stdout) if check["status"] == "missing"]
     assert {"stage entities", "stage localise", "stage faces"} <= {check["what"] for check in missing}
-    assert all("make weights" in check["fix"] for check in missing)
+    assert all(check["fix"] == "materia models pull --config configs/local.yaml" for check in missing)
 
 
 @pytest.mark.parametrize("command", ["stats", "validate", "sheet"])

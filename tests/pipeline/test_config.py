@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import MODEL_STAGES, Config, ConfigError, load_config
+from pipeline.config import MODEL_STAGES, Config, ConfigError, load_config, load_settings
+from trainer.config import TrainConfig
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 LOCAL = CONFIGS / "local.yaml"
@@ -162,6 +163,22 @@ def test_options_end_with_the_backend_that_a_file_replaces(tmp_path):
     assert load_config(other).localise.options == {"box": 1}
     assert load_config(same).localise.options == {"word_table": "of the base", "box": 1}
     assert load_config(other).localise.gpu_memory_gib == 5
+
+
+def test_a_configuration_that_comes_along_is_called_by_its_name(tmp_path, monkeypatch):
+    assert load_config("local") == load_config(LOCAL)
+    assert load_config(write(tmp_path, "base: local\nframes: {min_side_px: 200}\n")).frames.min_side_px == 200
+    assert load_settings(TrainConfig, "train/tiny") == load_settings(TrainConfig, CONFIGS / "train" / "tiny.yaml")
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path, f"base: {LOCAL}\nframes: {{min_side_px: 100}}\n", "local")
+    assert load_config("local").frames.min_side_px == 100  # a file goes before
+
+
+@pytest.mark.parametrize("name", ["locale", "configs/locale.yaml", "../configs/local"])
+def test_a_configuration_that_is_not_there_is_told_the_known_ones(tmp_path, name, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=rf"^{name}: no such file.*cluster, gpu.*, local, .*train/tiny"):
+        load_config(name)
 
 
 @pytest.mark.parametrize("text", ["", "[1, 2]", "a: [", "\x00"])

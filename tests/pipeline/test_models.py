@@ -49,7 +49,8 @@ def start(server, tmp_path):
             "PYTHONPATH": str(Path(__file__).parent),
         }
         env |= {"HF_HUB_OFFLINE": "1"} if offline else {}
-        sets = {"entities.backend": "weighty_backends:Weightless", "localise.backend": "weighty_backends:Weighty"}
+        sets = {f"{stage}.backend": "weighty_backends:Weightless" for stage in ("entities", "segment", "faces")}
+        sets |= {"localise.backend": "weighty_backends:Weighty"}
         sets |= {f"localise.options.{name}": value for name, value in options.items()}
         args = [part for name, value in sets.items() for part in ("--set", f"{name}={value}")]
         return subprocess.Popen(

@@ -11,6 +11,7 @@ from stages.entities.chat import chat_ids
 from stages.entities.transformers_lm import TransformersLM
 from stages.records import Clip, Rejection, Sample
 from stages.settings import EntitiesSettings
+from stages.weights import PULL
 
 PLAIN = [
     "A brown and white dog chases a woman in a red coat along a sandy beach.",
@@ -126,4 +127,4 @@ def test_missing_weights_are_named_with_their_fix(tmp_path, monkeypatch):
     assert "entities.options.model" in own.what
     assert "none" in own.what
     monkeypatch.setenv("MATERIA_CACHE", str(tmp_path))
-    assert [item.fix for item in TransformersLM().missing()] == ["make weights"]
+    assert [item.fix for item in TransformersLM().missing()] == [PULL]

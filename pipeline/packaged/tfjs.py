@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import base64
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -280,9 +279,3 @@ def convert(model_json: Path) -> bytes:
 def _value_info(name: str, description: dict[str, Any]) -> onnx.ValueInfoProto:
     shape = [int(dim["size"]) for dim in description["tensorShape"]["dim"]]
     return helper.make_tensor_value_info(name.removesuffix(":0"), TensorProto.FLOAT, shape)
-
-
-if __name__ == "__main__":
-    if len(sys.argv) != 3:
-        sys.exit("usage: python -m tools.tfjs_to_onnx MODEL.json MODEL.onnx")
-    Path(sys.argv[2]).write_bytes(convert(Path(sys.argv[1])))
