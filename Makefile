@@ -74,7 +74,7 @@ demo: weights
 	$(BIN)/materia stats $(DEMO)/out
 	$(BIN)/materia sheet $(DEMO)/out --output $(DEMO)/sheet.png
 	@echo
-	@echo "Look at $(DEMO)/sheet.png. Meanwhile a model learns these samples by heart: 4 CPU minutes, 2 to 4 by the clock."
+	@echo "Look at $(DEMO)/sheet.png. Meanwhile a model learns these samples by heart: 4 minutes of one core, CPU and clock."
 	$(BIN)/materia precompute --config configs/train/demo.yaml --shards $(DEMO)/out --output $(DEMO)/by_heart/cache
 	$(BIN)/materia train --config configs/train/demo.yaml --shards $(DEMO)/out --cache $(DEMO)/by_heart/cache \
 	  --output $(DEMO)/by_heart/run
@@ -83,8 +83,8 @@ demo: weights
 	  --prompt "A man in a black suit and a red bow tie talks excitedly in the back seat of a car." \
 	  --ref man=$(DEMO)/by_heart/man_in_car.ref00.png --steps 32 --text-guidance 0 --image-guidance 0
 	@echo
-	@echo "Look at $(DEMO)/by_heart/man.sheet.png: the man in the car, drawn out of noise for the caption and a picture of him."
-	@echo "The model knows six samples by heart and can draw nothing else. Then try:"
+	@echo "Look at $(DEMO)/by_heart/man.sheet.png: the man in the car, drawn out of noise for his clip's caption."
+	@echo "The model knows six samples by heart, by their captions, and can draw nothing else. Then try:"
 	@echo "  $(BIN)/materia validate $(DEMO)/out"
 	@echo "  $(BIN)/materia stats $(DEMO)/out --json"
 	@echo "  $(BIN)/materia run --config configs/local.yaml --input YOUR_CLIPS.jsonl --output out/"
