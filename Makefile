@@ -73,13 +73,18 @@ demo: weights
 	$(BIN)/materia run --config configs/local.yaml --input $(DEMO)/clips/manifest.jsonl --output $(DEMO)/out
 	$(BIN)/materia stats $(DEMO)/out
 	$(BIN)/materia sheet $(DEMO)/out --output $(DEMO)/sheet.png
-	$(BIN)/materia train --config configs/train/tiny.yaml --shards $(DEMO)/out --output $(DEMO)/run \
-	  --set stage.steps=60 --set optimiser.warmup_steps=10 --set optimiser.lr=0.003
-	tar -xf $(DEMO)/out/shards/000000.tar -C $(DEMO) man_in_car.ref00.png
-	$(BIN)/materia sample --run $(DEMO)/run --prompt "A man talks in a car" --ref man=$(DEMO)/man_in_car.ref00.png \
-	  --output $(DEMO)/sample.mp4 --steps 32 --text-guidance 1 --image-guidance 1
 	@echo
-	@echo "Look at $(DEMO)/sheet.png, and at $(DEMO)/sample.sheet.png: after so few steps colours at best. Then try:"
+	@echo "Look at $(DEMO)/sheet.png. Meanwhile a model learns these samples by heart: 4 minutes of one core, CPU and clock."
+	$(BIN)/materia precompute --config configs/train/demo.yaml --shards $(DEMO)/out --output $(DEMO)/by_heart/cache
+	$(BIN)/materia train --config configs/train/demo.yaml --shards $(DEMO)/out --cache $(DEMO)/by_heart/cache \
+	  --output $(DEMO)/by_heart/run
+	tar -xf $(DEMO)/out/shards/000000.tar -C $(DEMO)/by_heart man_in_car.ref00.png
+	$(BIN)/materia sample --run $(DEMO)/by_heart/run --output $(DEMO)/by_heart/man.mp4 \
+	  --prompt "A man in a black suit and a red bow tie talks excitedly in the back seat of a car." \
+	  --ref man=$(DEMO)/by_heart/man_in_car.ref00.png --steps 32 --text-guidance 0 --image-guidance 0
+	@echo
+	@echo "Look at $(DEMO)/by_heart/man.sheet.png: the man in the car, drawn out of noise for his clip's caption."
+	@echo "The model knows six samples by heart, by their captions, and can draw nothing else. Then try:"
 	@echo "  $(BIN)/materia validate $(DEMO)/out"
 	@echo "  $(BIN)/materia stats $(DEMO)/out --json"
 	@echo "  $(BIN)/materia run --config configs/local.yaml --input YOUR_CLIPS.jsonl --output out/"

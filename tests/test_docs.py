@@ -70,6 +70,11 @@ def test_training_page_commands_run_in_order_on_the_demos_shards(after_readme):
     assert (after_readme / "demo" / "sample.sheet.png").stat().st_size > 5_000
 
 
+def test_the_demo_asks_with_a_caption_that_it_has_learnt_by_heart():
+    """Asked in other words its model draws nothing that one would recognise."""
+    assert f'--prompt "{demo_clips.REAL["man_in_car"].caption}"' in (ROOT / "Makefile").read_text(encoding="utf-8")
+
+
 def test_example_backend_of_the_page_takes_the_detectors_place(folder):
     (backend,) = blocks(ROOT / "docs" / "backends.md", "python")
     (folder / "my_models.py").write_text(backend)
