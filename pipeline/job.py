@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import closing, contextmanager
 from importlib.metadata import version
@@ -110,22 +110,24 @@ def _run(config: Config, input: str, output: str, engine: Engine, ray_address: s
     todo = np.array([n for n in range(plan.n_slices) if n not in waiting and plan.chunk_of(n) not in done], np.int64)
     workers = {stage: pool.workers for pool in config.engine.pools for stage in pool.stages}
     with (
-        closing(_start(job, plan, config, engine if len(todo) else "serial", ray_address)) as runner,
-        _signals_raise(),  # Ray has set handlers of its own
         RunLog(output) as log,
         Progress(plan.rows, plan.rows - sum(_rows_in(plan, number) for number in todo.tolist()), workers) as progress,
+        closing(_start(job, plan, config, engine if len(todo) else "serial", ray_address, progress.tell)) as runner,
+        _signals_raise(),  # Ray has set handlers of its own
     ):
         _Drive(job, plan, runner, log, progress).run(todo, waiting, done)
     return _result(output, plan, time.monotonic() - began)
 
 
-def _start(job: JobSpec, plan: Plan, config: Config, engine: Engine, ray_address: str | None) -> Runner:
+def _start(
+    job: JobSpec, plan: Plan, config: Config, engine: Engine, ray_address: str | None, tell: Callable[[str], None]
+) -> Runner:
     if engine == "serial":
-        return SerialRunner(job, plan, len(config.engine.pools))
+        return SerialRunner(job, plan, config.engine.pools, tell)
     from pipeline.ray_runner import RayRunner
 
     try:
-        return RayRunner(job, config.engine, ray_address)
+        return RayRunner(job, plan, config.engine, ray_address, tell)
     except UnschedulableError as error:
         raise JobError(2, str(error)) from None
 

@@ -15,9 +15,8 @@ from typing import Any
 
 from pipeline.config import PoolSettings
 
-SOURCE_CPUS = 0.1
 COMMIT_CPUS = 0.1
-"""CPUs booked by the task that lists the slices and by a task that commits a chunk, anywhere; mostly they wait."""
+"""CPUs booked by a task that commits a chunk on a cluster, anywhere; mostly it waits."""
 
 _EPSILON = 1e-6
 
@@ -42,7 +41,7 @@ def nodes_of(listed: Iterable[Mapping[str, Any]]) -> list[Node]:
 
 
 def check_placement(pools: Sequence[PoolSettings], nodes: Sequence[Node]) -> None:
-    """Find a place for every worker, for the source and for a commit. Raises UnschedulableError."""
+    """Find a place for every worker and for a commit. Raises UnschedulableError."""
     room = deepcopy(nodes)
     for pool in sorted(pools, key=lambda pool: (not pool.labels, not pool.resources, -pool.num_gpus, -pool.num_cpus)):
         # Ray, too, keeps workers without a card off the nodes that have some
@@ -50,12 +49,11 @@ def check_placement(pools: Sequence[PoolSettings], nodes: Sequence[Node]) -> Non
         for placed in range(pool.workers):
             if not any(_take(node, pool.num_cpus, pool.num_gpus, pool.resources) for node in suitable):
                 raise UnschedulableError(_refusal(pool, placed, [node for node in nodes if _matches(node, pool.labels)]))
-    for cpus in (SOURCE_CPUS, COMMIT_CPUS):
-        if not any(_take(node, cpus, 0, {}) for node in room):
-            raise UnschedulableError(
-                f"engine.pools book all of Ray: {_sum(nodes)}; {SOURCE_CPUS + COMMIT_CPUS:g} CPUs must stay free for reading"
-                " the manifest and for commits: lower workers or num_cpus"
-            )
+    if not any(_take(node, COMMIT_CPUS, 0, {}) for node in room):
+        raise UnschedulableError(
+            f"engine.pools book all of Ray: {_sum(nodes)}; {COMMIT_CPUS:g} CPUs must stay free for commits: lower workers or"
+            " num_cpus"
+        )
 
 
 def _matches(node: Node, labels: Mapping[str, str]) -> bool:

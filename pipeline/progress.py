@@ -1,7 +1,8 @@
 """What a person sees while a job runs: clips/s, kept, rejected, time left, the slowest step, and notices of models.
 
-In: the reports of slices. Out: on standard error, a live line on a terminal, otherwise a plain line every ten seconds; above it
-each notice once, however many workers say it, and at the end how often it was said.
+In: what is waited for until the first slice is there, then the reports of slices. Out: on standard error, a live line on a
+terminal, otherwise a plain line every ten seconds and whenever something else is waited for; above it each notice once, however
+many workers say it, and at the end how often it was said.
 """
 
 from __future__ import annotations
@@ -39,16 +40,23 @@ class Progress:
         self._console = Console(stderr=True)
         self._began = time.monotonic()
         self._working_since = 0.0
+        self._waits_for = "starting"
+        self._live: Live | None = None
         self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._show, name="progress", daemon=True)
+        self._thread = threading.Thread(target=self._keep_showing, name="progress", daemon=True)
 
     def __enter__(self) -> Progress:
+        if self._console.is_terminal:
+            self._live = Live(console=self._console, auto_refresh=False, transient=True)
+            self._live.start()
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stopped.set()
         self._thread.join()
+        if self._live is not None:
+            self._live.stop()
         for notice, times in self._notices.items():
             if times > 1:
                 self._say(f"noticed {times} times: {notice}")
@@ -69,11 +77,17 @@ class Progress:
                 self._say(f"notice: {shown}")
             self._notices[shown] += 1
 
+    def tell(self, waits_for: str) -> None:
+        """Say what the first slice waits for now, at once."""
+        if waits_for != self._waits_for and not self._working_since:
+            self._waits_for = waits_for
+            self._show()
+
     def line(self) -> str:
         """The state in one line."""
         finished = self._done - self._done_before
         if not finished:
-            return f"{self._done}/{self._rows} clips, the first slice is on its way, {_span(time.monotonic() - self._began)}"
+            return f"{self._done}/{self._rows} clips, {self._waits_for}, {_span(time.monotonic() - self._began)}"
         rate = finished / max(time.monotonic() - self._working_since, 1e-3)
         parts = [
             f"{self._done}/{self._rows} clips",
@@ -90,14 +104,15 @@ class Progress:
     def _say(self, text: str) -> None:
         self._console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
 
+    def _keep_showing(self) -> None:
+        while not self._stopped.wait(_PLAIN_EVERY_S if self._live is None else _LIVE_EVERY_S):
+            self._show()
+
     def _show(self) -> None:
-        if not self._console.is_terminal:
-            while not self._stopped.wait(_PLAIN_EVERY_S):
-                sys.stderr.write(self.line() + "\n")
-            return
-        with Live(Text(self.line()), console=self._console, auto_refresh=False, transient=True) as live:
-            while not self._stopped.wait(_LIVE_EVERY_S):
-                live.update(Text(self.line(), no_wrap=True, overflow="ellipsis"), refresh=True)
+        if self._live is None:
+            sys.stderr.write(self.line() + "\n")
+        else:
+            self._live.update(Text(self.line(), no_wrap=True, overflow="ellipsis"), refresh=True)
 
 
 def _span(seconds: float) -> str:

@@ -1,16 +1,18 @@
-"""The runner on Ray Data: one pool of actors per `engine.pools` entry, one slice per block (engine: decisions 1, 2, 4).
+"""The runner on Ray: for each pool of `engine.pools` as many actors as it says; a slice goes from one to the next.
 
-A lazy source gives slice numbers; between pools a slice travels as msgpack in one large_binary column; the last pool spools it
-and gives back counts, so that no payload reaches the driver. An actor is only a supervisor: models run in its child process,
-and what fails there never raises here, because Ray Data's unit of failure is the block. So a lost actor or node may be
-restarted, and its tasks repeated, without limit (Ray Data's default). Commits are plain tasks that overlap with processing.
+In: numbers of slices. Out: their reports, as they finish. The driver keeps the books, which slice waits for which pool and what
+each actor has to do, and never sees a slice itself: an actor's answer stays where it was made until the next pool's actor asks
+for it, and the last pool's actor spools it and gives back counts. An actor is only a supervisor: models run in its child
+process, and what fails there never raises here. A lost actor or node is nobody's fault: Ray starts the actor again and repeats
+what it had to do, without limit; a slice whose results went with a node begins anew.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
-from concurrent.futures import Future
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 from pipeline.ray_session import start_ray  # first, because it sets Ray's environment
@@ -18,34 +20,32 @@ from pipeline.ray_session import start_ray  # first, because it sets Ray's envir
 # isort: split
 import msgspec
 import numpy as np
-import pyarrow as pa
 import ray
-from ray.data import ActorPoolStrategy, DataContext
-from ray.data._internal.execution.operators import map_operator
-from ray.data.block import BlockMetadata
-from ray.data.datasource import Datasource, ReadTask
+from ray.exceptions import ObjectLostError, RayError
 
-from pipeline.config import EngineSettings
-from pipeline.placement import COMMIT_CPUS, SOURCE_CPUS, UnschedulableError, check_placement, nodes_of
-from pipeline.plan import open_plan
-from pipeline.slices import JobSpec, PoolWorker, Report, Work, commit_chunk, plan_folder, report
+from pipeline.config import EngineSettings, PoolSettings
+from pipeline.placement import COMMIT_CPUS, UnschedulableError, check_placement, nodes_of
+from pipeline.plan import Plan
+from pipeline.preflight import JobError
+from pipeline.slices import JobSpec, PoolWorker, Report, Work, commit_chunk, report, what_loads
 from pipeline.supervisor import CLOSE_S
 
 # An actor that is not needed any more ends its child itself, after the models were closed; Ray would kill the child first.
 _WORKER_ENV = {"RAY_kill_child_processes_on_worker_exit": "0"}
 
-# Ray Data keeps 2 KB of statistics of every block that ever passed an operator, for a summary that nobody asks for here. With
-# them the driver grew by 45 MB over 6,000 slices, without by 6 MB. Private to Ray, hence the exact minor version in pyproject.
-map_operator.to_stats = lambda _metadata: []
-
 
 class RayRunner:
-    """A Ray session and a Ray Data pipeline on it."""
+    """A Ray session, and a job's actors on it."""
 
-    def __init__(self, job: JobSpec, engine: EngineSettings, address: str | None) -> None:
+    def __init__(
+        self, job: JobSpec, plan: Plan, engine: EngineSettings, address: str | None, tell: Callable[[str], None]
+    ) -> None:
         self._job = job
-        self._engine = engine
-        self._own = address is None
+        self._plan = plan
+        self._pools = engine.pools
+        self._tell = tell
+        self._committer = ThreadPoolExecutor(1) if address is None else None
+        tell("starting Ray" if address is None else f"joining Ray at {address}")
         start_ray(address, engine.object_store_mb, _WORKER_ENV)
         try:
             check_placement(engine.pools, nodes_of(ray.nodes()))
@@ -54,95 +54,136 @@ class RayRunner:
             raise
 
     def reports(self, slices: np.ndarray) -> Iterator[Report]:
-        """Reports as slices finish."""
-        context = DataContext.get_current()
-        context.target_max_block_size = 1  # bytes: every slice is a block of its own
-        context.execution_options.preserve_order = False
-        context.raise_original_map_exception = True
-        dataset = ray.data.read_datasource(
-            _SliceSource(slices, self._job.out),
-            override_num_blocks=1,
-            num_cpus=SOURCE_CPUS,
-            max_calls=1,  # unlike any pool's arguments, or Ray Data may run the source and all slices inside one worker
-        )
-        for number, pool in enumerate(self._engine.pools):
-            dataset = dataset.map_batches(
-                _PoolActor,
-                fn_constructor_args=(self._job, number),
-                batch_size=1,
-                batch_format="pyarrow",
-                zero_copy_batch=True,
-                compute=ActorPoolStrategy(size=pool.workers),
-                num_cpus=pool.num_cpus,
-                num_gpus=pool.num_gpus or None,
-                resources=dict(pool.resources),
-                label_selector=dict(pool.labels) or None,
-            )
-        for table in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-            for data in table["work"].to_pylist():
-                yield msgspec.msgpack.decode(data, type=Report)
-        if self._own:
-            _let_actors_end()
+        """Reports as slices finish. Raises JobError if Ray cannot run the actors."""
+        pools = [_Pool(self._job, number, pool, len(slices)) for number, pool in enumerate(self._pools)]
+        loading = {ref: pool for pool in pools for ref in pool.set_up()}
+        self._tell(what_loads(pool.settings for pool in loading.values()))
+        left = deque(slices.tolist())
+        most = 2 * sum(len(pool.actors) for pool in pools)  # slices on their way: no pool starves, and none runs far ahead
+        on_their_way = 0
+        running: dict[Any, _Running] = {}
+        while left or on_their_way:
+            while left and on_their_way < most:
+                number = left.popleft()
+                on_their_way += 1
+                pools[0].waiting.append((number, _packed(Work(chunk=self._plan.chunk_of(number), slice=number))))
+            for pool in reversed(pools):
+                running |= pool.dispatch()
+            (ref,), _ = ray.wait([*loading, *running], fetch_local=False)
+            if ref in loading:
+                del loading[ref]
+                self._tell(what_loads(pool.settings for pool in loading.values()))
+                continue
+            done = running.pop(ref)
+            pool = pools[done.pool]
+            pool.load[done.actor] -= 1
+            if pool is not pools[-1]:
+                pools[done.pool + 1].waiting.append((done.slice, ref))
+                continue
+            on_their_way -= 1
+            if (finished := _finished(ref)) is not None:
+                yield finished
+            else:
+                left.appendleft(done.slice)
+        closing = [ref for pool in pools for ref in pool.close()]
+        ray.wait(closing, num_returns=len(closing), timeout=2 * CLOSE_S)  # who takes longer ends with the session
 
     def commit(self, chunk: int) -> Future[None]:
-        """A task, repeated if its node dies."""
+        """On a cluster a task, repeated if its node dies; here a thread, which costs no start of a process."""
+        if self._committer is not None:
+            return self._committer.submit(commit_chunk, self._job, chunk)
         task = ray.remote(commit_chunk).options(num_cpus=COMMIT_CPUS, max_retries=-1)
         future: Future[None] = task.remote(self._job, chunk).future()
         return future
 
     def close(self) -> None:
         """End the session; on an existing cluster, only this job's part of it."""
+        if self._committer is not None:
+            self._committer.shutdown(cancel_futures=True)
         ray.shutdown()
 
 
+@dataclass(frozen=True)
+class _Running:
+    """What an actor was asked for: its pool and its number there, and the slice."""
+
+    pool: int
+    actor: int
+    slice: int
+
+
+class _Pool:
+    """The actors of a pool, how many slices each has, and the slices that wait: number, and message or reference to it."""
+
+    def __init__(self, job: JobSpec, number: int, settings: PoolSettings, n_slices: int) -> None:
+        self.settings = settings
+        self._number = number
+        actor = ray.remote(_PoolActor).options(
+            num_cpus=settings.num_cpus,
+            num_gpus=settings.num_gpus or None,
+            resources=dict(settings.resources),
+            label_selector=dict(settings.labels) or None,
+            max_restarts=-1,
+            max_task_retries=-1,
+        )
+        self.actors = [actor.remote(job, number) for _ in range(min(settings.workers, n_slices))]
+        self.load = [0] * len(self.actors)
+        self.waiting: deque[tuple[int, Any]] = deque()
+
+    def set_up(self) -> list[Any]:
+        """References that are there when the models of an actor are loaded."""
+        return [actor.set_up.remote() for actor in self.actors]
+
+    def dispatch(self) -> dict[Any, _Running]:
+        """Give waiting slices, the first ones first, to the actors that have least to do.
+
+        An actor has one slice, and a second to go on with while there are enough for all: at the end none waits behind another.
+        """
+        given = {}
+        while self.waiting:
+            load, actor = min((load, actor) for actor, load in enumerate(self.load))
+            if load >= (2 if len(self.waiting) > len(self.actors) else 1):
+                break
+            number, work = self.waiting.popleft()
+            given[self.actors[actor].advance.remote(work)] = _Running(self._number, actor, number)
+            self.load[actor] += 1
+        return given
+
+    def close(self) -> list[Any]:
+        """Let the actors close their models. References that are there when it is done."""
+        return [actor.close.remote() for actor in self.actors]
+
+
 class _PoolActor:
-    """A worker of a pool as Ray Data calls it: a table of one slice in, the same out; the last pool's gives the report."""
+    """A worker of a pool: one slice in, the same out; the last pool's gives the report. Messages are msgpack."""
 
     def __init__(self, job: JobSpec, pool: int) -> None:
         self._worker = PoolWorker(job, pool)
 
-    def __call__(self, table: pa.Table) -> pa.Table:
-        work = msgspec.msgpack.decode(table["work"][0].as_py(), type=Work)
-        done = self._worker.advance(work)
-        return _table(report(done) if self._worker.is_last else done)
+    def set_up(self) -> None:
+        """Wait until the models are loaded, or cannot be: that is told with the first slice."""
+        self._worker.set_up()
 
-    def __del__(self) -> None:
-        """Ray Data drops it when no slice is left; what models hold is given back then."""
+    def advance(self, message: bytes) -> bytes:
+        """Do this pool's part of a slice."""
+        done = self._worker.advance(msgspec.msgpack.decode(message, type=Work))
+        return _packed(report(done) if self._worker.is_last else done)
+
+    def close(self) -> None:
+        """End the child; models may give back what they hold."""
         self._worker.close()
 
 
-def _let_actors_end() -> None:
-    """Wait, for CLOSE_S at most, for actors that are closing their models: the end of our own session would kill them."""
-    until = time.monotonic() + CLOSE_S
-    while ray.available_resources().get("CPU", 0) < ray.cluster_resources()["CPU"] and time.monotonic() < until:
-        time.sleep(0.05)
+def _packed(message: Work | Report) -> bytes:
+    return msgspec.msgpack.encode(message)
 
 
-class _SliceSource(Datasource):  # type: ignore[misc]
-    """One generator task of one-row blocks: Ray Data pulls slices as the pools need them, so the driver never holds them."""
-
-    def __init__(self, slices: np.ndarray, out: str) -> None:
-        self._slices = slices
-        self._out = out
-
-    def estimate_inmemory_data_size(self) -> int | None:
-        return None
-
-    def get_read_tasks(
-        self, parallelism: int, per_task_row_limit: int | None = None, data_context: Any = None
-    ) -> list[ReadTask]:
-        slices, out = self._slices, self._out
-
-        def read() -> Iterator[pa.Table]:
-            plan = open_plan(plan_folder(out))
-            assert plan is not None
-            for number in slices.tolist():
-                yield _table(Work(chunk=plan.chunk_of(number), slice=number))
-
-        metadata = BlockMetadata(num_rows=len(slices), size_bytes=None, input_files=None, exec_stats=None)
-        return [ReadTask(read, metadata)]
-
-
-def _table(message: Work | Report) -> pa.Table:
-    data = pa.array([msgspec.msgpack.encode(message)], pa.large_binary())
-    return pa.table({"chunk": [message.chunk], "slice": [message.slice], "work": data})
+def _finished(ref: Any) -> Report | None:
+    """The last pool's answer; None if what it should have worked on is lost. Raises JobError."""
+    try:
+        return msgspec.msgpack.decode(ray.get(ref), type=Report)
+    except RayError as error:
+        cause = getattr(error, "cause", None) or error
+        if isinstance(cause, ObjectLostError):
+            return None
+        raise JobError(1, f"a worker on Ray cannot work: {str(cause).strip().splitlines()[-1]}") from error

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-os.environ.update(RAY_USAGE_STATS_ENABLED="0", RAY_DATA_USAGE_DISABLED="1", RAY_DATA_DISABLE_PROGRESS_BARS="1")
+os.environ.update(RAY_USAGE_STATS_ENABLED="0", RAY_DATA_USAGE_DISABLED="1")
 os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its "errors" are advice to Ray's authors
 
 import ray
@@ -26,7 +26,7 @@ def start_ray(address: str | None, object_store_mb: int, worker_env: Mapping[str
     """
     env = dict(worker_env or {})
     os.environ.update(env)
-    for name in ("ray", "ray.data", "ray.train"):
+    for name in ("ray", "ray.train"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module=r"ray\..*")
     own: dict[str, Any] = {"object_store_memory": object_store_mb * 2**20, "include_dashboard": False}

@@ -5,27 +5,33 @@ The engine of debugging and of most tests, and the baseline for Ray's overhead (
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 
 import numpy as np
 
+from pipeline.config import PoolSettings
 from pipeline.plan import Plan
-from pipeline.slices import JobSpec, PoolWorker, Report, Work, commit_chunk, report
+from pipeline.slices import JobSpec, PoolWorker, Report, Work, commit_chunk, report, what_loads
 
 
 class SerialRunner:
     """Runs slices and commits where it is called."""
 
-    def __init__(self, job: JobSpec, plan: Plan, n_pools: int) -> None:
+    def __init__(self, job: JobSpec, plan: Plan, pools: Sequence[PoolSettings], tell: Callable[[str], None]) -> None:
         self._job = job
         self._plan = plan
+        self._pools = pools
+        self._tell = tell
         self._workers: list[PoolWorker] = []
-        self._n_pools = n_pools
 
     def reports(self, slices: np.ndarray) -> Iterator[Report]:
         """Reports in the order of the slices."""
-        self._workers = [PoolWorker(self._job, pool) for pool in range(self._n_pools)]
+        self._workers = [PoolWorker(self._job, pool) for pool in range(len(self._pools))]
+        for number, worker in enumerate(self._workers):
+            self._tell(what_loads(self._pools[number:]))
+            worker.set_up()
+        self._tell(what_loads([]))
         for number in slices.tolist():
             work = Work(chunk=self._plan.chunk_of(number), slice=number)
             for worker in self._workers:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from typing import Protocol
 
@@ -107,6 +107,14 @@ class PoolWorker:
         settings = config.engine.pools[pool]
         hello = Hello(job.config_json, list(settings.stages), job.stage_factory, job.import_path)
         self._supervisor = Supervisor(hello, limits(config, settings))
+        self._cannot_start: SetupError | None = None
+
+    def set_up(self) -> None:
+        """Wait until the models are loaded; that they cannot be is told with the first slice."""
+        try:
+            self._supervisor.set_up()
+        except SetupError as error:
+            self._cannot_start = error
 
     def advance(self, work: Work) -> Work:
         """Do this pool's part of a slice; what makes the job impossible becomes `failure`."""
@@ -116,6 +124,8 @@ class PoolWorker:
         try:
             if self._first:
                 work.rows = read_rows(self._plan, work.slice, self._source)
+            if self._cannot_start is not None:
+                raise self._cannot_start
             done = self._supervisor.process(work.rows)
             work.rows, work.seconds, work.notes = done.rows, work.seconds | done.seconds, work.notes + done.notes
             work.notices, work.ready = work.notices + done.notices, work.ready + done.ready
@@ -131,6 +141,24 @@ class PoolWorker:
     def close(self) -> None:
         """End the child."""
         self._supervisor.close()
+
+
+_LOADED = {
+    "entities": "the language model",
+    "localise": "the detector",
+    "segment": "the segmenter",
+    "faces": "the face detector",
+    "background": "the inpainter",
+}
+
+
+def what_loads(pools: Iterable[PoolSettings]) -> str:
+    """For a person who waits: what the workers of pools, not all there yet, have to load."""
+    stages = dict.fromkeys(stage for pool in pools for stage in pool.stages)
+    if not stages:
+        return "the first clips are with the models"
+    models = [model for stage, model in _LOADED.items() if stage in stages]
+    return f"loading {', '.join(models)}" if models else "starting workers"
 
 
 def limits(config: Config, pool: PoolSettings) -> Limits:

@@ -95,6 +95,28 @@ class Supervisor:
         self._introductions.clear()
         return done
 
+    def set_up(self) -> None:
+        """Wait until the child has loaded its models. Raises SetupError."""
+        for last in (False, True):
+            if self._ready:
+                return
+            try:
+                reply = self._child.ask(None, self._limits.setup_deadline_s)
+            except _ChildDied as death:
+                self._child.end()
+                if last or death.reason == "timeout":
+                    raise self._setup_error(death.message, death.log) from None
+                self._restart()  # perhaps killed from outside
+                continue
+            if isinstance(reply, SetupFailed):
+                log = self._child.last_words()
+                self._child.end()
+                raise self._setup_error(reply.message, log)
+            assert isinstance(reply, Ready)
+            if not self._introduced:
+                self._introductions.append(reply)
+            self._ready = self._introduced = True
+
     def close(self) -> None:
         """End the child and every process that it started; one that waits for work may close its models before."""
         self._child.dismiss()
@@ -126,7 +148,7 @@ class Supervisor:
         return [reject(samples[0], failure.stage or self._hello.stages[0], failure.reason, failure.message)]
 
     def _attempt(self, samples: list[Sample]) -> Answer:
-        self._wait_until_ready()
+        self.set_up()
         began = time.monotonic()
         try:
             answer = self._child.ask(Batch(samples), self._deadline_s(len(samples)))
@@ -148,27 +170,6 @@ class Supervisor:
         self._child.end()
         self._child = _Child(msgspec.structs.replace(self._hello, introduce=not self._introduced), self._limits)
         self._ready = False
-
-    def _wait_until_ready(self) -> None:
-        for last in (False, True):
-            if self._ready:
-                return
-            try:
-                reply = self._child.ask(None, self._limits.setup_deadline_s)
-            except _ChildDied as death:
-                self._child.end()
-                if last or death.reason == "timeout":
-                    raise self._setup_error(death.message, death.log) from None
-                self._restart()  # perhaps killed from outside
-                continue
-            if isinstance(reply, SetupFailed):
-                log = self._child.last_words()
-                self._child.end()
-                raise self._setup_error(reply.message, log)
-            assert isinstance(reply, Ready)
-            if not self._introduced:
-                self._introductions.append(reply)
-            self._ready = self._introduced = True
 
     def _setup_error(self, cause: str, log: str) -> SetupError:
         return SetupError(f"a worker for {', '.join(self._hello.stages)} cannot start on {platform.node()}: {cause}", log)

@@ -1,15 +1,17 @@
-"""What the engine costs: `python -m tools.bench_pipeline efficiency|overhead [--json]`.
+"""What the engine costs: `python -m tools.bench_pipeline efficiency|overhead|wall [--json]`.
 
 efficiency: seconds of the stages in a plain one-thread loop over N clips / (cores x wall from first to last commit of a run on
 Ray), over a manifest's clips repeated under distinct ids; median of `--repeat` runs; floor 0.75. overhead: stub stages that
 decode nothing, so that only the engine works: milliseconds a clip, and the driver's peak memory at 1,000 and 100,000 rows;
-floors: 15 ms, 50 MB more.
+floors: 15 ms, 50 MB more. wall: a whole job from the command line to its end, imports and models included, on Ray / in a plain
+pool of processes that share nothing and survive nothing, run in turn; floor 1.15 at 130 clips.
 """
 
 from __future__ import annotations
 
 import base64
 import json
+import multiprocessing
 import statistics
 import subprocess
 import sys
@@ -25,10 +27,12 @@ from pipeline import storage
 from pipeline.build import build_stages
 from pipeline.child import run_stages
 from pipeline.config import STAGE_ORDER, Config, load_config
-from pipeline.job import run_job
-from pipeline.plan import make_plan
-from pipeline.slices import read_rows
-from stages.records import Background, EntityWord, Frame, Instance, MaskRle, Row, Sample, StageName, VideoInfo
+from pipeline.job import STAGE_FACTORY, run_job
+from pipeline.plan import make_plan, open_plan
+from pipeline.shards import Provenance
+from pipeline.slices import JobSpec, commit_chunk, plan_folder, read_rows, spool_address
+from stages.base import Stage
+from stages.records import Background, EntityWord, Frame, Instance, MaskRle, Row, Sample, StageName, VideoInfo, encode_rows
 from stages.weights import Missing
 
 _ROWS = (1_000, 100_000)
@@ -49,17 +53,36 @@ def main() -> None:
 @click.option("--json", "as_json", is_flag=True)
 def efficiency(config_path: str, manifest: str, clips: int, cores: int, repeat: int, as_json: bool) -> None:
     """Seconds of the same stage code in a plain loop / (cores x wall from first to last commit)."""
-    config = load_config(config_path)
     with tempfile.TemporaryDirectory() as folder:
-        repeated = _repeat_manifest(Path(manifest), Path(folder) / "clips.jsonl", clips)
-        settings = config.source.model_copy(update={"allowed_roots": [str(Path(manifest).resolve().parent)]})
-        config = config.model_copy(update={"source": settings})
+        config, repeated = _many_clips(config_path, Path(manifest), Path(folder), clips)
         plain_s = _in_fresh_process("_plain_loop", config, repeated, folder)["seconds"]
         runs = [_in_fresh_process("_ray_run", config, repeated, f"{folder}/{number}") for number in range(repeat)]
     walls = [run["wall_s"] for run in runs]
     ratios = [plain_s / (cores * wall) for wall in walls]
     result = {"clips": clips, "plain_s": plain_s, "wall_s": walls, "efficiency": ratios, "median": statistics.median(ratios)}
     _show(result, as_json)
+
+
+@main.command()
+@click.option("--config", "config_path", default="configs/local.yaml", show_default=True)
+@click.option("--input", "manifest", required=True, help="JSONL manifest of real clips.")
+@click.option("--clips", default=130, show_default=True, help="Clips of a run; the manifest's, repeated.")
+@click.option("--processes", default=2, show_default=True, help="Of the plain pool; cores of the machine.")
+@click.option("--repeat", default=2, show_default=True)
+@click.option("--json", "as_json", is_flag=True)
+def wall(config_path: str, manifest: str, clips: int, processes: int, repeat: int, as_json: bool) -> None:
+    """Seconds of a whole job on Ray / of a plain pool of processes that do the same work."""
+    walls: dict[str, list[float]] = {"_ray_run": [], "_plain_pool": []}
+    with tempfile.TemporaryDirectory() as folder:
+        config, repeated = _many_clips(config_path, Path(manifest), Path(folder), clips)
+        for number in range(repeat):
+            for name, seconds in walls.items():
+                began = time.monotonic()
+                more = STAGE_FACTORY if name == "_ray_run" else str(processes)
+                _in_fresh_process(name, config, repeated, f"{folder}/{name}{number}", more)
+                seconds.append(time.monotonic() - began)
+    ratios = [on_ray / in_pool for on_ray, in_pool in zip(*walls.values(), strict=True)]
+    _show({"clips": clips, "ray_s": walls["_ray_run"], "pool_s": walls["_plain_pool"], "ratio": ratios}, as_json)
 
 
 @main.command()
@@ -149,12 +172,51 @@ def _plain_loop(config: Config, manifest: str, folder: str, _factory: str) -> di
     for number in range(plan.n_slices):
         rows = read_rows(plan, number, config.source)
         for stages, rows_per_batch in pools:
-            samples = [row for row in rows if isinstance(row, Sample)]
-            batches = [samples[first : first + rows_per_batch] for first in range(0, len(samples), rows_per_batch)]
             began = time.perf_counter()
-            rows = [row for batch in batches for row in run_stages(stages, batch, lambda _: None).rows]
+            rows = _through(stages, rows_per_batch, rows)
             seconds += time.perf_counter() - began
     return {"seconds": seconds}
+
+
+def _plain_pool(config: Config, manifest: str, out: str, processes: str) -> dict[str, float]:
+    """The same shards by processes that each hold all models and take one slice after the other."""
+    plan = make_plan(manifest, plan_folder(out), config.source, config.engine.rows_per_chunk, config.engine.rows_per_slice)
+    request = (config.model_dump_json(), out)
+    with multiprocessing.get_context("spawn").Pool(int(processes), _pool_process, request) as pool:
+        for _ in pool.imap_unordered(_pool_slice, range(plan.n_slices)):
+            pass
+    hashes: dict[str, str] = dict.fromkeys((name for name in STAGE_ORDER if name != "cut"), "")
+    for chunk in range(plan.n_chunks):
+        commit_chunk(JobSpec(config.model_dump_json().encode(), out, Provenance("", hashes), "", []), chunk)
+    return {}
+
+
+_process: dict[str, Any] = {}
+"""What a process of the plain pool holds: stages by pool, configuration, plan, output."""
+
+
+def _pool_process(config_json: str, out: str) -> None:
+    config = Config.model_validate_json(config_json)
+    pools = [(build_stages(config, pool.stages), pool.rows_per_batch) for pool in config.engine.pools]
+    for stages, _ in pools:
+        for stage in stages:
+            stage.setup()
+    _process.update(pools=pools, config=config, plan=open_plan(plan_folder(out)), out=out)
+
+
+def _pool_slice(number: int) -> None:
+    rows = read_rows(_process["plan"], number, _process["config"].source)
+    for stages, rows_per_batch in _process["pools"]:
+        rows = _through(stages, rows_per_batch, rows)
+    storage.atomic_write(spool_address(_process["out"], number), encode_rows(rows))
+
+
+def _through(stages: list[Stage], rows_per_batch: int, rows: list[Row]) -> list[Row]:
+    """Samples among the rows through the stages of a pool, in batches; rejections stay where they are."""
+    samples = [row for row in rows if isinstance(row, Sample)]
+    batches = [samples[first : first + rows_per_batch] for first in range(0, len(samples), rows_per_batch)]
+    done = iter([row for batch in batches for row in run_stages(stages, batch, lambda _: None).rows])
+    return [next(done) if isinstance(row, Sample) else row for row in rows]
 
 
 def _ray_run(config: Config, manifest: str, out: str, factory: str) -> dict[str, float]:
@@ -172,13 +234,14 @@ def _ray_run(config: Config, manifest: str, out: str, factory: str) -> dict[str,
 
 _MEASUREMENTS: dict[str, Callable[[Config, str, str, str], dict[str, float]]] = {
     "_plain_loop": _plain_loop,
+    "_plain_pool": _plain_pool,
     "_ray_run": _ray_run,
 }
 
 
-def _in_fresh_process(name: str, config: Config, manifest: str, out: str, factory: str = "pipeline.build:build_stages") -> Any:
-    """A measurement whose memory and caches are its own, with one thread a process."""
-    request = json.dumps([name, config.model_dump_json(), manifest, out, factory])
+def _in_fresh_process(name: str, config: Config, manifest: str, out: str, more: str = STAGE_FACTORY) -> Any:
+    """A measurement whose memory and caches are its own, with one thread a process. `more`: its last argument."""
+    request = json.dumps([name, config.model_dump_json(), manifest, out, more])
     command = ["env", "OMP_NUM_THREADS=1", "OPENBLAS_NUM_THREADS=1", "MKL_NUM_THREADS=1", sys.executable, "-m", __spec__.name]
     answer = subprocess.run([*command, "measure", request], stdout=subprocess.PIPE, check=True)
     return json.loads(answer.stdout.splitlines()[-1])
@@ -188,8 +251,15 @@ def _in_fresh_process(name: str, config: Config, manifest: str, out: str, factor
 @click.argument("request")
 def measure(request: str) -> None:
     """One measurement, as asked by `_in_fresh_process`."""
-    name, config_json, manifest, out, factory = json.loads(request)
-    print(json.dumps(_MEASUREMENTS[name](Config.model_validate_json(config_json), manifest, out, factory)))
+    name, config_json, manifest, out, more = json.loads(request)
+    print(json.dumps(_MEASUREMENTS[name](Config.model_validate_json(config_json), manifest, out, more)))
+
+
+def _many_clips(config_path: str, manifest: Path, folder: Path, clips: int) -> tuple[Config, str]:
+    """A configuration that may read the manifest's clips from elsewhere, and a manifest that repeats them."""
+    config = load_config(config_path)
+    settings = config.source.model_copy(update={"allowed_roots": [str(manifest.resolve().parent)]})
+    return config.model_copy(update={"source": settings}), _repeat_manifest(manifest, folder / "clips.jsonl", clips)
 
 
 def _repeat_manifest(manifest: Path, target: Path, clips: int) -> str:

@@ -72,8 +72,8 @@ def test_pools_without_labels_leave_room_for_those_with():
     check_placement([pool(1), pool(2, labels={"cards": "large"}, num_gpus=0.5)], nodes_of(nodes))
 
 
-def test_reading_and_commits_need_a_little_too():
-    assert "0.2 CPUs must stay free" in refusal([pool(2)], node(2.1))
+def test_commits_need_a_little_too():
+    assert "0.1 CPUs must stay free" in refusal([pool(2)], node(2.1))
     check_placement([pool(2)], nodes_of([node(2), node(0.2)]))
 
 

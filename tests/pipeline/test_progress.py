@@ -17,8 +17,17 @@ def test_the_line_counts_clips_and_names_the_step_that_its_workers_are_slowest_a
     assert line.endswith("slowest step: entities 400 ms/clip")
 
 
-def test_without_a_finished_slice_there_is_no_rate_to_tell():
-    assert Progress(rows=100, done=20, workers={}).line() == "20/100 clips, the first slice is on its way, 0:00"
+def test_before_the_first_slice_it_says_what_is_waited_for_as_soon_as_that_changes(capsys):
+    with Progress(rows=100, done=20, workers={}) as progress:
+        progress.tell("starting Ray")
+        progress.tell("loading the detector")
+        progress.tell("loading the detector")
+        progress.add(report(10, 7, entities=4.0))
+        progress.tell("loading the segmenter")  # a worker that comes late keeps nobody waiting
+    assert capsys.readouterr().err.splitlines() == [
+        "20/100 clips, starting Ray, 0:00",
+        "20/100 clips, loading the detector, 0:00",
+    ]
 
 
 def test_a_notice_is_shown_once_however_many_workers_say_it_and_counted_at_the_end(capsys):
