@@ -69,7 +69,7 @@ class RayRunner:
                 pools[0].waiting.append((number, _packed(Work(chunk=self._plan.chunk_of(number), slice=number))))
             for pool in reversed(pools):
                 running |= pool.dispatch()
-            (ref,), _ = ray.wait([*loading, *running], fetch_local=False)
+            ref = _first_ready([*loading, *running])
             if ref in loading:
                 del loading[ref]
                 self._tell(what_loads(pool.settings for pool in loading.values()))
@@ -176,6 +176,15 @@ class _PoolActor:
 
 def _packed(message: Work | Report) -> bytes:
     return msgspec.msgpack.encode(message)
+
+
+def _first_ready(refs: list[Any]) -> Any:
+    """Wait for one of them; what is behind it stays where it is."""
+    try:
+        (ready,), _ = ray.wait(refs, fetch_local=False)
+    except SystemError as error:  # how Ray hands on what a signal's handler raised
+        raise error.__cause__ or error from None
+    return ready
 
 
 def _finished(ref: Any) -> Report | None:

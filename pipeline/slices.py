@@ -110,7 +110,7 @@ class PoolWorker:
         self._cannot_start: SetupError | None = None
 
     def set_up(self) -> None:
-        """Wait until the models are loaded; that they cannot be is told with the first slice."""
+        """Wait until the models are loaded; that they cannot be is told with the first slice that needs them."""
         try:
             self._supervisor.set_up()
         except SetupError as error:
@@ -124,7 +124,7 @@ class PoolWorker:
         try:
             if self._first:
                 work.rows = read_rows(self._plan, work.slice, self._source)
-            if self._cannot_start is not None:
+            if self._cannot_start is not None and any(isinstance(row, Sample) for row in work.rows):
                 raise self._cannot_start
             done = self._supervisor.process(work.rows)
             work.rows, work.seconds, work.notes = done.rows, work.seconds | done.seconds, work.notes + done.notes

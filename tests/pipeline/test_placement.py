@@ -73,8 +73,8 @@ def test_pools_without_labels_leave_room_for_those_with():
 
 
 def test_commits_need_a_little_too():
-    assert "0.1 CPUs must stay free" in refusal([pool(2)], node(2.1))
-    check_placement([pool(2)], nodes_of([node(2), node(0.2)]))
+    assert "0.1 CPUs must stay free" in refusal([pool(2)], node(2.05))
+    check_placement([pool(2)], nodes_of([node(2), node(0.1)]))
 
 
 @pytest.mark.parametrize(

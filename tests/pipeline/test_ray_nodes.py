@@ -13,7 +13,14 @@ pytestmark = pytest.mark.ray
 
 SOON = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 300, "health_check_failure_threshold": 5}
 """When the head sees that a node has gone."""
-NODE = {"num_cpus": 1, "object_store_memory": 80 * 2**20, "env_vars": {STUB_SECONDS: "0.1"}}
+NODE = {"num_cpus": 1, "resources": {"work": 4}, "object_store_memory": 80 * 2**20, "env_vars": {STUB_SECONDS: "0.1"}}
+
+
+def config():
+    """Two workers a pool, on nodes that are for work."""
+    engine = make_config(workers=2).engine
+    pools = [pool.model_copy(update={"resources": {"work": 1}}) for pool in engine.pools]
+    return make_config(pools=[pool.model_dump() for pool in pools])
 
 
 @pytest.fixture
@@ -26,7 +33,7 @@ def cluster(monkeypatch):
     monkeypatch.delenv(TRACES, raising=False)
     started = Cluster()
     try:
-        started.add_node(num_cpus=0.1, object_store_memory=80 * 2**20, _system_config=SOON)  # the head, with room for commits
+        started.add_node(num_cpus=1, object_store_memory=80 * 2**20, _system_config=SOON)  # the head; commits run here
         yield started
     finally:
         started.shutdown()
@@ -37,17 +44,16 @@ def test_a_node_that_goes_costs_no_row_and_changes_no_byte(cluster, tmp_path):
     job = {"input": manifest, "stage_factory": STUBS}
     assert run_job(make_config(), output=str(tmp_path / "serial"), engine="serial", **job).exit_code == 0
     out = str(tmp_path / "out")
-    going = cluster.add_node(**NODE)
+    going, _ = cluster.add_node(**NODE), cluster.add_node(**NODE)
     cluster.wait_for_nodes()
 
     def lose_a_node():
         wait_for(lambda: spooled(out))
-        cluster.add_node(**NODE)
         cluster.remove_node(going, allow_graceful=False)
 
     meanwhile = threading.Thread(target=lose_a_node)
     meanwhile.start()
-    result = run_job(make_config(workers=2), output=out, engine="ray", ray_address=cluster.address, **job)
+    result = run_job(config(), output=out, engine="ray", ray_address=cluster.address, **job)
     meanwhile.join()
     assert result.exit_code == 0, result.message
     assert contents(tmp_path / "out") == contents(tmp_path / "serial")
