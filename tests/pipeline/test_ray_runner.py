@@ -127,9 +127,12 @@ def test_killed_workers_cost_nothing_and_an_interrupt_leaves_nothing_behind(tmp_
     process = start(manifest, tmp_path / "out", "ray", workers=2, min_deadline_s=100)
     driver = psutil.Process(process.pid)
     wait_for(lambda: len(list(gates.glob("*.here"))) == 2)
-    (_, model), *_, (actor, _) = wait_for(lambda: at_least_two(models_at_work(driver)))
+    (_, model), *_, (actor, orphan) = wait_for(lambda: at_least_two(models_at_work(driver)))
     actor.kill()
     model.kill()
+    assert not psutil.wait_procs([model, orphan], timeout=100)[1]
+    for here in gates.glob("*.here"):  # who still waits there says so again
+        here.unlink(missing_ok=True)
     # Whichever slices these are, a chunk of them is whole, and three slices are not done.
     while len(list(gates.glob("*.open"))) <= slices // of_chunk:
         here = next(iter(wait_for(lambda: list(gates.glob("*.here")))))
