@@ -32,6 +32,7 @@ from pipeline.supervisor import CLOSE_S
 
 # An actor that is not needed any more ends its child itself, after the models were closed; Ray would kill the child first.
 _WORKER_ENV = {"RAY_kill_child_processes_on_worker_exit": "0"}
+_WAIT_S = 0.5
 
 
 class RayRunner:
@@ -179,12 +180,17 @@ def _packed(message: Work | Report) -> bytes:
 
 
 def _first_ready(refs: list[Any]) -> Any:
-    """Wait for one of them; what is behind it stays where it is."""
-    try:
-        (ready,), _ = ray.wait(refs, fetch_local=False)
-    except SystemError as error:  # how Ray hands on what a signal's handler raised
-        raise error.__cause__ or error from None
-    return ready
+    """Wait for one of them; what is behind it stays where it is.
+
+    In short waits: what a handler of signals raises comes out of Ray only when its call returns, as the cause of a SystemError.
+    """
+    ready: list[Any] = []
+    while not ready:
+        try:
+            ready, _ = ray.wait(refs, timeout=_WAIT_S, fetch_local=False)
+        except SystemError as error:
+            raise error.__cause__ or error from None
+    return ready[0]
 
 
 def _finished(ref: Any) -> Report | None:

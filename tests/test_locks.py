@@ -4,6 +4,7 @@ of an environment writes over another's files."""
 import re
 import shutil
 import subprocess
+import sysconfig
 from collections import defaultdict
 from importlib.metadata import distributions
 from pathlib import Path
@@ -75,7 +76,7 @@ def test_one_environment_holds_all_models_of_the_gpu_profile() -> None:
 def test_no_two_packages_of_an_environment_own_one_file(environment: str) -> None:
     """Installers unpack in parallel: which of two packages writes a file last is a race. The marks choose the environment."""
     owners: defaultdict[Path, set[str]] = defaultdict(set)
-    for distribution in distributions():
+    for distribution in distributions(path=[sysconfig.get_path("purelib")]):  # Ray adds a folder of its own to sys.path
         name = distribution.metadata["Name"]
         for file in distribution.files or ():
             owners[Path(str(file.locate()))].add(name)
