@@ -3,7 +3,9 @@
 import contextlib
 import os
 import signal
+import sys
 
+import numpy as np
 import psutil
 import pytest
 from jobs import STUBS, contents, helpers, make_config, make_manifest, outcomes, start, traces, wait_for
@@ -11,8 +13,12 @@ from stub_stages import GATES, STUB_SECONDS, TRACES
 
 from pipeline.config import STAGE_ORDER
 from pipeline.job import run_job
-from pipeline.ray_session import start_ray  # before Ray
-from pipeline.shards import committed
+from pipeline.plan import make_plan
+from pipeline.preflight import JobError
+from pipeline.ray_runner import RayRunner  # before Ray
+from pipeline.ray_session import start_ray
+from pipeline.shards import Provenance, committed
+from pipeline.slices import JobSpec
 
 # isort: split
 import ray
@@ -99,6 +105,18 @@ def test_pools_that_the_machine_cannot_hold_are_refused_with_the_numbers(manifes
     assert result.exit_code == 2
     assert "of 1000 such workers" in result.message
     assert not committed(str(tmp_path / "out"))
+
+
+def test_workers_that_do_not_see_the_output_end_the_job_with_the_cause(manifest, tmp_path, ray_address):
+    config = make_config()
+    plan = make_plan(manifest, str(tmp_path / "plan"), config.source, 8, 4)
+    job = JobSpec(config.model_dump_json().encode(), str(tmp_path / "elsewhere"), Provenance("", {}), STUBS, sys.path)
+    runner = RayRunner(job, plan, config.engine, ray_address, tell=lambda text: None)
+    try:
+        with pytest.raises(JobError, match=r"no plan in .*elsewhere.*; workers must see the output's folder"):
+            next(runner.reports(np.arange(2)))
+    finally:
+        runner.close()
 
 
 def models_at_work(driver):
