@@ -10,13 +10,16 @@ import logging
 import os
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 os.environ.update(RAY_USAGE_STATS_ENABLED="0", RAY_DATA_USAGE_DISABLED="1")
 os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its "errors" are advice to Ray's authors
 
+import psutil
 import ray
+
+_OF_NO_USE_HERE = ("ray/autoscaler/_private/monitor.py", "ray/_private/log_monitor.py")
 
 
 def start_ray(address: str | None, object_store_mb: int, worker_env: Mapping[str, str] | None = None) -> None:
@@ -38,6 +41,19 @@ def start_ray(address: str | None, object_store_mb: int, worker_env: Mapping[str
             logging_level=logging.ERROR,
             **({"runtime_env": {"env_vars": env}} if address else own),
         )
+    if address is None:
+        _end_idle_daemons()
+
+
+def _end_idle_daemons() -> None:
+    """End what Ray starts beside every session for clusters that grow and for logs on the terminal: nothing of either is here.
+
+    They take a second of a core and more, and `ray.shutdown` would wait a second for the first, deaf to SIGTERM by then.
+    """
+    for process in psutil.Process().children():
+        with suppress(psutil.Error):
+            if any(word.endswith(_OF_NO_USE_HERE) for word in process.cmdline()):
+                process.kill()
 
 
 @contextmanager

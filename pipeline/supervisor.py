@@ -28,7 +28,7 @@ import psutil
 from pipeline.child import Answer, Batch, Hello, Ready, Reply, SetupFailed, Started, pack_frame, unpack_frames
 from stages.records import Row, Sample, StageName, reject
 
-_POLL_S = 0.2
+_LOOK_S = 1.0  # how often the memory of a working child is looked at; what it sends, and its end, are heard at once
 _DEADLINE_FACTOR = 20  # a row may take so many times the median (engine: decision 5)
 _UNMEASURED_SHARE = 1 / 4  # of min_deadline_s, for each row of a batch, until a median is known
 CLOSE_S = 10.0  # in which models may end the processes and free the memory that they hold
@@ -55,6 +55,11 @@ class Limits:
     rows_per_batch: int
     threads: int
     cards: bool
+
+    @property
+    def memory(self) -> str:
+        """The limit, as messages name it."""
+        return f"memory_limit_gib = {self.memory_limit_gib:g} of the pool"
 
 
 class Processed(NamedTuple):
@@ -113,6 +118,9 @@ class Supervisor:
                 self._child.end()
                 raise self._setup_error(reply.message, log)
             assert isinstance(reply, Ready)
+            if self._child.memory_gib() > self._limits.memory_limit_gib:
+                self._child.end()
+                raise self._setup_error(f"out of memory: its models need more than {self._limits.memory}", "")
             if not self._introduced:
                 self._introductions.append(reply)
             self._ready = self._introduced = True
@@ -221,18 +229,17 @@ class _Child:
         self._idle = False
         ends = time.monotonic() + deadline_s
         while True:
-            if self._wait_for_bytes():
+            if self._wait_for_bytes(min(_LOOK_S, max(0.0, ends - time.monotonic()))):
                 for reply in unpack_frames(self._received):
                     if not isinstance(reply, Started):
                         self._idle = True
                         return reply
                     self._stage = reply.stage
-            elif time.monotonic() > ends:
+            elif time.monotonic() >= ends:
                 limit = f"engine.min_deadline_s = {self._limits.min_deadline_s:g}"
                 self._die("timeout", f"still running at its deadline, the larger of {limit} and 20 times the usual; ended")
             elif self.memory_gib() > self._limits.memory_limit_gib:
-                limit = f"memory_limit_gib = {self._limits.memory_limit_gib:g}"
-                self._die("worker_crash", f"out of memory: its worker went beyond {limit} of the pool and was ended")
+                self._die("worker_crash", f"out of memory: its worker went beyond {self._limits.memory} and was ended")
 
     def memory_gib(self) -> float:
         """Resident memory of the child and its descendants."""
@@ -276,13 +283,13 @@ class _Child:
         poll.register(self._answers, select.POLLHUP)
         return bool(poll.poll(0))
 
-    def _wait_for_bytes(self) -> bool:
-        """Send and receive what is possible within the polling time; whether anything was received."""
+    def _wait_for_bytes(self, timeout_s: float) -> bool:
+        """Send and receive what is possible within that time; whether anything was received."""
         poll = select.poll()
         poll.register(self._answers, select.POLLIN)
         if self._unsent:
             poll.register(self._requests, select.POLLOUT)
-        events = dict(poll.poll(_POLL_S * 1000))
+        events = dict(poll.poll(timeout_s * 1000))
         if self._requests in events:
             self._send()
         if self._answers not in events:
