@@ -15,7 +15,8 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
+from multiprocessing.synchronize import Semaphore
 from typing import Any, NamedTuple, TypeVar
 
 import cv2
@@ -34,6 +35,10 @@ HELD_OUT, HELD_OUT_SHARE = 16, 0.1
 """Samples of the validation loss where the configuration says nothing: so many, and at most this share of all."""
 READ_AHEAD = 4
 """Steps that are ready or in the making for each worker, at most: so many hide that some take longer than others."""
+
+
+START_S, START_TRIES = 60.0, 3
+"""In which workers that were forked must have begun, and how often they are made."""
 
 
 class StepItems(NamedTuple):
@@ -145,15 +150,29 @@ def ahead(read: Callable[[int], T], numbers: Sequence[int], workers: int, *, in_
 
 
 def _pool(read: Callable[[int], Any], workers: int) -> ProcessPoolExecutor:
-    """Forked, so that each has what `read` knows without a copy."""
-    return ProcessPoolExecutor(workers, get_context("fork"), _start_worker, (read, os.getpid()))
+    """Forked, so that each has what `read` knows without a copy. Raises TrainError if they do not start.
+
+    Now and then a forked process waits for ever for a lock that another thread held at that moment: in Python 3.11 for that of
+    its thread states (PyOS_AfterFork_Child). Such a pool has read nothing yet and is made anew.
+    """
+    context = get_context("fork")
+    for _ in range(START_TRIES):
+        others, started = set(active_children()), context.Semaphore(0)
+        pool = ProcessPoolExecutor(workers, context, _start_worker, (read, os.getpid(), started))
+        pool.submit(os.getpid)  # with the first task all are forked
+        if all(started.acquire(timeout=START_S) for _ in range(workers)):
+            return pool
+        for process in set(active_children()) - others:
+            process.kill()
+        pool.shutdown(cancel_futures=True)
+    raise TrainError(f"processes that read ahead did not start, {START_TRIES} times; with data.workers = 0 none is needed")
 
 
 _read_here: Callable[[int], Any]
 """In a worker: what it reads with."""
 
 
-def _start_worker(read: Callable[[int], Any], parent: int) -> None:
+def _start_worker(read: Callable[[int], Any], parent: int, started: Semaphore) -> None:
     """One thread, as there are many workers. The parent decides when to end: a signal to the whole group is for it alone."""
     global _read_here  # noqa: PLW0603 - a worker is for one `read` only
     _read_here = read
@@ -162,6 +181,7 @@ def _start_worker(read: Callable[[int], Any], parent: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    started.release()
 
 
 def _in_worker(number: int) -> Any:

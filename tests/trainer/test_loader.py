@@ -170,6 +170,39 @@ def test_a_worker_that_is_killed_is_told_of() -> None:
         list(found)
 
 
+HANGING = """
+import os, sys, time
+from pathlib import Path
+from trainer import loader
+from trainer.batch import TrainError
+folder, hanging, in_turns = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "True"
+def hang():
+    for n in range(hanging):
+        try:
+            (folder / str(n)).touch(exist_ok=False)
+        except FileExistsError:
+            continue
+        time.sleep(600)
+os.register_at_fork(after_in_child=hang)
+loader.START_S = 1.5
+try:
+    print(*loader.ahead(abs, range(20), workers=2, in_turns=in_turns))
+except TrainError as error:
+    print(error)
+"""
+"""The first so many processes that it forks hang before they do anything, as they do when another thread held a lock."""
+
+
+@pytest.mark.parametrize("in_turns", [False, True])
+@pytest.mark.parametrize("hanging", [1, 100])
+def test_workers_that_hang_when_they_are_forked_are_replaced(tmp_path: Path, hanging: int, in_turns: bool) -> None:
+    command = [sys.executable, "-c", HANGING, str(tmp_path), str(hanging), str(in_turns)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    ended = subprocess.run(command, check=False, env=environment, capture_output=True, text=True, timeout=60)
+    wanted = " ".join(map(str, range(20))) if hanging == 1 else "processes that read ahead did not start, 3 times"
+    assert ended.stdout.startswith(wanted), ended.stderr
+
+
 def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
     script = """
 import os, sys
