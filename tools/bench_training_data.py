@@ -57,8 +57,8 @@ def measure(config: TrainConfig, shards: str, cache: str) -> tuple[list[float], 
     began = time.perf_counter()
     for number, _, keys, items in steps(data, config, 0, world):
         waited = time.perf_counter()
-        loop._gradients(learner, encoded(items, encoders), len(keys), number, config, world)
-        loop._update(learner, number, config)
+        loop.gradients(learner, encoded(items, encoders), len(keys), number, config, world)
+        loop.update(learner, number, config)
         now = time.perf_counter()
         waits.append(waited - began)
         walls.append(now - began)

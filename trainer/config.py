@@ -111,6 +111,9 @@ class RunSettings(Settings):
     checkpoint_activations: Annotated[bool, Execution] = Field(
         False, description="compute blocks again instead of keeping them"
     )
+    compile: Annotated[bool, Execution] = Field(
+        False, description="blocks through torch.compile: quicker on cards, after a slow first step for each size of clip"
+    )
     parallel: Annotated[Literal["ddp", "fsdp2"], Execution] = Field("ddp", description="over several processes")
     attention: Annotated[Literal["auto", "flash", "cudnn", "efficient", "math"], Execution] = Field(
         "auto", description="which of PyTorch's attention kernels is tried first"

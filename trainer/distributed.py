@@ -93,22 +93,33 @@ def parallelise(model: VideoDiT, world: World, run: RunSettings) -> nn.Module:
     if run.checkpoint_activations:
         for block in model.blocks:
             _set_forward(block, partial(checkpoint, block.forward, use_reentrant=False))
+    if run.compile:
+        for block in model.blocks:
+            block.compile()
     if run.precision == "bfloat16":
         _set_forward(model, partial(_in_bfloat16, model.forward, world.device.type))
     if world.ranks == 1:
         return model.to(world.device)
-    if run.parallel == "ddp":
-        # One rank's clips may have images where another's have none; the ranks must agree on what was used.
-        return DistributedDataParallel(model.to(world.device), find_unused_parameters=True, gradient_as_bucket_view=True)
-    shard: dict[str, Any] = {
+    return replicate(model, world) if run.parallel == "ddp" else shard(model, world, run)
+
+
+def replicate(model: VideoDiT, world: World) -> nn.Module:
+    """The whole model on every rank (DDP)."""
+    # One rank's clips may have images where another's have none; the ranks must agree on what was used.
+    return DistributedDataParallel(model.to(world.device), find_unused_parameters=True, gradient_as_bucket_view=True)
+
+
+def shard(model: VideoDiT, world: World, run: RunSettings) -> nn.Module:
+    """Each rank holds its part of every block, and of the rest (FSDP2)."""
+    settings: dict[str, Any] = {
         "mesh": init_device_mesh(world.device.type, (world.ranks,)),
         "mp_policy": _POLICIES[run.precision],
         # The root as well: what stays gathered would be stale when weights are changed between two forwards without gradient.
         "reshard_after_forward": True,
     }
     for block in model.blocks:
-        fully_shard(block, **shard)
-    sharded = fully_shard(model, **shard)
+        fully_shard(block, **settings)
+    sharded = fully_shard(model, **settings)
     sharded.set_reduce_scatter_unused_params(True)  # else ranks with and without images would wait for each other
     return sharded
 

@@ -120,9 +120,9 @@ def _train(
             arrived = time.monotonic()
             clips, done = config.data.buckets[bucket].batch, number + 1
 
-            outcome = _gradients(learner, encoded(items, encoders), clips, number, config, world)
+            outcome = gradients(learner, encoded(items, encoders), clips, number, config, world)
             _require_finite(outcome, run, number, keys, world)
-            lr = _update(learner, number, config)
+            lr = update(learner, number, config)
 
             loss = float(outcome.losses.double().mean())
             wait_s, time_s = arrived - began, time.monotonic() - began
@@ -145,7 +145,7 @@ def _train(
     return TrainResult(config.stage.steps, loss)
 
 
-def _gradients(
+def gradients(
     learner: Learner, items: list[EncodedItem], clips: int, number: int, config: TrainConfig, world: World
 ) -> Outcome:
     """Leave the gradient of the mean loss over the `clips` of the whole batch, clipped; `items` are this rank's share of them.
@@ -199,7 +199,7 @@ def _require_finite(outcome: Outcome, run: Path, number: int, keys: list[str], w
     )
 
 
-def _update(learner: Learner, number: int, config: TrainConfig) -> float:
+def update(learner: Learner, number: int, config: TrainConfig) -> float:
     """Step on the gradients and let the average follow; gives the learning rate."""
     lr = learning_rate(number, config.optimiser)
     for group in learner.optimiser.param_groups:

@@ -104,7 +104,7 @@ class GroundingDino(Detector):
             self.architecture, local_path(self.checkpoint.address), local_path(self.text_encoder.address)
         )
         self.model.load_state_dict({name: tensor for name, tensor in state.items() if name not in UNUSED})
-        self.model.to(device)
+        self.model.requires_grad_(False).to(device)
         if self.compile:
             for part in (self.model.backbone[0], *self.model.transformer.encoder.layers):
                 part.compile()

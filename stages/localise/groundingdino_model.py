@@ -187,5 +187,10 @@ def _propose(model: Any, memory: torch.Tensor, texts: list[torch.Tensor], geomet
     cells, proposals = gen_encoder_output_proposals(memory, geometry.padding, geometry.sizes)
     cells = transformer.enc_output_norm(transformer.enc_output(cells))
     best = torch.cat([(own[None] @ text.transpose(1, 2)).amax(-1) for own, text in zip(cells, texts, strict=True)])  # (B, S)
-    chosen = best.topk(transformer.num_queries, dim=1).indices[..., None].expand(-1, -1, 4)
+    chosen = select_queries(best, transformer.num_queries)[..., None].expand(-1, -1, 4)
     return (transformer.enc_out_bbox_embed(cells) + proposals).gather(1, chosen)
+
+
+def select_queries(matches: torch.Tensor, n_queries: int) -> torch.Tensor:
+    """How well cells match a token, (B, S) -> the best of them, best first, (B, n_queries) int64."""
+    return matches.topk(n_queries, dim=1).indices

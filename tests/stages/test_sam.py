@@ -15,46 +15,11 @@ from stages.segment.sam import Sam
 from stages.segment.sam_build import build_fitting
 from stages.settings import SegmentSettings
 from stages.weights import sha256_of
+from tools.gpu_check.weights import random_sam, randomised
 
 pytestmark = pytest.mark.gpu
 
 BOXES = [(40, 30, 200, 180), (5.5, 8.25, 90, 220), (100, 60, 260, 250), (0, 0, 300, 300)]
-
-
-def random_sam(**encoder):
-    """The package's Sam, small, every tensor random: zeros of the initialisation would hide what is left out."""
-    import torch
-    from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, TwoWayTransformer
-    from segment_anything.modeling import Sam as Modules
-
-    torch.manual_seed(0)
-    sizes = {
-        "depth": 3,
-        "embed_dim": 48,
-        "num_heads": 3,
-        "img_size": 256,
-        "window_size": 7,
-        "global_attn_indexes": (1,),
-    } | encoder
-    side = sizes["img_size"] // 16
-    sam = Modules(
-        ImageEncoderViT(**sizes, use_rel_pos=True, out_chans=32, norm_layer=lambda width: torch.nn.LayerNorm(width, eps=1e-6)),
-        PromptEncoder(32, (side, side), (sizes["img_size"],) * 2, 8),
-        MaskDecoder(transformer_dim=32, transformer=TwoWayTransformer(2, 32, 8, 64), iou_head_hidden_dim=24),
-    )
-    return randomised(sam)
-
-
-def randomised(sam, std=0.1):
-    import torch
-
-    for parameter in sam.parameters():
-        parameter.data += torch.randn_like(parameter) * std
-    torch.nn.init.constant_(sam.mask_decoder.iou_prediction_head.layers[-1].bias, 0.7)
-    drawn = sam.mask_decoder.output_hypernetworks_mlps[0].layers[-1].bias
-    drawn.data[::2] += 2  # logits of both signs, else the mask is empty or full
-    drawn.data[1::2] -= 2
-    return sam.eval()
 
 
 def saved(sam, path):

@@ -101,6 +101,21 @@ def test_checkpointing_keeps_fewer_activations(alone):
     assert kept(True) < kept(False) / 3
 
 
+@pytest.mark.parametrize("checkpoint_activations", [False, True])
+def test_compiled_blocks_learn_the_same(alone, monkeypatch, checkpoint_activations):
+    """Traced as for any backend; that of the test runs the operations as they are, since a real one takes a minute."""
+    compiled, compile = [], torch.compile
+
+    def traced(function, **_):
+        compiled.append(function)
+        return compile(function, backend="eager")
+
+    monkeypatch.setattr(torch, "compile", traced)
+    run = lockstep.settings("ddp", compile=True, checkpoint_activations=checkpoint_activations)
+    close(lockstep.steps(ALONE, Case(run)), alone, 1e-5)
+    assert len(compiled) == len(lockstep.awake().blocks)
+
+
 def test_the_average_takes_the_place_of_the_weights_for_a_while():
     model = lockstep.awake()
     before, average = distributed.full_state(model), distributed.average_of(lockstep.awake(seed=1))
