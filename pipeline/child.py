@@ -17,9 +17,13 @@ import re
 import signal
 import struct
 import sys
+import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from importlib.metadata import packages_distributions, version
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -44,7 +48,7 @@ class Hello(msgspec.Struct):
     """First request: what to build. `stage_factory` is an import path to a `StageFactory`.
 
     `import_path` is where the driver finds modules; the environment of the child, not the request, hands it on. `introduce`:
-    whether `Ready` shall name the packages, which takes a fraction of a second.
+    whether `Ready` shall name the packages, which takes a fraction of a second. `rows_at_once`: see `run_side_by_side`.
     """
 
     config_json: bytes
@@ -52,6 +56,7 @@ class Hello(msgspec.Struct):
     stage_factory: str
     import_path: list[str]
     introduce: bool = True
+    rows_at_once: int | None = None
 
 
 class Batch(msgspec.Struct):
@@ -122,12 +127,12 @@ def load_stage_factory(path: str) -> StageFactory:
     return factory
 
 
-def run_stages(stages: list[Stage], samples: list[Sample], on_stage: Callable[[StageName], None]) -> Answer:
+def run_stages(stages: Sequence[Stage], rows: Sequence[Row], on_stage: Callable[[StageName], None]) -> Answer:
     """Run a batch through the stages in order; only samples flow on, rejections stay where they are.
 
-    Gives one row for each sample, in order. `on_stage` is called before each stage.
+    Gives one row for each row, in order. `on_stage` is called before each stage.
     """
-    rows: list[Row] = list(samples)
+    rows = list(rows)
     seconds: dict[StageName, float] = {}
     for stage in stages:
         places = [place for place, row in enumerate(rows) if isinstance(row, Sample)]
@@ -140,6 +145,35 @@ def run_stages(stages: list[Stage], samples: list[Sample], on_stage: Callable[[S
         for place, row in zip(places, done, strict=True):
             rows[place] = row
     return Answer(rows, seconds, notices.drain())
+
+
+def run_side_by_side(
+    stages: Sequence[Stage], rows: Sequence[Row], rows_at_once: int, on_stage: Callable[[StageName], None]
+) -> Answer:
+    """The same in steps of `rows_at_once` rows, each stage in a thread of its own and at another step: while the card works for
+    one, the CPU decodes and packs for others. A step's rows stay together, so that timing changes no batch and no result.
+    """
+
+    def go_on(stage: Stage, step: Future[Answer]) -> Answer:
+        before = step.result()
+        done = run_stages([stage], before.rows, on_stage)
+        return Answer(done.rows, before.seconds | done.seconds, before.notices + done.notices)
+
+    with ExitStack() as stack:
+        lanes = [stack.enter_context(ThreadPoolExecutor(1)) for _ in stages]
+        steps: list[Future[Answer]] = []
+        for first in range(0, len(rows), rows_at_once):
+            step: Future[Answer] = Future()
+            step.set_result(Answer(list(rows[first : first + rows_at_once]), {}, []))
+            for stage, lane in zip(stages, lanes, strict=True):
+                step = lane.submit(go_on, stage, step)
+            steps.append(step)
+        answers = [step.result() for step in steps]
+    seconds: Counter[StageName] = Counter()
+    for answer in answers:
+        seconds.update(answer.seconds)
+    said = [notice for answer in answers for notice in answer.notices]
+    return Answer([row for answer in answers for row in answer.rows], dict(seconds), said)
 
 
 def _process(stage: Stage, samples: list[Sample]) -> list[Row]:
@@ -251,7 +285,8 @@ def _serve(requests: BinaryIO, send: Callable[[Reply], None]) -> None:
     if first is None:
         return
     try:
-        stages, ready = _set_up(msgspec.msgpack.decode(first, type=Hello))
+        hello = msgspec.msgpack.decode(first, type=Hello)
+        stages, ready = _set_up(hello)
     except Exception as error:
         traceback.print_exc()
         send(SetupFailed(str(error) if isinstance(error, _CannotSetUp) else f"{type(error).__name__}: {error}"))
@@ -259,7 +294,11 @@ def _serve(requests: BinaryIO, send: Callable[[Reply], None]) -> None:
     send(ready)
     decoder = msgspec.msgpack.Decoder(Batch)
     while (frame := _read_frame(requests)) is not None:
-        send(run_stages(stages, decoder.decode(frame).samples, lambda stage: send(Started(stage))))
+        samples = decoder.decode(frame).samples
+        if hello.rows_at_once is None or len(samples) <= hello.rows_at_once:
+            send(run_stages(stages, samples, lambda stage: send(Started(stage))))
+        else:
+            send(run_side_by_side(stages, samples, hello.rows_at_once, lambda stage: send(Started(stage))))
     for stage in stages:
         stage.close()
 
@@ -270,11 +309,13 @@ def main() -> None:
     _die_with_parent(parent_pid)
     _leave_nobody_behind((request_fd, answer_fd))
     with os.fdopen(request_fd, "rb") as requests, os.fdopen(answer_fd, "wb", buffering=0) as answers:
+        one_at_a_time = threading.Lock()
 
         def send(reply: Reply) -> None:
             frame = memoryview(pack_frame(reply))
-            while frame:
-                frame = frame[answers.write(frame) :]
+            with one_at_a_time:
+                while frame:
+                    frame = frame[answers.write(frame) :]
 
         _serve(requests, send)
 

@@ -58,6 +58,13 @@ class PoolSettings(Settings):
     stages: tuple[StageName, ...] = Field(min_length=1, description="consecutive stages of the way of a clip")
     workers: int = Field(1, ge=1, description="actors of the pool")
     rows_per_batch: int = Field(32, ge=1, le=64, description="rows of a slice that run together; 1: least memory, exact blame")
+    rows_at_once: int | None = Field(
+        None,
+        ge=1,
+        le=64,
+        description="a batch goes on in steps of so many rows and the stages work side by side, each at another step, so that a"
+        " card waits for no CPU; null: one stage after the other",
+    )
     num_cpus: float = Field(1.0, ge=0, description="CPUs that Ray books for one worker; fractions share a core")
     num_gpus: float = Field(
         0.0,

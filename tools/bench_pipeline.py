@@ -110,31 +110,34 @@ def overhead(as_json: bool) -> None:
     _show(result, as_json)
 
 
-class _Stub:
+class Stub:
     """A stage that costs nothing; the last one fills in what a sample must have."""
 
     def __init__(self, name: StageName) -> None:
         self.name = name
 
     def missing(self) -> list[Missing]:
+        """Nothing."""
         return []
 
     def identity(self) -> dict[str, str]:
+        """The same always."""
         return {"prompt": "stub"}
 
     def setup(self) -> None:
-        pass
+        """Nothing to load."""
 
     def close(self) -> None:
-        pass
+        """Nothing to give back."""
 
     def process(self, samples: list[Sample]) -> list[Row]:
+        """The samples, by the last stage with all their parts."""
         return [_finished(sample) if self.name == STAGE_ORDER[-1] else sample for sample in samples]
 
 
-def stub_stages(_config: Config, names: Iterable[StageName]) -> list[_Stub]:
+def stub_stages(_config: Config, names: Iterable[StageName]) -> list[Stub]:
     """Stage factory of the overhead measurement."""
-    return [_Stub(name) for name in names]
+    return [Stub(name) for name in names]
 
 
 def _finished(sample: Sample) -> Sample:

@@ -2,13 +2,40 @@
 
 from __future__ import annotations
 
+import threading
 from typing import cast
 
-from stages.backends import Detector, build_backend
+import numpy as np
+
+from stages.backends import Detections, Detector, build_backend
+from stages.records import EntityWord
 from stages.settings import LocaliseSettings
 
-_loaded: dict[str, tuple[Detector, int]] = {}
-"""Settings as JSON -> detector and number of its users."""
+
+class _Shared(Detector):
+    """A loaded detector that stages at work side by side use in turns."""
+
+    def __init__(self, detector: Detector) -> None:
+        self.detector = detector
+        self.users = 0
+        self._turn = threading.Lock()
+
+    def setup(self, device: str, threads: int) -> None:
+        """As of the detector."""
+        self.detector.setup(device, threads)
+
+    def close(self) -> None:
+        """As of the detector."""
+        self.detector.close()
+
+    def detect(self, images: list[np.ndarray], words: list[list[EntityWord]]) -> list[Detections]:
+        """As of the detector."""
+        with self._turn:
+            return self.detector.detect(images, words)
+
+
+_loaded: dict[str, _Shared] = {}
+"""Settings as JSON -> detector."""
 
 
 def make(settings: LocaliseSettings) -> Detector:
@@ -19,13 +46,12 @@ def make(settings: LocaliseSettings) -> Detector:
 def acquire(settings: LocaliseSettings) -> Detector:
     """The loaded detector of these settings; every `acquire` wants one `release`."""
     key = settings.model_dump_json()
-    if key in _loaded:
-        detector, users = _loaded[key]
-    else:
-        detector, users = make(settings), 0
+    if key not in _loaded:
+        detector = _Shared(make(settings))
         detector.setup(settings.device, settings.threads)
-    _loaded[key] = detector, users + 1
-    return detector
+        _loaded[key] = detector
+    _loaded[key].users += 1
+    return _loaded[key]
 
 
 def release(settings: LocaliseSettings) -> None:
@@ -33,8 +59,8 @@ def release(settings: LocaliseSettings) -> None:
     key = settings.model_dump_json()
     if key not in _loaded:
         return
-    detector, users = _loaded.pop(key)
-    if users > 1:
-        _loaded[key] = detector, users - 1
-    else:
-        detector.close()
+    shared = _loaded[key]
+    shared.users -= 1
+    if not shared.users:
+        del _loaded[key]
+        shared.close()

@@ -4,9 +4,10 @@ Weights are random but of the true architecture and size, made on the spot. Ever
 its own time, and results are written as they come (`results.json`, `results.md`), so that one failure, or the end of the time,
 costs nothing else. `--device cpu --tiny` runs the same code small.
 
-What a machine without network needs: Python 3.11 or later and a CUDA build of torch 2.11 or later with its torchvision, then
-click, msgspec, numpy, pillow, pydantic, pyyaml, psutil, fsspec, pyarrow, opencv-python-headless, huggingface_hub, requests,
-safetensors, tqdm; transformers and tokenizers (T5, DINOv2, GroundingDINO's text); for single steps, each of which says so where
-it is not there: groundingdino-py with timm, addict, yapf, supervision and pycocotools; segment-anything; lama-cleaner with
-loguru and yacs; diffusers (CogVideoX). vLLM is not needed. Run it in the root of this repository.
+What a machine without network needs: Python 3.11 or later and a CUDA build of torch 2.11 or later with its torchvision; a C++
+compiler for torch.compile; click, rich, msgspec, numpy, pillow, pydantic, pyyaml, psutil, fsspec, pyarrow, pycocotools,
+opencv-python-headless, huggingface_hub, requests, safetensors. For single steps, each of which says so where it is not there:
+transformers with tokenizers; groundingdino-py with timm, addict, yapf and supervision; segment-anything; lama-cleaner with
+loguru and yacs; diffusers; and for the engine av, webdataset, this package itself (a wheel of it, without its dependencies),
+and, for its part on Ray, ray. vLLM is not needed. Run it in the root of this repository.
 """

@@ -20,11 +20,13 @@ from tools.gpu_check.steps import STEPS
 @click.option("--only", multiple=True, metavar="NAME", help="This step; may be given again.")
 @click.option("--list", "show", is_flag=True, help="Name the steps and end.")
 @click.option("--all", "everything", is_flag=True, help="Also the steps that do not fit the usual time.")
-@click.option("--minutes", default=8.0, show_default=True, help="When no further step is begun, and the last one is ended.")
+@click.option("--minutes", type=float, help="After which no step is begun and a running one is ended.  [default: 8; --tiny: 2]")
 @click.option("--device", type=click.Choice(["cuda", "cpu"]), default="cuda", show_default=True)
 @click.option("--tiny", is_flag=True, help="Small networks and few steps: a try of the check itself.")
 @click.option("--out", default="gpu_check", show_default=True, type=click.Path(file_okay=False, path_type=Path))
-def main(only: tuple[str, ...], show: bool, everything: bool, minutes: float, device: str, tiny: bool, out: Path) -> None:
+def main(
+    only: tuple[str, ...], show: bool, everything: bool, minutes: float | None, device: str, tiny: bool, out: Path
+) -> None:
     """Measure models and trainer on one NVIDIA card; results.json and results.md in --out.
 
     Exit codes: 0 every step has a result or a reason; 1 a step failed or ran out of its time; 2 usage.
@@ -47,6 +49,7 @@ def main(only: tuple[str, ...], show: bool, everything: bool, minutes: float, de
         (out / "results.json").write_bytes(msgspec.json.format(msgspec.json.encode(whole)))
         (out / "results.md").write_text(page(whole), encoding="utf-8")
 
+    minutes = minutes or (2.0 if tiny else 8.0)
     results = run_steps(chosen, Context(device, tiny, out), minutes, write, click.echo)
     missed = sum(misses(row) for result in results for row in result.rows)
     click.echo(f"{out / 'results.md'}: {len(results)} steps, {missed} targets missed")

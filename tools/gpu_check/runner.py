@@ -56,15 +56,15 @@ def run_steps(
     for step in steps:
         left_s = ends - time.monotonic()
         say(f"{step.name}: {step.what} ...")
-        if left_s < LEAST_S:
-            reason = f"the {minutes:g} minutes were over; --only {step.name} runs it"
-            result = Result(step.name, step.what, "not run", reason)
-        else:
+        result = Result(step.name, step.what, "not run")
+        if left_s > LEAST_S:
             lines, log = (context.folder / f"{step.name}.{kind}" for kind in ("jsonl", "log"))
             lines.unlink(missing_ok=True)
-            result = _run(
-                step, processes.Process(target=child.run, args=(step, context, lines, log)), lines, min(step.seconds, left_s)
-            )
+            process = processes.Process(target=child.run, args=(step, context, lines, log))
+            result = _run(step, process, lines, min(step.seconds, left_s))
+        if result.status == "not run" or (result.status == "out of time" and left_s < step.seconds):
+            result.status = "not run"
+            result.reason = f"the {minutes:g} minutes were over; --only {step.name} runs it"
         results.append(result)
         say(f"{step.name}: {result.status}{f' ({result.reason})' if result.reason else ''}, {result.seconds:.0f} s")
         taken(results)

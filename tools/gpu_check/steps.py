@@ -18,6 +18,7 @@ STEPS: tuple[Step, ...] = (
     Step("groundingdino", "boxes: GroundingDINO Swin-T", f"{_HERE}.networks:groundingdino", 60, packages=_GROUNDINGDINO),
     Step("sam-b", "masks: SAM ViT-B", f"{_HERE}.networks:sam_b", 45, packages=_SAM),
     Step("lama", "background: big-LaMa", f"{_HERE}.networks:lama", 45, packages=_LAMA),
+    Step("engine", "64 clips through the engine", f"{_HERE}.engine:run", 180, False, (*_GROUNDINGDINO, *_SAM, *_LAMA, "av")),
     Step("same-boxes", "GroundingDINO on the card against the CPU", f"{_HERE}.agreement:boxes", 60, packages=_GROUNDINGDINO),
     Step("same-masks", "SAM on the card against the CPU", f"{_HERE}.agreement:masks", 45, packages=_SAM),
     Step("same-fills", "LaMa on the card against the CPU", f"{_HERE}.agreement:fills", 45, packages=_LAMA),
