@@ -105,8 +105,13 @@ class PoolWorker:
         self._out, self._plan, self._source = job.out, plan, config.source
         self._first, self.is_last = pool == 0, pool == len(config.engine.pools) - 1
         settings = config.engine.pools[pool]
-        hello = Hello(job.config_json, list(settings.stages), job.stage_factory, job.import_path)
-        hello.rows_at_once = settings.rows_at_once
+        hello = Hello(
+            job.config_json,
+            list(settings.stages),
+            job.stage_factory,
+            job.import_path,
+            rows_at_once=settings.rows_at_once,
+        )
         self._supervisor = Supervisor(hello, limits(config, settings))
         self._cannot_start: SetupError | None = None
 

@@ -112,7 +112,7 @@ class RunSettings(Settings):
         False, description="compute blocks again instead of keeping them"
     )
     compile: Annotated[bool, Execution] = Field(
-        False, description="blocks through torch.compile: quicker on cards, after a slow first step for each size of clip"
+        False, description="blocks through torch.compile, which takes a slow first step for each size of clip"
     )
     parallel: Annotated[Literal["ddp", "fsdp2"], Execution] = Field("ddp", description="over several processes")
     attention: Annotated[Literal["auto", "flash", "cudnn", "efficient", "math"], Execution] = Field(

@@ -2,40 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import threading
-from typing import cast
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar, cast
 
-import numpy as np
-
-from stages.backends import Detections, Detector, build_backend
-from stages.records import EntityWord
+from stages.backends import Detector, build_backend
 from stages.settings import LocaliseSettings
 
+P = ParamSpec("P")
+R = TypeVar("R")
 
-class _Shared(Detector):
-    """A loaded detector that stages at work side by side use in turns."""
-
-    def __init__(self, detector: Detector) -> None:
-        self.detector = detector
-        self.users = 0
-        self._turn = threading.Lock()
-
-    def setup(self, device: str, threads: int) -> None:
-        """As of the detector."""
-        self.detector.setup(device, threads)
-
-    def close(self) -> None:
-        """As of the detector."""
-        self.detector.close()
-
-    def detect(self, images: list[np.ndarray], words: list[list[EntityWord]]) -> list[Detections]:
-        """As of the detector."""
-        with self._turn:
-            return self.detector.detect(images, words)
-
-
-_loaded: dict[str, _Shared] = {}
-"""Settings as JSON -> detector."""
+_loaded: dict[str, tuple[Detector, int]] = {}
+"""Settings as JSON -> detector and number of its users."""
 
 
 def make(settings: LocaliseSettings) -> Detector:
@@ -46,12 +25,14 @@ def make(settings: LocaliseSettings) -> Detector:
 def acquire(settings: LocaliseSettings) -> Detector:
     """The loaded detector of these settings; every `acquire` wants one `release`."""
     key = settings.model_dump_json()
-    if key not in _loaded:
-        detector = _Shared(make(settings))
+    if key in _loaded:
+        detector, users = _loaded[key]
+    else:
+        detector, users = make(settings), 0
         detector.setup(settings.device, settings.threads)
-        _loaded[key] = detector
-    _loaded[key].users += 1
-    return _loaded[key]
+        detector.detect = _in_turns(detector.detect)  # type: ignore[method-assign]  # its stages may work side by side
+    _loaded[key] = detector, users + 1
+    return detector
 
 
 def release(settings: LocaliseSettings) -> None:
@@ -59,8 +40,20 @@ def release(settings: LocaliseSettings) -> None:
     key = settings.model_dump_json()
     if key not in _loaded:
         return
-    shared = _loaded[key]
-    shared.users -= 1
-    if not shared.users:
-        del _loaded[key]
-        shared.close()
+    detector, users = _loaded.pop(key)
+    if users > 1:
+        _loaded[key] = detector, users - 1
+    else:
+        detector.close()
+
+
+def _in_turns(call: Callable[P, R]) -> Callable[P, R]:
+    """The same for several threads, of which one at a time goes in."""
+    turn = threading.Lock()
+
+    @functools.wraps(call)
+    def alone(*args: P.args, **kwargs: P.kwargs) -> R:
+        with turn:
+            return call(*args, **kwargs)
+
+    return alone

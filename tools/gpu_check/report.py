@@ -30,7 +30,7 @@ the time it took.
 
 def page(results: Results) -> str:
     """The page of a run."""
-    parts = [HEAD.format(command=results.command), f"Measured {results.date}.\n", _missed(results.steps)]
+    parts = [HEAD.format(command=_plain(results.command)), f"Measured {results.date}.\n", _missed(results.steps)]
     return "\n".join([*parts, *(_section(step) for step in results.steps)])
 
 
