@@ -205,7 +205,7 @@ class Block(nn.Module):
     def forward(
         self, x: Tensor, rotation: Tensor, shared: Tensor, text: Tensor, text_mask: Tensor, images: Tensor, image_mask: Tensor
     ) -> Tensor:
-        """`x` (B, L, D), `rotation` (L, d / 2), `shared` (B, 6, D), conditions (B, M, C) with masks (B, M) -> (B, L, D)."""
+        """`x` (B, L, D), `rotation` (2, L, d), `shared` (B, 6, D), conditions (B, M, C) with masks (B, M) -> (B, L, D)."""
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = (self.table + shared).unbind(1)  # (B, D) each
         x = x + gate_a[:, None] * self.self_attention(modulate(self.norm_self(x), shift_a, scale_a), rotation=rotation)
         x = x + self.text_attention(self.norm_text(x), text, text_mask)
@@ -269,7 +269,7 @@ def sinusoids(t: Tensor) -> Tensor:
 
 
 def rope(grid: tuple[int, int, int], head_width: int, device: torch.device | None = None) -> Tensor:
-    """Rotary positions of a grid of (T, H, W) tokens: (T H W, head_width / 2) complex64 of modulus 1.
+    """Rotary positions of a grid of (T, H, W) tokens: what `rotate` multiplies with, (2, T H W, head_width) float32.
 
     The pairs of a head are shared out to height and width (a third each, rounded down) and time (the rest).
     """
@@ -288,7 +288,8 @@ def rope(grid: tuple[int, int, int], head_width: int, device: torch.device | Non
         ],
         dim=-1,
     )
-    return torch.polar(torch.ones_like(angles), angles).flatten(0, 2)
+    cos, sin = angles.flatten(0, 2).cos(), angles.flatten(0, 2).sin()  # (T H W, pairs) each
+    return torch.stack([torch.stack([cos, cos], dim=-1), torch.stack([-sin, sin], dim=-1)]).flatten(2)
 
 
 def positions(grid: tuple[int, int, int], width: int, device: torch.device | None = None) -> Tensor:
@@ -304,9 +305,14 @@ def positions(grid: tuple[int, int, int], width: int, device: torch.device | Non
 
 
 def rotate(x: Tensor, rotation: Tensor) -> Tensor:
-    """Turn neighbouring pairs of channels of `x` (B, H, L, d) by `rotation` (L, d / 2) complex, in float32; keeps the dtype."""
-    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))  # (B, H, L, d / 2)
-    return torch.view_as_real(pairs * rotation).flatten(-2).to(x.dtype)
+    """Turn neighbouring pairs of channels of `x` (B, H, L, d) by `rotation` (2, L, d), in float32; keeps the dtype.
+
+    (a, b) -> (a cos - b sin, b cos + a sin), in real numbers: torch.compile makes no kernels of complex ones.
+    """
+    own, other = rotation
+    pairs = x.float()
+    swapped = pairs.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)  # (b, a)
+    return (pairs * own + swapped * other).to(x.dtype)
 
 
 def patchify(latents: Tensor, patch: tuple[int, int, int]) -> tuple[Tensor, tuple[int, int, int]]:

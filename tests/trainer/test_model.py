@@ -77,10 +77,13 @@ def test_rope_turns_each_pair_by_its_position_times_its_frequency() -> None:
 def test_rope_scores_depend_on_distances_only() -> None:
     torch.manual_seed(0)
     query, key = torch.randn(16), torch.randn(16)
-    turns = rope((5, 5, 5), 16).reshape(5, 5, 5, 8)
+    turns = rope((5, 5, 5), 16).reshape(2, 5, 5, 5, 16)
 
     def score(at: tuple[int, int, int], to: tuple[int, int, int]) -> float:
-        q, k = (rotate(v.reshape(1, 1, 1, 16), turns[place].reshape(1, 8)).flatten() for v, place in ((query, at), (key, to)))
+        q, k = (
+            rotate(v.reshape(1, 1, 1, 16), turns[:, *place].reshape(2, 1, 16)).flatten()
+            for v, place in ((query, at), (key, to))
+        )
         return float(q @ k)
 
     assert score((0, 1, 2), (1, 1, 0)) == pytest.approx(score((2, 3, 4), (3, 3, 2)), abs=1e-4)
