@@ -1,55 +1,20 @@
-"""Configuration: YAML files composed by `base:`, overridden by `--set a.b=c`, validated once into one frozen tree.
+"""The configuration of `materia run`: the sections of the source, of every stage in stages/specs.py, and of the engine.
 
-In: a file or the name of a packaged one, and overrides. Out: `Config`. Each stage owns its settings (stages/settings.py); here
-they are put together with the source's and the engine's. Every error names the file, the field, and the nearest known name.
-`options` belong to a `backend` and a `sha256` to a `checkpoint`: where a file or an override names another, they are dropped.
+In: a file or the name of a packaged one, and overrides (materia/base/settings_file.py). Out: one frozen `Config`.
 """
 
 from __future__ import annotations
 
-import difflib
-import hashlib
-import json
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
-import yaml
-from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, create_model, field_validator, model_validator
 
-from pipeline.source_settings import SourceSettings
-from stages.errors import UserError
+from materia.base.settings import Execution, Settings
+from materia.base.settings_file import load_settings
+from pipeline.sources.settings import SourceSettings
 from stages.records import StageName
-from stages.settings import (
-    BackgroundSettings,
-    EntitiesSettings,
-    Execution,
-    FacesSettings,
-    FramesSettings,
-    LocaliseSettings,
-    SegmentSettings,
-    Settings,
-)
-
-S = TypeVar("S", bound=Settings)
-
-STAGE_ORDER: tuple[StageName, ...] = ("entities", "frames", "localise", "segment", "faces", "background", "cut")
-"""The way of a clip (design: "The way of one clip")."""
-
-
-MODEL_STAGES: tuple[StageName, ...] = ("entities", "localise", "segment", "faces", "background")
-"""Stages that run a model: they have a backend and a device."""
-
-
-_COMPANIONS = {"backend": "options", "checkpoint": "sha256"}
-"""Field -> the field beside it that tells of its value, and goes when another value comes."""
-
-
-CONFIGS = Path(__file__).resolve().parents[1] / "configs"
-"""The configurations that come along, in a clone and in a wheel."""
-
-
-class ConfigError(UserError):
-    """A configuration that cannot be used; the message names file, field, value and fix."""
+from stages.specs import MODEL_STAGES, STAGE_ORDER, STAGES
 
 
 class PoolSettings(Settings):
@@ -111,18 +76,18 @@ class EngineSettings(Settings):
         return self
 
 
-class Config(Settings):
-    """The whole configuration of `materia run`."""
+class _WithoutStages(Settings):
+    """The whole configuration of `materia run`; each stage's section has the stage's name."""
 
     device: Annotated[str, Execution] = Field("cpu", description="torch device of every stage that does not name its own")
     source: SourceSettings = SourceSettings()
-    entities: EntitiesSettings = EntitiesSettings()
-    frames: FramesSettings = FramesSettings()
-    localise: LocaliseSettings = LocaliseSettings()
-    segment: SegmentSettings = SegmentSettings()
-    faces: FacesSettings = FacesSettings()
-    background: BackgroundSettings = BackgroundSettings()
     engine: EngineSettings
+
+    def result_fields(self) -> dict[str, Any]:
+        """As of all settings, the engine's last: the order of dataset.json."""
+        fields = super().result_fields()
+        fields["engine"] = fields.pop("engine")
+        return fields
 
     @model_validator(mode="before")
     @classmethod
@@ -130,7 +95,7 @@ class Config(Settings):
         return _with_devices(data) if isinstance(data, dict) else data
 
     @model_validator(mode="after")
-    def _stages_fit_their_cards(self) -> Config:
+    def _stages_fit_their_cards(self) -> _WithoutStages:
         for pool in self.engine.pools:
             on_card = [stage for stage in pool.stages if stage in MODEL_STAGES and uses_card(getattr(self, stage).device)]
             if on_card and not pool.num_gpus:  # Ray would place it where no card is, or beside workers who booked theirs
@@ -149,97 +114,31 @@ class Config(Settings):
         return self
 
 
+if TYPE_CHECKING:
+
+    class Config(_WithoutStages):
+        """With a section for each stage that has settings."""
+
+        def __getattr__(self, stage: str) -> Any: ...
+
+else:
+    Config = create_model(
+        "Config",
+        __base__=_WithoutStages,
+        __doc__=_WithoutStages.__doc__,
+        __module__=__name__,
+        **{spec.name: (spec.settings, spec.settings()) for spec in STAGES if spec.settings},
+    )
+
+
 def load_config(path: str | Path, overrides: tuple[str, ...] = ()) -> Config:
     """The configuration of `materia run`, see `load_settings`."""
     return load_settings(Config, path, overrides)
 
 
-def load_settings(kind: type[S], path: str | Path, overrides: tuple[str, ...] = ()) -> S:
-    """Read a file (`config_file`) with its bases and `field.path=value` overrides (values are YAML). Raises ConfigError."""
-    path = config_file(path)
-    data = _read(path, ())
-    for override in sorted(overrides, key=_drops_first):
-        _apply(data, override)
-    try:
-        return kind.model_validate(data)
-    except ValidationError as error:
-        raise ConfigError("\n".join(_explain(kind, path, problem) for problem in error.errors())) from None
-
-
-def config_file(path: str | Path, folder: Path = Path()) -> Path:
-    """The file that `--config` or `base:` means: a path from `folder` on, or the name of one that comes along.
-
-    The name is the path below configs/ without its suffix, e.g. "local", "train/tiny"; a file of that name goes before.
-    """
-    file = folder / path
-    return file if file.is_file() else _packaged_configs().get(str(path), file)
-
-
-def _packaged_configs() -> dict[str, Path]:
-    """The configurations that come along, by name."""
-    return {file.relative_to(CONFIGS).with_suffix("").as_posix(): file for file in sorted(CONFIGS.rglob("*.yaml"))}
-
-
 def uses_card(device: str) -> bool:
     """Whether a torch device ("cpu", "cuda", "cuda:1") is an accelerator."""
     return device.partition(":")[0] != "cpu"
-
-
-def fingerprint(values: dict[str, Any]) -> str:
-    """SHA-256 (hex) of JSON-able values, independent of key order."""
-    return hashlib.sha256(json.dumps(values, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
-
-
-def _drops_first(override: str) -> int:
-    """Order of overrides: what drops others, as they were in the file, comes before what sets them."""
-    field = override.partition("=")[0].rpartition(".")[2]
-    return list(_COMPANIONS).index(field) if field in _COMPANIONS else len(_COMPANIONS)
-
-
-def _read(path: Path, parents: tuple[Path, ...]) -> dict[str, Any]:
-    if path.resolve() in parents:
-        raise ConfigError(f"{path}: `base:` comes back to itself")
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file; those that come along are called {', '.join(_packaged_configs())}") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}") from None
-    if not isinstance(data, dict):
-        raise ConfigError(f"{path}: must be a mapping of sections, e.g. `localise: {{min_score: 0.4}}`")
-    base = data.pop("base", None)
-    if base is None:
-        return data
-    return _merge(_read(config_file(str(base), path.parent), (*parents, path.resolve())), data)
-
-
-def _merge(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    merged = dict(under)
-    for field, companion in _COMPANIONS.items():
-        if over.get(field, under.get(field)) != under.get(field):
-            merged.pop(companion, None)
-    for key, value in over.items():
-        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = _merge(merged[key], value) if both else value
-    return merged
-
-
-def _apply(data: dict[str, Any], override: str) -> None:
-    name, equals, value = override.partition("=")
-    if not equals or not name:
-        raise ConfigError(f"--set {override}: must look like localise.min_score=0.35")
-    *sections, last = name.split(".")
-    for section in sections:
-        data = data.setdefault(section, {})
-        if not isinstance(data, dict):
-            raise ConfigError(f"--set {override}: {section!r} is a value, not a section")
-    try:
-        parsed = yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--set {override}: the value is not YAML: {error}") from None
-    if last in _COMPANIONS and parsed != data.get(last):
-        data.pop(_COMPANIONS[last], None)
-    data[last] = parsed
 
 
 def _with_devices(data: dict[str, Any]) -> dict[str, Any]:
@@ -264,31 +163,3 @@ def _without_idle_gpus(pool: Any, data: dict[str, Any]) -> Any:
     sections = [data.get(stage) for stage in pool["stages"] if stage in MODEL_STAGES]
     on_card = any(isinstance(section, dict) and uses_card(str(section.get("device"))) for section in sections)
     return pool if on_card else {**pool, "num_gpus": 0.0}
-
-
-def _explain(kind: type[Settings], path: Path, problem: Any) -> str:
-    location = [str(part) for part in problem["loc"]]
-    field = ".".join(location)
-    if problem["type"] == "extra_forbidden":
-        known = _known_fields(kind, location[:-1])
-        match = difflib.get_close_matches(location[-1], known, n=1)
-        hint = f"did you mean {match[0]!r}?" if match else f"known: {', '.join(known)}"
-        return f"{path}: unknown field {field!r}; {hint}"
-    if problem["type"] == "missing":
-        return f"{path}: field {field!r} is missing"
-    message = problem["msg"].removeprefix("Value error, ")
-    if isinstance(problem["input"], dict):  # a whole section: its parts are fine, but not together
-        return f"{path}: {field}: {message}" if field else f"{path}: {message}"
-    return f"{path}: {field} = {problem['input']!r}: {message}"
-
-
-def _known_fields(kind: type[Settings], location: list[str]) -> list[str]:
-    """Names of the fields at a place in the tree; list indices are passed over."""
-    model: Any = kind
-    for part in location:
-        if part.isdigit():
-            continue
-        annotation = model.model_fields[part].annotation
-        args = [arg for arg in getattr(annotation, "__args__", ()) if isinstance(arg, type) and issubclass(arg, BaseModel)]
-        model = args[0] if args else annotation
-    return list(model.model_fields)

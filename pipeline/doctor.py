@@ -9,11 +9,11 @@ from typing import Literal
 import msgspec
 import psutil
 
-from pipeline.build import build_stages
-from pipeline.config import MODEL_STAGES, STAGE_ORDER, Config, PoolSettings
+from materia.base.weights.files import cache_dir
+from pipeline.config import Config, PoolSettings
 from pipeline.preflight import what_is_missing
 from stages.records import StageName
-from stages.weights import cache_dir
+from stages.specs import MODEL_STAGES, STAGE_ORDER, build_stages
 
 Status = Literal["ok", "warning", "missing"]
 

@@ -2,52 +2,44 @@
 
 In: a configuration, the address of a manifest or folder, the address of an output. Out: a `JobResult` whose exit code is that
 of design.md. The same call again continues: chunks with a commit record are left alone, slices in the spool are used, so a job
-may be killed at any moment. Two runners do the same work (pipeline/slices.py); the driver only counts.
+may be killed at any moment. Two runners do the same work (pipeline/engine/); the driver only counts.
 """
 
 from __future__ import annotations
 
 import signal
 import sys
-import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import closing, contextmanager
 from importlib.metadata import version
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 import numpy as np
 
-from pipeline import storage
-from pipeline.build import stage_fingerprints
-from pipeline.child import load_stage_factory
-from pipeline.config import STAGE_ORDER, Config
-from pipeline.placement import UnschedulableError
+from materia.base import storage
+from materia.base.signals import heard
+from materia.dataset.writer import Dataset, Provenance, commits, committed, read_dataset, write_dataset
+from pipeline.config import Config
+from pipeline.engine.child import load_stage_factory
+from pipeline.engine.messages import JobSpec, Report, failures, mostly_failed
+from pipeline.engine.placement import UnschedulableError
+from pipeline.engine.serial import SerialRunner
+from pipeline.engine.spool import discard_failures, plan_folder, spool_address, spooled
+from pipeline.engine.worker import Runner
 from pipeline.plan import Plan, make_plan, open_plan
 from pipeline.preflight import RUN, JobError, check_nothing_missing, check_same, existing_dataset, only_writer
 from pipeline.progress import Progress
 from pipeline.runlog import RunLog
-from pipeline.serial import SerialRunner
-from pipeline.shards import Dataset, Provenance, commits, committed, read_dataset, write_dataset
-from pipeline.slices import (
-    JobSpec,
-    Report,
-    Runner,
-    discard_failures,
-    failures,
-    mostly_failed,
-    plan_folder,
-    spool_address,
-    spooled,
-)
 from stages.base import Stage
+from stages.specs import STAGE_ORDER, stage_fingerprints
 
 Engine = Literal["ray", "serial"]
 
-STAGE_FACTORY = "pipeline.build:build_stages"
+STAGE_FACTORY = "stages.specs:build_stages"
 _MOST_COMMITS = 4  # that run at once
 _SYSTEMATIC_ROWS = 64  # in failed slices without a healthy one between them: the failure is not of single clips
 
@@ -81,7 +73,8 @@ def run_job(
     stage_factory: str = STAGE_FACTORY,
 ) -> JobResult:
     """Build an output, or go on with it. What a user can mend comes back as a result; errors of the configuration and of the
-    input raise ConfigError, BackendError, SourceError. `stage_factory` is an import path (pipeline/child.py: StageFactory).
+    input raise ConfigError, BackendError, SourceError. `stage_factory` is an import path (pipeline/engine/child.py:
+    StageFactory).
     """
     try:
         with _signals_raise(), only_writer(output):
@@ -124,7 +117,7 @@ def _start(
 ) -> Runner:
     if engine == "serial":
         return SerialRunner(job, plan, config.engine.pools, tell)
-    from pipeline.ray_runner import RayRunner
+    from pipeline.engine.ray_runner import RayRunner
 
     try:
         return RayRunner(job, plan, config.engine, ray_address, tell)
@@ -258,18 +251,10 @@ class _Drive:
 
 @contextmanager
 def _signals_raise() -> Iterator[None]:
-    """SIGINT and SIGTERM end the job in good order; a second one at once."""
+    """SIGINT and SIGTERM end the job in good order."""
 
-    def stop(number: int, _frame: Any) -> None:
-        signal.signal(number, signal.SIG_DFL)
+    def stop(number: int) -> None:
         raise _Interrupted(number)
 
-    if threading.current_thread() is not threading.main_thread():
+    with heard(stop):
         yield
-        return
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

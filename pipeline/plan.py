@@ -22,10 +22,10 @@ from typing import Any
 
 import msgspec
 
-from pipeline import storage
-from pipeline.access import absolute, filesystem
-from pipeline.source_settings import SourceSettings
+from materia.base import storage
 from pipeline.sources import SourceError, find_source, read_rows, stamp
+from pipeline.sources.access import absolute, filesystem
+from pipeline.sources.settings import SourceSettings
 from stages.records import Clip, Rejection, Sample, reject
 
 _ROWS, _OFFSETS, _PLAN, _SEEN = "rows.msgpack", "offsets.bin", "plan.json", "seen.sqlite"

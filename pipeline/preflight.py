@@ -6,21 +6,19 @@ names what is wrong and what to do. Nothing here starts a process or loads a mod
 
 from __future__ import annotations
 
-import fcntl
-import os
-import socket
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import msgspec
 
-from pipeline import storage
-from pipeline.shards import Dataset
+from materia.base import storage
+from materia.base.locks import only_one
+from materia.base.settings import differences
+from materia.base.weights.files import Missing
+from materia.dataset.writer import Dataset
 from stages.base import Stage
 from stages.records import StageName
-from stages.weights import Missing
 
 RUN = "_run"
 """Folder of an output for what is no result: plan, spool, timings, log, lock."""
@@ -53,24 +51,16 @@ def check_nothing_missing(stages: list[Stage]) -> None:
 
 @contextmanager
 def only_writer(out: str) -> Iterator[None]:
-    """Hold a local output's lock; a lock ends with its process, however that ends. Raises JobError(2) naming the holder.
+    """Hold a local output's lock. Raises JobError(2) naming the holder.
 
     Object stores have no locks: there, the one who starts jobs must not start two on one output.
     """
+
+    def refuse(holder: str) -> None:
+        raise JobError(2, f"{out} is being written by another job: {holder}")
+
     folder = storage.local_path(storage.join(out, RUN))
-    if folder is None:
-        yield
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("a+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            lock.seek(0)
-            raise JobError(2, f"{out} is being written by another job: {lock.read().strip()}") from None
-        lock.truncate(0)
-        lock.write(f"process {os.getpid()} on {socket.gethostname()}: {' '.join(sys.argv)}\n")
-        lock.flush()
+    with nullcontext() if folder is None else only_one(folder / "lock", refuse):
         yield
 
 
@@ -87,11 +77,9 @@ def existing_dataset(out: str, read: Any) -> Dataset | None:
 
 def check_same(out: str, old: Dataset, new: Dataset) -> None:
     """Raises JobError(4) saying which fields of the configuration, prompts, weights or input differ, old -> new."""
-    before, after = (_flat(msgspec.json.decode(msgspec.json.encode(dataset))) for dataset in (old, new))
+    before, after = (msgspec.json.decode(msgspec.json.encode(dataset)) for dataset in (old, new))
     changes = [
-        f"  {name}: {_shown(before.get(name))} -> {_shown(after.get(name))}"
-        for name in sorted(before.keys() | after.keys())
-        if before.get(name) != after.get(name)
+        f"  {name.removeprefix('config.')}: {_shown(then)} -> {_shown(now)}" for name, then, now in differences(before, after)
     ]
     if changes:
         raise JobError(
@@ -99,15 +87,6 @@ def check_same(out: str, old: Dataset, new: Dataset) -> None:
             f"{out} was made with another configuration; choose another output, or go back to the old values (old -> new):\n"
             + "\n".join(changes),
         )
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Leaves by dotted name, as `--set` calls them: {"a": {"b": 1}} -> {"a.b": 1}."""
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        path = f"{prefix}{name}".removeprefix("config.")
-        flat |= _flat(value, f"{path}.") if isinstance(value, dict) and value else {path: value}
-    return flat
 
 
 def _shown(value: Any) -> str:

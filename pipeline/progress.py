@@ -17,8 +17,8 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from pipeline.slices import Report
-from pipeline.terminal import printable
+from materia.base.terminal import printable
+from pipeline.engine.messages import Report
 from stages.records import StageName
 
 _PLAIN_EVERY_S = 10.0

@@ -1,24 +1,20 @@
-"""What a model must offer to serve a stage, and how a backend is found by name.
+"""What a model must offer to serve a stage, and the backends that come along (materia/base/backends.py finds and builds them).
 
-A backend is named in the configuration by a short name of ours ("nanodet") or by an import path ("package.module:Class"), so a
-user's model needs no change here. It is built with the configuration's `options` as keyword arguments, asked what is `missing`
-before a job starts, loaded once per process by `setup`, and then called. It never sees Ray, shards or the command line.
+A backend is built with the configuration's `options` as keyword arguments, asked what is `missing` before a job starts, loaded
+once per process by `setup`, and then called. It never sees Ray, shards or the command line.
 """
 
 from __future__ import annotations
 
-import difflib
-import importlib
-import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
-from stages.errors import UserError
+from materia.base import backends
+from materia.base.weights.files import Missing, Weights
 from stages.records import Box, EntityWord
-from stages.weights import Missing, Weights
 
 BUILTIN: dict[str, dict[str, str]] = {
     "entities": {
@@ -159,39 +155,11 @@ class Inpainter(Backend, Protocol):
         ...
 
 
-class BackendError(UserError):
-    """A backend that cannot be found or built from its options; the message names the stage, the value and the fix."""
-
-
 def backend_class(stage: str, backend: str) -> Any:
-    """Import the class of a stage's backend. Raises BackendError, naming the nearest known name."""
-    known = BUILTIN[stage]
-    path = known.get(backend, backend)
-    if ":" not in path:
-        raise BackendError(
-            f"{stage}.backend: {backend!r} is not one of {sorted(known)} and not an import path like package.module:Class"
-            + _nearest(backend, list(known))
-        )
-    module_name, _, class_name = path.partition(":")
-    try:
-        return getattr(importlib.import_module(module_name), class_name)
-    except (ImportError, AttributeError) as error:
-        raise BackendError(f"{stage}.backend: cannot import {path!r}: {error}") from error
+    """The class of a stage's backend. Raises BackendError."""
+    return backends.find_backend(stage, backend, BUILTIN[stage])
 
 
 def build_backend(stage: str, backend: str, options: dict[str, Any]) -> Any:
-    """Import and construct the backend of a stage. Raises BackendError, naming the nearest known name or option."""
-    cls = backend_class(stage, backend)
-    accepted = list(inspect.signature(cls).parameters)
-    for option in options:
-        if option not in accepted:
-            raise BackendError(f"{stage}.options: {backend!r} has no option {option!r}{_nearest(option, accepted)}")
-    try:
-        return cls(**options)
-    except (TypeError, ValueError) as error:
-        raise BackendError(f"{stage}.options: {backend!r}: {error}") from error
-
-
-def _nearest(name: str, known: list[str]) -> str:
-    match = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {match[0]!r}?" if match else f"; known: {', '.join(known) or 'none'}"
+    """Import and construct the backend of a stage. Raises BackendError."""
+    return backends.build_backend(stage, backend, options, BUILTIN[stage])

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from materia.base.weights.files import Missing
 from stages.records import Row, Sample, StageName
-from stages.weights import Missing
 
 
 class Stage(Protocol):

@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from materia.base.weights.files import Missing
 from stages.frames import video_info
 from stages.records import Row, Sample, StageName, reject
 from stages.settings import CutSettings
 from stages.video import OpenVideo, VideoError, local_copy, open_video, probe
 from stages.video.decode import walk
-from stages.weights import Missing
 
 if TYPE_CHECKING:
     from av.video.frame import VideoFrame

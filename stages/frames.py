@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from materia.base.weights.files import Missing
 from stages.records import Flag, Frame, Row, Sample, StageName, VideoInfo, reject
 from stages.settings import FramesSettings
 from stages.shots import find_cuts
 from stages.video import Decoded, OpenVideo, Probe, VideoError, frames_at, local_copy, open_video
-from stages.weights import Missing
 
 LIVELY_SHARE = 99
 """Percentile of the change of small areas that tells whether anything moves: a small subject moves in few of them."""

@@ -17,41 +17,9 @@ import numpy as np
 from PIL import Image
 
 Category = Literal["subject", "object", "background"]
-StageName = Literal["source", "entities", "frames", "localise", "segment", "faces", "background", "cut"]
+StageName = str
+"""A name in the table of stages (stages/specs.py), or "source"."""
 Flag = Literal["still", "damaged", "portrait", "long", "several_shots"]
-
-REASONS: dict[str, tuple[str, ...]] = {
-    "source": (
-        "broken_line",
-        "bad_encoding",
-        "missing_field",
-        "wrong_type",
-        "empty_caption",
-        "caption_too_long",
-        "duplicate_id",
-        "outside_root",
-        "not_found",
-        "not_a_file",
-        "bad_time_range",
-    ),
-    "entities": ("invalid_output", "not_in_caption", "no_subject", "plural_subject"),
-    "frames": (
-        "unreadable",
-        "no_video_stream",
-        "too_short",
-        "too_long",
-        "too_small",
-        "no_distinct_frames",
-        "several_shots",
-    ),
-    "localise": ("no_instance",),
-    "segment": ("low_mask_score",),
-    "faces": (),
-    "background": ("nothing_left",),
-    "cut": (),
-    "any": ("worker_crash", "timeout", "transient_exhausted", "internal_error"),
-}
-"""Reason codes by the stage that may give them; those under "any" may come from every stage."""
 
 
 class Clip(msgspec.Struct, tag="clip", frozen=True, kw_only=True):

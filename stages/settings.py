@@ -1,6 +1,5 @@
 """What may be configured in each stage, with units and meaning; validated once at the border (pipeline/config.py).
 
-A field is marked *result* (it can change what is written; enters the stage's fingerprint) or *execution* (how fast, where).
 Light to import: pydantic only.
 """
 
@@ -8,31 +7,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-
-class _Execution:
-    """Marker in a field's metadata: does not change results."""
-
-
-Execution = _Execution()
-"""Annotate a field with it to keep it out of fingerprints; every other field is a *result* field."""
-
-
-class Settings(BaseModel):
-    """Base of all settings: unknown fields are errors, values are frozen."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    def result_fields(self) -> dict[str, Any]:
-        """The values that can change what is written, JSON-able; nested settings likewise."""
-        out: dict[str, Any] = {}
-        for name, field in type(self).model_fields.items():
-            if any(isinstance(mark, _Execution) for mark in field.metadata):
-                continue
-            value = getattr(self, name)
-            out[name] = value.result_fields() if isinstance(value, Settings) else value
-        return out
+from materia.base.settings import Execution, Settings
 
 
 class BackendSettings(Settings):

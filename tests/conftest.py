@@ -16,7 +16,7 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(scope="session")
 def ray_address():
     """Of a cluster that jobs may join, as a user's would. It outlives them, and ends with this process, even a killed one."""
-    import pipeline.ray_session  # noqa: F401  # first, because it sets Ray's environment
+    import materia.base.ray_session  # noqa: F401  # first, because it sets Ray's environment
 
     # isort: split
     from ray.cluster_utils import Cluster

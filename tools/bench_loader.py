@@ -4,9 +4,9 @@
 
 In: an output of `materia run` with two shards or more. Out: items a second and CPU time of each reader with 0 and 2 workers,
 and the ratios to webdataset's that shares the work among its workers in the same way: every worker has all shards, as in the
-indexed reader, or its part of them, as in the streaming one. All make the same items by the same functions (trainer.items):
-whole epochs, and of a sample the same item whoever reads it. Of repetitions in which the readers take turns the best counts, as
-what else the machine does can only add; on a busy machine look at the CPU time.
+indexed reader, or its part of them, as in the streaming one. All make the same items by the same functions
+(trainer.data.items): whole epochs, and of a sample the same item whoever reads it. Of repetitions in which the readers take
+turns the best counts, as what else the machine does can only add; on a busy machine look at the CPU time.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ import torch
 import webdataset as wds
 from torch.utils.data import DataLoader
 
-from pipeline import storage
-from trainer.batch import Item
+from materia.base import storage
+from materia.dataset.reader import Samples, parse_document
 from trainer.config import BucketSettings, DataSettings
-from trainer.items import PixelSource
-from trainer.loader import READ_AHEAD, buckets, indexed
-from trainer.order import Bucket, Order
-from trainer.shards import Samples, parse_document
-from trainer.streaming import streamed
+from trainer.data.batch import Item
+from trainer.data.items import PixelSource
+from trainer.data.loader import READ_AHEAD, buckets, indexed
+from trainer.data.order import Bucket, Order
+from trainer.data.streaming import streamed
 
 WORKERS = (0, 2)
 Read = Callable[[PixelSource, Bucket, int, int], Iterator[Any]]

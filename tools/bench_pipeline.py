@@ -23,17 +23,19 @@ from typing import Any
 
 import click
 
-from pipeline import storage
-from pipeline.build import build_stages
-from pipeline.child import run_stages
-from pipeline.config import STAGE_ORDER, Config, load_config
+from materia.base import storage
+from materia.base.weights.files import Missing
+from materia.dataset.writer import Provenance
+from pipeline.config import Config, load_config
+from pipeline.engine.child import run_stages
+from pipeline.engine.messages import JobSpec
+from pipeline.engine.spool import commit_chunk, plan_folder, spool_address
+from pipeline.engine.worker import read_rows
 from pipeline.job import STAGE_FACTORY, run_job
 from pipeline.plan import make_plan, open_plan
-from pipeline.shards import Provenance
-from pipeline.slices import JobSpec, commit_chunk, plan_folder, read_rows, spool_address
 from stages.base import Stage
 from stages.records import Background, EntityWord, Frame, Instance, MaskRle, Row, Sample, StageName, VideoInfo, encode_rows
-from stages.weights import Missing
+from stages.specs import STAGE_ORDER, build_stages
 
 _ROWS = (1_000, 100_000)
 _PIXEL = base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNkYAAAAAYAAjCB0C8AAAAASUVORK5CYII=")

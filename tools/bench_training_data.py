@@ -15,13 +15,13 @@ from contextlib import contextmanager
 
 import click
 
-from pipeline.config import load_settings
-from trainer import distributed, loop
+from materia.base.settings_file import load_settings
 from trainer.config import TrainConfig
-from trainer.data import encoded, open_data, steps
+from trainer.data.precompute import precompute
+from trainer.data.training_data import encoded, open_data, steps
 from trainer.encoders import build_encoders
-from trainer.learner import begin, model_config
-from trainer.precompute import precompute
+from trainer.run import distributed, loop
+from trainer.run.learner import begin, model_config
 
 FLOOR = 0.05
 WARM_UP_STEPS = 5

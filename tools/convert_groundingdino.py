@@ -13,7 +13,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stages.checkpoints import load_state_dict
+from materia.base.weights.checkpoints import load_state_dict
 from stages.localise.groundingdino import UNUSED
 from stages.localise.groundingdino_model import ARCHITECTURES
 

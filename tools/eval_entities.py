@@ -16,8 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import ConfigError, load_config
-from stages.backends import BackendError
+from materia.base.backends import BackendError
+from materia.base.settings_file import ConfigError
+from pipeline.config import load_config
 from stages.entities import Entities
 from stages.entities.nouns import nouns
 from stages.records import Clip, Row, Sample

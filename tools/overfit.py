@@ -16,20 +16,21 @@ import time
 import torch
 from torch import Tensor
 
-from pipeline.config import load_settings
-from trainer import distributed, flow
-from trainer.batch import EncodedItem, TrainError, collate
+from materia.base.settings_file import load_settings
+from materia.dataset.reader import Samples
 from trainer.config import TrainConfig
-from trainer.distributed import World
-from trainer.encode import encode
+from trainer.data.batch import EncodedItem, TrainError, collate
+from trainer.data.encode import encode
+from trainer.data.items import PixelSource
+from trainer.data.loader import long_enough
 from trainer.encoders import Encoders, build_encoders
-from trainer.items import PixelSource
-from trainer.learner import Learner, begin, model_config
-from trainer.loader import long_enough
-from trainer.objective import batch_losses, draw
-from trainer.optimiser import ema_decay, learning_rate
-from trainer.shards import Samples
-from trainer.validation import validate
+from trainer.model import flow
+from trainer.run import distributed
+from trainer.run.distributed import World
+from trainer.run.learner import Learner, begin, model_config
+from trainer.run.objective import batch_losses, draw
+from trainer.run.optimiser import ema_decay, learning_rate
+from trainer.run.validation import validate
 
 SAMPLES = 8
 LOSS_SHARE = 0.25

@@ -27,7 +27,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from pipeline.shards import Dataset, Provenance, write_chunk, write_dataset
+from materia.dataset.writer import Dataset, Provenance, write_chunk, write_dataset
 from stages.background import hole
 from stages.frames import Frames
 from stages.images import crop_png, encode_mask, encode_png, mask_extent

@@ -10,15 +10,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from stages.settings import Execution, Settings
+from materia.base.settings import Execution, Settings
 
 Precision = Literal["float32", "bfloat16"]
 
 
 class ModelSettings(Settings):
-    """Which model of trainer/model.py."""
+    """Which model of trainer/model/dit.py."""
 
-    size: Literal["tiny", "small", "base", "paper"] = Field("tiny", description="a named size, trainer.model.SIZES")
+    size: Literal["tiny", "small", "base", "paper"] = Field("tiny", description="a named size, trainer.model.dit.SIZES")
     patch: tuple[int, int, int] = Field((1, 2, 2), description="latents per token in time, height, width [paper B: 1x2x2]")
     word_tokens: int = Field(8, ge=0, description="tokens of a word, cut or padded; 0: images without their words (ablation)")
     self_conditioning: bool = Field(False, description="the last estimate of the clean latents is a second input")

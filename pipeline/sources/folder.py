@@ -13,9 +13,9 @@ from pathlib import Path
 
 import fsspec
 
-from pipeline.access import Denied, allowed_roots, check_local, quoted, split_scheme
-from pipeline.source_settings import SourceSettings
+from pipeline.sources.access import Denied, allowed_roots, check_local, quoted, split_scheme
 from pipeline.sources.rows import RawRow, SourceError, encoding_problem, too_long
+from pipeline.sources.settings import SourceSettings
 from pipeline.sources.text import parse_object
 
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi", ".ts", ".mts", ".gif")

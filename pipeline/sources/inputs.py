@@ -12,12 +12,12 @@ from typing import Any, Literal
 
 import fsspec
 
-from pipeline.access import absolute, filesystem, split_scheme
-from pipeline.source_settings import SourceSettings
+from pipeline.sources.access import absolute, filesystem, split_scheme
 from pipeline.sources.folder import folder_files, read_folder
 from pipeline.sources.normalise import normalise
 from pipeline.sources.parquet import read_parquet
 from pipeline.sources.rows import RawRow, SourceError
+from pipeline.sources.settings import SourceSettings
 from pipeline.sources.text import read_csv, read_jsonl
 from stages.records import Clip, Rejection
 

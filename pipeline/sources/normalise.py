@@ -14,9 +14,9 @@ import reprlib
 from decimal import Decimal
 from typing import Any
 
-from pipeline.access import relative
-from pipeline.source_settings import SourceSettings
+from pipeline.sources.access import relative
 from pipeline.sources.rows import RawRow
+from pipeline.sources.settings import SourceSettings
 from stages.records import Clip, Rejection
 
 _KEY = re.compile(r"[A-Za-z0-9_-]{1,120}")

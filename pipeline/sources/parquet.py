@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from pipeline.source_settings import SourceSettings
 from pipeline.sources.rows import RawRow, SourceError, check_columns, too_long
+from pipeline.sources.settings import SourceSettings
 
 _BATCH_ROWS = 1024
 _BUFFER_BYTES = 2**20

@@ -8,8 +8,8 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from pipeline.source_settings import SourceSettings
-from stages.errors import UserError
+from materia.base.errors import UserError
+from pipeline.sources.settings import SourceSettings
 
 _PIECE_BYTES = 2**20
 _BOM = b"\xef\xbb\xbf"

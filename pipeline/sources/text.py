@@ -8,8 +8,8 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
-from pipeline.source_settings import SourceSettings
 from pipeline.sources.rows import RawRow, SourceError, check_columns, encoding_problem, read_lines, too_long
+from pipeline.sources.settings import SourceSettings
 
 _MAX_RECORD_LINES = 200  # of one CSV record; bounds what a quote that is never closed can swallow
 _MAX_INT_DIGITS = 4300  # more: Python refuses to convert, since it takes quadratic time

@@ -14,12 +14,12 @@ from typing import cast
 
 import numpy as np
 
+from materia.base.weights.files import Missing
 from stages.backends import Detector, Inpainter, build_backend
 from stages.images import decode_mask, encode_png, fill_holes
 from stages.localise.shared import acquire, make, release
 from stages.records import Background, Rejection, Row, Sample, StageName, reject
 from stages.settings import BackgroundSettings, LocaliseSettings
-from stages.weights import Missing
 
 MIDDLE = 1
 """Index of the frame that becomes the background."""

@@ -13,10 +13,18 @@ from typing import Any
 
 import numpy as np
 
+from materia.base.weights.checkpoints import CheckpointError
+from materia.base.weights.files import (
+    Missing,
+    Weights,
+    check_address,
+    identity_of,
+    local_path,
+    packages_missing,
+    weights_missing,
+)
 from stages.backends import Inpainter
 from stages.batching import Batches
-from stages.checkpoints import CheckpointError
-from stages.weights import Missing, Weights, check_address, identity_of, local_path, packages_missing, weights_missing
 
 PACKAGES = ("torch", "diffusers", "transformers", "safetensors")
 OPTION = "background.options.model"
@@ -35,7 +43,7 @@ Picture = tuple[np.ndarray, np.ndarray, str, int]
 class DiffusionInpainter(Inpainter):
     """Any model that diffusers can use for inpainting with a prompt and a negative prompt, e.g. Stable Diffusion 1.5, 2 or XL.
 
-    `model` (see stages.weights.Weights): folder in diffusers' format, weights as safetensors. `dtype` of all its parts:
+    `model` (see materia.base.weights): folder in diffusers' format, weights as safetensors. `dtype` of all its parts:
     float32, float16 or bfloat16. Up to `batch_size` pictures of one size are denoised together in `steps` steps with
     `guidance_scale`, starting from the picture with the share `strength` in (0, 1] of the noise. `seed` in [0, 2^32) gives
     other variants. Pictures whose longer side is above `max_side_px` are shrunk to it, as the model was trained on small ones,

@@ -21,7 +21,7 @@ from diffusers.pipelines.auto_pipeline import (
     AUTO_TEXT2IMAGE_PIPELINES_MAPPING,
 )
 
-from stages.checkpoints import WEIGHT_STEMS, CheckpointError, folder_shapes, mismatch
+from materia.base.weights.checkpoints import WEIGHT_STEMS, CheckpointError, folder_shapes, mismatch
 
 ASKED = ("prompt", "negative_prompt", "image", "mask_image", "height", "width", "generator", "strength", "guidance_scale")
 """What a pipeline must take when it is called."""

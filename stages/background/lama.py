@@ -11,10 +11,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from materia.base.weights.checkpoints import CheckpointError
+from materia.base.weights.files import (
+    Missing,
+    Weights,
+    check_address,
+    identity_of,
+    local_path,
+    packages_missing,
+    weights_missing,
+)
 from stages.backends import Inpainter
 from stages.batching import Batches
-from stages.checkpoints import CheckpointError
-from stages.weights import Missing, Weights, check_address, identity_of, local_path, packages_missing, weights_missing
 
 if TYPE_CHECKING:
     from lama_cleaner.schema import Config
@@ -33,7 +41,7 @@ LEAST_PX = {"hd_strategy_resize_limit": 256, "hd_strategy_crop_margin": 16, "hd_
 class Lama(Inpainter):
     """LaMa; it has no use for prompts.
 
-    `checkpoint` (see stages.weights.Weights): TorchScript whose forward takes image (B, 3, H, W) float32 in [0, 1], RGB, and
+    `checkpoint` (see materia.base.weights): TorchScript whose forward takes image (B, 3, H, W) float32 in [0, 1], RGB, and
     mask (B, 1, H, W) float32, 1 where to fill, H and W multiples of 8, and gives the filled image. `hd_strategy` and its sizes
     in pixels are the package's: Original takes pictures as they are; Resize shrinks those whose longer side is above
     `hd_strategy_resize_limit`; Crop cuts a part around each hole, `hd_strategy_crop_margin` wider on every side, from those

@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from loguru import logger
 
+from materia.base.weights.checkpoints import CheckpointError
 from stages.batching import Batches
-from stages.checkpoints import CheckpointError
 from stages.notices import notice
 
 with warnings.catch_warnings():  # the package uses what is deprecated, and silences all UserWarnings of the process

@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from stages.weights import PULL, SHA256_FILE, Missing, Weights, local_path, sha256_of, weights_missing
+from materia.base.weights.files import PULL, SHA256_FILE, Missing, Weights, local_path, sha256_of, weights_missing
 
 PACKAGED_MODEL = "packaged://smollm2-135m-instruct"
 """The language model of a configuration that names none."""

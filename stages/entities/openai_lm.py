@@ -15,10 +15,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
+from materia.base.weights.files import INSTALL, Missing, packages_missing
 from stages.backends import Generation, LanguageModel, TransientError
 from stages.entities.chat import completion_text
 from stages.notices import notice
-from stages.weights import INSTALL, Missing, packages_missing
 
 CONSTRAINTS = ("vllm", "json_schema")
 MOST_BYTES = 4 << 20  # of one answer; ours have a few hundred

@@ -13,8 +13,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from materia.base.errors import UserError
 from stages.backends import Generation
-from stages.errors import UserError
 
 PROMPTS = Path(__file__).resolve().parents[2] / "prompts"
 TOKENS_PER_WORD = 40  # generous: a phrase, its quotes and its kind

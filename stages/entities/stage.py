@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from importlib.metadata import PackageNotFoundError, version
 
+from materia.base.weights.files import INSTALL, Missing, packages_missing
 from stages.backends import Generation, LanguageModel, TransientError, build_backend
 from stages.entities.nouns import Noun, nouns, readable
 from stages.entities.prompt import load_prompt
 from stages.entities.rules import Verdict, judge
 from stages.records import Row, Sample, StageName, reject
 from stages.settings import EntitiesSettings
-from stages.weights import INSTALL, Missing, packages_missing
 
 LEXICONS = ("lemminflect", "textblob")
 

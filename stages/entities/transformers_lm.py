@@ -12,10 +12,10 @@ import os
 from dataclasses import dataclass, field
 from typing import Any
 
+from materia.base.weights.files import INSTALL, Missing, Weights, identity_of, local_path, packages_missing, weights_missing
 from stages.backends import Generation, LanguageModel
 from stages.entities.chat import chat_ids
 from stages.entities.checkpoint import PACKAGED_MODEL, checkpoint_missing
-from stages.weights import INSTALL, Missing, Weights, identity_of, local_path, packages_missing, weights_missing
 
 PACKAGES = ("torch", "transformers", "xgrammar")
 FEED = 48  # tokens of a row a pass takes at most: one long caption must not pad the whole batch to its length

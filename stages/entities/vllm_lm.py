@@ -13,10 +13,10 @@ import os
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+from materia.base.weights.files import Missing, Weights, check_address, identity_of, local_path, packages_missing
 from stages.backends import Generation, LanguageModel
 from stages.entities.chat import chat_ids, completion_ids
 from stages.entities.checkpoint import PACKAGED_MODEL, checkpoint_missing
-from stages.weights import Missing, Weights, check_address, identity_of, local_path, packages_missing
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 CPU_CACHE_BYTES = 1 << 30  # keys and values on a CPU, where nothing else limits them; 23,000 tokens of the packaged model

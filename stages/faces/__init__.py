@@ -11,12 +11,12 @@ from typing import cast
 
 import numpy as np
 
+from materia.base.weights.files import Missing
 from stages.backends import FaceDetector, build_backend
 from stages.images import crop_png, encode_mask
 from stages.localise.vocabulary import is_human
 from stages.records import Frame, Instance, Row, Sample, StageName
 from stages.settings import FacesSettings
-from stages.weights import Missing
 
 
 class Faces:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from materia.base.weights.files import Missing, Weights, identity_of, local_path, packaged, weights_missing
 from stages.backends import FaceDetector
 from stages.boxes import iou
-from stages.weights import Missing, Weights, identity_of, local_path, packaged, weights_missing
 
 if TYPE_CHECKING:
     import onnxruntime

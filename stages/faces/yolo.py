@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from materia.base.weights.files import Missing, Weights, check_address, local_path, packages_missing, sha256_of, weights_missing
 from stages.backends import FaceDetector
 from stages.boxes import iou
 from stages.notices import notice
-from stages.weights import Missing, Weights, check_address, local_path, packages_missing, sha256_of, weights_missing
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -36,7 +36,7 @@ FLOOR = 0.05
 class YoloFace(FaceDetector):
     """A face detector of the YOLO family.
 
-    `checkpoint`: address of the ONNX file (stages.weights.Weights), `sha256` (hex) of it. Its input must be (1, 3, H, W) RGB in
+    `checkpoint`: address of the ONNX file (materia.base.weights), `sha256` (hex) of it. Its input must be (1, 3, H, W) RGB in
     [0, 1], its first output (1, 5 or 20, N) or (1, N, 5 or 20), see CHANNELS. `input_px`: side of the square input, for a graph
     that leaves it open (None: 640). `iou`: candidates that overlap more show the same face (method: NMS IoU 0.4).
     """

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from materia.base.weights.files import Missing
 from stages.backends import Detections, Detector
 from stages.localise.shared import acquire, make, release
 from stages.records import Box, EntityWord, Rejection, Row, Sample, StageName, reject
 from stages.settings import LocaliseSettings
-from stages.weights import Missing
 
 
 class Localise:

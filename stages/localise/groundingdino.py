@@ -12,15 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from stages.backends import Detections, Detector
-from stages.checkpoints import CheckpointError, load_state_dict, mismatch
-from stages.localise.grounding import Grounding
-from stages.localise.groundingdino_model import ARCHITECTURES
-from stages.localise.pictures import normalise
-from stages.localise.prompt import Prompt, load_tokenizer
-from stages.precision import autocast
-from stages.records import EntityWord
-from stages.weights import (
+from materia.base.weights.checkpoints import CheckpointError, load_state_dict, mismatch
+from materia.base.weights.files import (
     Missing,
     Weights,
     check_address,
@@ -30,6 +23,13 @@ from stages.weights import (
     sha256_of,
     weights_missing,
 )
+from stages.backends import Detections, Detector
+from stages.localise.grounding import Grounding
+from stages.localise.groundingdino_model import ARCHITECTURES
+from stages.localise.pictures import normalise
+from stages.localise.prompt import Prompt, load_tokenizer
+from stages.precision import autocast
+from stages.records import EntityWord
 
 PACKAGES = ("torch", "torchvision", "transformers", "groundingdino")
 UNUSED = {"label_enc.weight", "bert.embeddings.position_ids"}
@@ -39,7 +39,7 @@ UNUSED = {"label_enc.weight", "bert.embeddings.position_ids"}
 class GroundingDino(Detector):
     """GroundingDINO Swin-T or Swin-B.
 
-    `checkpoint` and `text_encoder` (see stages.weights.Weights): the .pth file, and a folder of BERT in the Hugging Face layout
+    `checkpoint` and `text_encoder` (see materia.base.weights): the .pth file, and a folder of BERT in the Hugging Face layout
     that fits it (published: bert-base-uncased). `architecture`: swin_t or swin_b. `dtype`: see stages.precision. `batch_size`:
     pictures of a forward pass. `compile`: backbone and encoder layers through torch.compile. `max_words_per_prompt`: long
     prompts find fewer boxes and merge labels (method), so more words are asked for in further passes. `short_side_px`,

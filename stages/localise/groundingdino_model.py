@@ -15,7 +15,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from stages.checkpoints import CheckpointError
+from materia.base.weights.checkpoints import CheckpointError
 from stages.localise.grounding import replaced
 from stages.localise.prompt import Prompt, phrase_mask, separator_ids
 

@@ -13,14 +13,22 @@ from typing import Any
 
 import numpy as np
 
+from materia.base.weights.checkpoints import CheckpointError
+from materia.base.weights.files import (
+    Missing,
+    Weights,
+    check_address,
+    identity_of,
+    local_path,
+    packages_missing,
+    weights_missing,
+)
 from stages.backends import Detections, Detector
-from stages.checkpoints import CheckpointError
 from stages.localise.grounding import Grounding, replaced
 from stages.localise.pictures import normalise
 from stages.localise.prompt import Prompt, load_tokenizer, phrase_mask, separator_ids
 from stages.precision import autocast
 from stages.records import EntityWord
-from stages.weights import Missing, Weights, check_address, identity_of, local_path, packages_missing, weights_missing
 
 PACKAGES = ("torch", "transformers")
 
@@ -28,7 +36,7 @@ PACKAGES = ("torch", "transformers")
 class GroundingDinoPort(Detector):
     """GroundingDINO as transformers has it.
 
-    `model` (see stages.weights.Weights): a folder with weights, configuration and tokenizer, such as that of
+    `model` (see materia.base.weights): a folder with weights, configuration and tokenizer, such as that of
     IDEA-Research/grounding-dino-tiny. The other options are those of stages.localise.groundingdino.GroundingDino.
     """
 

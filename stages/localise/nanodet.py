@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from materia.base.weights.files import Missing, Weights, identity_of, local_path, packaged, sha256_of, weights_missing
 from stages.backends import Detections, Detector
 from stages.boxes import iou
 from stages.localise.vocabulary import TABLE, classes_of
 from stages.records import EntityWord
-from stages.weights import Missing, Weights, identity_of, local_path, packaged, sha256_of, weights_missing
 
 if TYPE_CHECKING:
     import onnxruntime

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from stages.checkpoints import CheckpointError
+from materia.base.weights.checkpoints import CheckpointError
 
 MAX_TOKENS = 256
 """Longest text of the model, with its [CLS] and [SEP] [groundingdino/config: max_text_len]."""

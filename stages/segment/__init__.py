@@ -12,12 +12,12 @@ from typing import cast
 
 import numpy as np
 
+from materia.base.weights.files import Missing
 from stages.backends import Segmenter, build_backend
 from stages.images import crop_png, encode_mask, mask_extent
 from stages.records import Box, Frame, Instance, Row, Sample, StageName, reject
 from stages.segment.tidy import tidy
 from stages.settings import SegmentSettings
-from stages.weights import Missing
 
 GROUP_BYTES = 256 * 2**20
 """Most bytes of masks, one a pixel, that are asked of the segmenter at once."""

@@ -12,12 +12,12 @@ import zlib
 
 import numpy as np
 
+from materia.base.weights.files import Missing, Weights
 from stages.backends import Masks, Segmenter
 from stages.images import fill_holes, mask_extent
 from stages.localise.vocabulary import is_human
 from stages.records import Box
 from stages.segment.people import PersonMask
-from stages.weights import Missing, Weights
 
 MARGIN = 0.2
 """Surroundings shown to GrabCut, as a share of the box's longer side: it learns the background's colours there."""

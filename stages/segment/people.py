@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from stages.weights import Missing, identity_of, local_path, packaged, weights_missing
+from materia.base.weights.files import Missing, identity_of, local_path, packaged, weights_missing
 
 if TYPE_CHECKING:
     import onnxruntime

@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 
+from materia.base.weights.checkpoints import CheckpointError
+from materia.base.weights.files import Missing, Weights, check_address, local_path, packages_missing, sha256_of, weights_missing
 from stages.backends import Masks, Segmenter
 from stages.batching import Batches
-from stages.checkpoints import CheckpointError
 from stages.precision import autocast, check_dtype
 from stages.records import Box
 from stages.segment.sam_build import ARCHITECTURES, read_sam
-from stages.weights import Missing, Weights, check_address, local_path, packages_missing, sha256_of, weights_missing
 
 OPTION = "segment.options.checkpoint"
 
@@ -26,7 +26,7 @@ OPTION = "segment.options.checkpoint"
 class Sam(Segmenter):
     """SAM ViT-B, L, H, or any reduced or fine-tuned model of the package's modules.
 
-    `checkpoint`: address of the state dict (stages.weights.Weights). `sha256` (hex) of it.
+    `checkpoint`: address of the state dict (materia.base.weights). `sha256` (hex) of it.
     `architecture`: "vit_b", "vit_l" or "vit_h", which the file must then be; None: what its tensors make.
     `dtype` (stages.precision) is that of the image encoder; prompts, decoder and masks are float32 always.
     `batch_size`: frames in one pass of the image encoder. `max_boxes`: boxes in one pass of the mask decoder.

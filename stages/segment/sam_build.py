@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from stages.checkpoints import CheckpointError, load_state_dict, mismatch
+from materia.base.weights.checkpoints import CheckpointError, load_state_dict, mismatch
 
 ARCHITECTURES = ("vit_b", "vit_l", "vit_h")
 """Names of the package's registry that published checkpoints have."""

@@ -24,7 +24,7 @@ DEMUXERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,gif"
 
 
 class VideoError(Exception):
-    """A video that cannot be used; `reason` is a reason code of the frames stage (stages.records.REASONS)."""
+    """A video that cannot be used; `reason` is a reason code of the frames stage (stages.specs.REASONS)."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import psutil
 
-from pipeline.config import STAGE_ORDER, Config
+from pipeline.config import Config
+from stages.specs import STAGE_ORDER
 
 STUBS = "stub_stages:build_stubs"
 

@@ -13,8 +13,8 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco
 
-from pipeline.sample_checks import Recipe, grow
-from pipeline.shards import Commit, Dataset, Provenance, write_chunk, write_dataset
+from materia.dataset.sample_checks import Recipe, grow
+from materia.dataset.writer import Commit, Dataset, Provenance, write_chunk, write_dataset
 from stages.records import (
     Background,
     Clip,

@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from pipeline.config import STAGE_ORDER, Config
+from materia.base.weights.files import Missing
+from pipeline.config import Config
 from stages.batching import Batches
 from stages.records import (
     Background,
@@ -31,7 +32,7 @@ from stages.records import (
     VideoInfo,
     reject,
 )
-from stages.weights import Missing
+from stages.specs import STAGE_ORDER
 
 SIDE = 16
 STUB_SECONDS = "STUB_SECONDS"

@@ -10,8 +10,8 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from pipeline import access
-from pipeline.source_settings import SourceSettings
+from pipeline.sources import access
+from pipeline.sources.settings import SourceSettings
 from stages.records import Clip, Rejection
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -176,9 +176,9 @@ def remember(event, args):
     if event == "open" and isinstance(args[0], (str, bytes)):
         opened.append(os.fsdecode(args[0]))
 sys.addaudithook(remember)
-from pipeline.access import resolve
+from pipeline.sources.access import resolve
 from pipeline.plan import make_plan
-from pipeline.source_settings import SourceSettings
+from pipeline.sources.settings import SourceSettings
 from stages.records import Clip
 settings = SourceSettings()
 found = []

@@ -9,11 +9,12 @@ from hypothesis import strategies as st
 from jobs import STUBS, make_config
 from stub_stages import build_stubs
 
-from pipeline.child import Hello, run_side_by_side, run_stages
-from pipeline.config import STAGE_ORDER
-from pipeline.supervisor import Limits, Supervisor
+from pipeline.engine.child import run_side_by_side, run_stages
+from pipeline.engine.messages import Hello
+from pipeline.engine.supervisor import Limits, Supervisor
 from stages import notices
 from stages.records import Clip, Rejection, Sample, encode_rows
+from stages.specs import STAGE_ORDER
 
 
 def samples(captions):

@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import MODEL_STAGES, Config, ConfigError, load_config, load_settings
+from materia.base.settings_file import ConfigError, load_settings
+from pipeline.config import Config, load_config
+from stages.specs import MODEL_STAGES
 from trainer.config import TrainConfig
 
 CONFIGS = Path(__file__).parents[2] / "configs"

@@ -4,9 +4,9 @@ import model_server
 import pytest
 from model_server import sha256
 
-from pipeline import download
-from pipeline.download import DownloadError, fetch_url
-from stages.weights import local_path
+from materia.base.weights import download
+from materia.base.weights.download import DownloadError, fetch_url
+from materia.base.weights.files import local_path
 
 DATA = bytes(range(256)) * 4096  # 1 MiB
 PATH = "/models/sam.pth"

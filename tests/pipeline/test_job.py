@@ -12,10 +12,10 @@ import pytest
 from jobs import STUBS, contents, helpers, make_config, make_manifest, outcomes, start, wait_for
 from stub_stages import BROKEN, HOLDS, STUB_SECONDS, TRACES
 
-from pipeline.config import STAGE_ORDER
+from materia.dataset.writer import committed
 from pipeline.job import run_job
 from pipeline.preflight import only_writer
-from pipeline.shards import committed
+from stages.specs import STAGE_ORDER
 
 DOGS = ["a dog"] * 10 + ["a dog [nothing]"] + ["a dog"] * 9
 
@@ -137,7 +137,7 @@ def test_two_jobs_never_write_one_output(manifest, tmp_path):
 def test_a_lock_file_that_nobody_holds_is_no_obstacle(manifest, tmp_path):
     (tmp_path / "out/_run").mkdir(parents=True)
     with (tmp_path / "out/_run/lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        fcntl.lockf(lock, fcntl.LOCK_EX)
         lock.write("process 1 on a machine that died")
     assert run(manifest, tmp_path / "out").exit_code == 0
 

@@ -202,7 +202,7 @@ def test_a_second_pull_waits_for_the_first(start, server, tmp_path):
     with lock.open("w") as held:
         held.write("process 7 on elsewhere")
         held.flush()
-        fcntl.flock(held, fcntl.LOCK_EX)
+        fcntl.lockf(held, fcntl.LOCK_EX)
         second = start("models", "pull", checkpoint=FILE)
         assert second.stderr.readline() == "waiting for another pull: process 7 on elsewhere\n"
         assert server.asked == []

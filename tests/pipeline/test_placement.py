@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.config import PoolSettings, load_config
-from pipeline.placement import Node, UnschedulableError, check_placement, nodes_of
+from pipeline.engine.placement import Node, UnschedulableError, check_placement, nodes_of
 
 CLUSTER = Path(__file__).parents[2] / "configs" / "cluster.yaml"
 

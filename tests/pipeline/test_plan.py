@@ -16,8 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.plan import Plan, make_plan, open_plan
-from pipeline.source_settings import SourceSettings
 from pipeline.sources import SourceError, find_source, read_rows
+from pipeline.sources.settings import SourceSettings
 from stages.records import Clip, Rejection
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -154,7 +154,7 @@ def test_an_input_that_grows_while_it_is_read_makes_no_plan(tmp_path):
 def test_a_planning_that_is_killed_leaves_no_plan_and_the_next_one_is_whole(tmp_path):
     path = manifest(tmp_path / "m.jsonl", 25_000)
     script = (
-        "import os, sys; from pipeline.plan import make_plan; from pipeline.source_settings import SourceSettings\n"
+        "import os, sys; from pipeline.plan import make_plan; from pipeline.sources.settings import SourceSettings\n"
         "make_plan(sys.argv[1], sys.argv[2], SourceSettings(), 16, 8, lambda rows: os.kill(os.getpid(), 9))"
     )
     killed = subprocess.run([sys.executable, "-c", script, str(path), str(tmp_path / "plan")], cwd=REPOSITORY, check=False)

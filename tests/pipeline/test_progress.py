@@ -1,7 +1,7 @@
 """The line that a person watches."""
 
+from pipeline.engine.messages import Report
 from pipeline.progress import Progress
-from pipeline.slices import Report
 
 
 def report(rows, kept, notices=(), **seconds):

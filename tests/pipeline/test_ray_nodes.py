@@ -6,8 +6,8 @@ import pytest
 from jobs import STUBS, contents, make_config, make_manifest, wait_for
 from stub_stages import STUB_SECONDS, TRACES
 
+from pipeline.engine.spool import spooled
 from pipeline.job import run_job
-from pipeline.slices import spooled
 
 pytestmark = pytest.mark.ray
 
@@ -25,7 +25,7 @@ def config():
 
 @pytest.fixture
 def cluster(monkeypatch):
-    import pipeline.ray_session  # noqa: F401  # first, because it sets Ray's environment
+    import materia.base.ray_session  # noqa: F401  # first, because it sets Ray's environment
 
     # isort: split
     from ray.cluster_utils import Cluster

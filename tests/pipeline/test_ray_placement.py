@@ -4,8 +4,9 @@ import pytest
 from jobs import STUBS, helpers, make_manifest, outcomes, traces, wait_for
 from stub_stages import NODE, TRACES
 
-from pipeline.config import STAGE_ORDER, Config
+from pipeline.config import Config
 from pipeline.job import run_job
+from stages.specs import STAGE_ORDER
 
 pytestmark = pytest.mark.ray
 

@@ -11,14 +11,14 @@ import pytest
 from jobs import STUBS, contents, helpers, make_config, make_manifest, outcomes, start, traces, wait_for
 from stub_stages import GATES, STUB_SECONDS, TRACES
 
-from pipeline.config import STAGE_ORDER
+from materia.base.ray_session import start_ray
+from materia.dataset.writer import Provenance, committed
+from pipeline.engine.messages import JobSpec
+from pipeline.engine.ray_runner import RayRunner  # before Ray
 from pipeline.job import run_job
 from pipeline.plan import make_plan
 from pipeline.preflight import JobError
-from pipeline.ray_runner import RayRunner  # before Ray
-from pipeline.ray_session import start_ray
-from pipeline.shards import Provenance, committed
-from pipeline.slices import JobSpec
+from stages.specs import STAGE_ORDER
 
 # isort: split
 import ray
@@ -124,7 +124,7 @@ def models_at_work(driver):
     found = {}
     for process in driver.children(recursive=True):
         with contextlib.suppress(psutil.Error):  # it ended meanwhile
-            children = [child for child in process.children() if "pipeline.child" in child.cmdline()]
+            children = [child for child in process.children() if "pipeline.engine.child" in child.cmdline()]
             if children and any("ray::" in part for part in process.cmdline()):
                 found[process] = children[0]
     return found

@@ -7,9 +7,9 @@ import pytest
 from jobs import STUBS, contents, kill_all, make_config, make_manifest, start, wait_for
 from stub_stages import STUB_SECONDS
 
+from materia.dataset.writer import committed
+from pipeline.engine.spool import spooled
 from pipeline.job import run_job
-from pipeline.shards import committed
-from pipeline.slices import spooled
 
 KILLS = {"serial": 4, "ray": 2}
 SLICES = 15

@@ -17,8 +17,9 @@ from jsonschema import Draft202012Validator
 from PIL import Image
 from samples import PROVENANCE, make_dataset, make_output, make_rejection, make_sample
 
-from pipeline import schema, shards
-from pipeline.schema.rows import index_row, sample_document
+from materia.dataset import schema
+from materia.dataset import writer as shards
+from materia.dataset.schema.rows import index_row, sample_document
 from stages.records import Rejection, decode_rows, encode_rows
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from samples import make_output
 
-from pipeline import storage
-from pipeline.shards import commits, committed
-from pipeline.validate import validate
+from materia.base import storage
+from materia.dataset.validate import validate
+from materia.dataset.writer import commits, committed
 
 ROOT = Path(__file__).resolve().parents[2]
 # Kills itself at the N-th event that touches a file of the output, and prints the events if it comes to the end.
@@ -19,7 +19,7 @@ import os, signal, sys
 sys.path[:0] = [{root!r}, {here!r}]
 from pathlib import Path
 from samples import make_output
-import pipeline.storage as storage
+import materia.base.storage as storage
 events = []
 def tick(event):
     events.append(event)

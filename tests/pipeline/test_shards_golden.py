@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 from samples import PROVENANCE, make_dataset
 
-from pipeline import shards
-from pipeline.validate import validate
+from materia.dataset import writer as shards
+from materia.dataset.validate import validate
 from stages.records import decode_rows
 
 ROWS = Path(__file__).resolve().parents[1] / "data" / "golden" / "rows.msgpack"

@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 from samples import PROVENANCE, make_dataset, make_output, make_sample
 
-from pipeline import shards, sheet
+from materia.dataset import writer as shards
+from materia.report import contact_sheet as sheet
 
 
 def draw(out, target, n=6):
@@ -63,7 +64,7 @@ def test_portrait_frames_leave_room_for_the_crops_beside_them(tmp_path):
 
 
 def drawn(sample):
-    from pipeline.schema.rows import sample_document
+    from materia.dataset.schema.rows import sample_document
 
     members = {f"frame{number}.jpg": frame.jpeg for number, frame in enumerate(sample.frames)}
     members |= {f"ref{number:02d}.png": instance.png for number, instance in enumerate(sample.instances)}

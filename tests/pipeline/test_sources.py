@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.source_settings import ColumnNames, SourceSettings
 from pipeline.sources import SourceError, find_source, read_rows
+from pipeline.sources.settings import ColumnNames, SourceSettings
 from stages.records import Clip, Rejection
 
 MEMORY = SourceSettings(schemes=["memory"])

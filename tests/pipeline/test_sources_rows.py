@@ -8,9 +8,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pipeline.source_settings import SourceSettings
 from pipeline.sources import RawRow, normalise
-from stages.records import REASONS, Clip, Rejection
+from pipeline.sources.settings import SourceSettings
+from stages.records import Clip, Rejection
+from stages.specs import REASONS
 
 
 def row(root: str = "/data", **fields: object) -> Clip | Rejection:

@@ -10,7 +10,8 @@ import pytest
 from rich.console import Console
 from samples import PROVENANCE, make_dataset, make_output, make_rejection, make_sample
 
-from pipeline import shards, stats
+from materia.dataset import stats
+from materia.dataset import writer as shards
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import storage
+from materia.base import storage
 
 
 @pytest.fixture(params=["disk", "store"])

@@ -12,10 +12,10 @@ import pytest
 from jobs import STUBS, helpers, make_config, traces, wait_for
 from stub_stages import GATES, TRACES
 
-from pipeline.child import Hello
-from pipeline.config import STAGE_ORDER
-from pipeline.supervisor import Limits, SetupError, Supervisor
+from pipeline.engine.messages import Hello
+from pipeline.engine.supervisor import Limits, SetupError, Supervisor
 from stages.records import Clip, Rejection, Sample
+from stages.specs import STAGE_ORDER
 
 
 def samples(*captions):
@@ -39,7 +39,9 @@ def supervise():
 
 
 def children() -> list[psutil.Process]:
-    return [p for p in psutil.Process().children() if p.status() != psutil.STATUS_ZOMBIE and "pipeline.child" in p.cmdline()]
+    return [
+        p for p in psutil.Process().children() if p.status() != psutil.STATUS_ZOMBIE and "pipeline.engine.child" in p.cmdline()
+    ]
 
 
 def child() -> psutil.Process:

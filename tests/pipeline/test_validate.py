@@ -20,10 +20,10 @@ from pycocotools import mask as coco
 from rich.console import Console
 from samples import PROVENANCE, make_dataset, make_output, make_rejection, make_sample
 
-from pipeline import shards
-from pipeline.sample_checks import Recipe, decode_rle, grow
-from pipeline.schema import INDEX
-from pipeline.validate import render, validate
+from materia.dataset import writer as shards
+from materia.dataset.sample_checks import Recipe, decode_rle, grow
+from materia.dataset.schema import INDEX
+from materia.dataset.validate import render, validate
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,7 @@
 """A detector whose weights are whatever the options say, and a language model without any, for tests of fetching them."""
 
+from materia.base.weights.files import Missing, Weights, identity_of, weights_missing
 from stages.backends import Detector, LanguageModel
-from stages.weights import Missing, Weights, identity_of, weights_missing
 
 
 class Weighty(Detector):

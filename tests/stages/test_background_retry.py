@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from painted import RED, SIZE, figure_sample
 from PIL import Image
 
-from pipeline.sample_checks import Recipe, grow, redrawn
+from materia.dataset.sample_checks import Recipe, grow, redrawn
 from stages import background as stage_module
 from stages.background import CleanBackground
 from stages.images import decode_mask

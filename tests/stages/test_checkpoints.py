@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stages.checkpoints import CheckpointError, load_state_dict, mismatch
+from materia.base.weights.checkpoints import CheckpointError, load_state_dict, mismatch
 
 torch = pytest.importorskip("torch")
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stages.backends import BackendError, build_backend
+from materia.base.backends import BackendError
+from stages.backends import build_backend
 from stages.background.diffusion import NEGATIVE_PROMPT, DiffusionInpainter
 
 pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")]

@@ -6,9 +6,9 @@ import shutil
 
 import pytest
 
+from materia.base.weights.files import Weights
 from stages.entities.checkpoint import checkpoint_missing
 from stages.entities.vllm_lm import VllmLM
-from stages.weights import Weights
 
 
 @pytest.fixture(scope="module")

@@ -6,12 +6,12 @@ import pytest
 import xgrammar
 from hostile import HOSTILE, LONG
 
+from materia.base.weights.files import PULL
 from stages.entities import Entities
 from stages.entities.chat import chat_ids
 from stages.entities.transformers_lm import TransformersLM
 from stages.records import Clip, Rejection, Sample
 from stages.settings import EntitiesSettings
-from stages.weights import PULL
 
 PLAIN = [
     "A brown and white dog chases a woman in a red coat along a sandy beach.",

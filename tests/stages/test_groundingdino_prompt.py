@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_groundingdino import CLS, SEP, STOP, bert_folder
 
+from materia.base.weights.checkpoints import CheckpointError
 from stages.backends import build_backend
-from stages.checkpoints import CheckpointError
 from stages.localise.grounding import Grounding
 from stages.localise.pictures import has_enough_cells, network_size, resize, to_pixels
 from stages.localise.prompt import MAX_TOKENS, load_tokenizer, make_prompts, phrase_mask, separator_ids, word_scores

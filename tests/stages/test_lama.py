@@ -10,14 +10,15 @@ import pytest
 from painted import figure_sample
 from PIL import Image
 
-from pipeline.sample_checks import Recipe, grow, redrawn
-from stages.backends import BackendError, build_backend
+from materia.base.backends import BackendError
+from materia.base.weights.files import sha256_of
+from materia.dataset.sample_checks import Recipe, grow, redrawn
+from stages.backends import build_backend
 from stages.background import CleanBackground
 from stages.background.lama import Lama
 from stages.images import decode_mask
 from stages.notices import drain
 from stages.settings import BackgroundSettings, LocaliseSettings
-from stages.weights import sha256_of
 
 pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("ignore::FutureWarning")]
 

@@ -6,11 +6,11 @@ import sys
 
 from vision import needs_weights
 
-from stages.weights import cache_dir
+from materia.base.weights.files import cache_dir
 
 OPEN = """
 from stages.onnx_session import open_session
-from stages.weights import weights_path
+from materia.base.weights.files import weights_path
 open_session(weights_path("nanodet.onnx"), 1)
 """
 

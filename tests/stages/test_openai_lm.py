@@ -8,8 +8,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from materia.base.backends import BackendError
 from stages import notices
-from stages.backends import BackendError, TransientError, build_backend
+from stages.backends import TransientError, build_backend
 from stages.entities import Entities
 from stages.entities.openai_lm import MOST_BYTES, OpenAILM
 from stages.entities.prompt import load_prompt

@@ -7,14 +7,15 @@ import pytest
 import skimage.data
 from vision import photograph_sample
 
-from stages.backends import BackendError, build_backend
+from materia.base.backends import BackendError
+from materia.base.weights.files import sha256_of
+from stages.backends import build_backend
 from stages.notices import drain
 from stages.records import Box, Sample
 from stages.segment import Segment
 from stages.segment.sam import Sam
 from stages.segment.sam_build import build_fitting
 from stages.settings import SegmentSettings
-from stages.weights import sha256_of
 from tools.gpu_check.weights import random_sam, randomised
 
 pytestmark = pytest.mark.gpu

@@ -11,13 +11,13 @@ import urllib.request
 import pytest
 from hostile import HOSTILE, LONG
 
+from materia.base.weights.files import weights_path
 from stages.backends import Generation
 from stages.entities import Entities
 from stages.entities.chat import chat_ids
 from stages.entities.vllm_lm import ENVIRONMENT, VllmLM
 from stages.records import Clip, Rejection, Sample
 from stages.settings import EntitiesSettings
-from stages.weights import weights_path
 
 pytestmark = pytest.mark.vllm
 

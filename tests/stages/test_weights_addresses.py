@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stages.weights import (
+from materia.base.weights.files import (
     PACKAGED,
     PULL,
     FileHash,

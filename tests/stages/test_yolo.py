@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 from vision import photograph_sample
 
-from stages.backends import BackendError, build_backend
+from materia.base.backends import BackendError
+from materia.base.weights.files import sha256_of
+from stages.backends import build_backend
 from stages.boxes import iou
 from stages.faces import Faces
 from stages.faces.yolo import YoloFace, best_inside, decode, letterbox
@@ -16,7 +18,6 @@ from stages.images import encode_mask
 from stages.notices import drain
 from stages.records import Instance
 from stages.settings import FacesSettings
-from stages.weights import sha256_of
 
 SIDE = 64
 PERSON = np.array([100, 50, 300, 450], np.float32)

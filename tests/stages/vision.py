@@ -6,8 +6,8 @@ import pytest
 import skimage.data
 from PIL import Image
 
+from materia.base.weights.files import weights_path
 from stages.records import Category, Clip, EntityWord, Frame, Sample
-from stages.weights import weights_path
 
 needs_weights = pytest.mark.skipif(
     not (weights_path("nanodet.onnx").is_file() and weights_path("blazeface.onnx").is_file()), reason="run `make weights` first"

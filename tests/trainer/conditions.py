@@ -2,7 +2,7 @@
 
 import torch
 
-from trainer.model import Conditions, ModelConfig, VideoDiT
+from trainer.model.dit import Conditions, ModelConfig, VideoDiT
 
 CONFIG = ModelConfig(
     depth=2, width=48, heads=4, condition_width=24, text_width=20, image_width=28, latent_channels=4, word_tokens=3

@@ -13,10 +13,10 @@ os.environ.update(HF_HUB_OFFLINE="1")
 def reference_run(tmp_path_factory: pytest.TempPathFactory) -> ReferenceRun:
     from real_clips import make_real_output
 
-    from pipeline.config import load_settings
+    from materia.base.settings_file import load_settings
     from trainer.config import TrainConfig
-    from trainer.loop import train
-    from trainer.precompute import precompute
+    from trainer.data.precompute import precompute
+    from trainer.run.loop import train
 
     folder = tmp_path_factory.mktemp("reference")
     config_path, cache = folder / "train.yaml", str(folder / "cache")

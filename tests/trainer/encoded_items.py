@@ -2,7 +2,7 @@
 
 import torch
 
-from trainer.batch import EncodedItem
+from trainer.data.batch import EncodedItem
 
 ENCODERS = {"image": {"backend": "efficientnet", "options": {"blocks": [2], "grid": 2}}, "max_text_tokens": 12}
 

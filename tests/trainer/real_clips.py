@@ -9,10 +9,10 @@ import numpy as np
 from clips import make_clip
 from samples import PROVENANCE, make_dataset, make_sample
 
-from pipeline.shards import write_chunk, write_dataset
+from materia.dataset.writer import write_chunk, write_dataset
 from stages.records import Sample
 from stages.video import probe
-from trainer.batch import Item
+from trainer.data.batch import Item
 
 FPS = 24
 

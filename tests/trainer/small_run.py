@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trainer.batch import TrainError
 from trainer.config import TrainConfig
+from trainer.data.batch import TrainError
 from trainer.encoders.base import EncodedText
-from trainer.loop import TrainResult, train
+from trainer.run.loop import TrainResult, train
 
 SECONDS = [0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 0.5, 0.6]
 """Lengths of the clips that tests train on (real_clips.make_real_output)."""

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer.augment import Augmentation, apply, draw, on_white_square
+from trainer.data.augment import Augmentation, apply, draw, on_white_square
 
 NOTHING = Augmentation(1.0, 1, 0.0, 1.0, False, 0.0, 0.0, 0.0, 1.0, (0.0, 0.0))
 H, W = 400, 300

@@ -8,7 +8,7 @@ from encoded_items import same_encoding
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer.batch import EncodedItem, collate, numpy_rng, torch_rng
+from trainer.data.batch import EncodedItem, collate, numpy_rng, torch_rng
 
 TEXT_WIDTH, IMAGE_WIDTH, PATCHES = 5, 3, 2
 

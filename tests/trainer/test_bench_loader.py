@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from real_clips import make_real_output
 
+from materia.dataset.reader import Samples
 from tools.bench_loader import READERS, SameItems, measure
 from trainer.config import BucketSettings, DataSettings
-from trainer.loader import buckets
-from trainer.shards import Samples
+from trainer.data.loader import buckets
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -12,12 +12,12 @@ from lockstep import CASES, START, Case
 from reference import logged_steps
 from safetensors.torch import load_file, save_file
 
-from pipeline.config import load_settings
-from trainer import distributed
-from trainer.batch import TrainError
+from materia.base.settings_file import load_settings
 from trainer.config import TrainConfig
-from trainer.data import open_data, steps
+from trainer.data.batch import TrainError
+from trainer.data.training_data import open_data, steps
 from trainer.encoders import build_encoders
+from trainer.run import distributed
 
 ALONE = distributed.World(0, 1, 0, torch.device("cpu"))
 LAYOUTS = ("ddp", "fsdp2")

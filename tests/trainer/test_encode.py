@@ -5,9 +5,9 @@ import pytest
 import torch
 from encoded_items import ENCODERS, same_encoding
 
-from trainer.batch import Item, ReferenceImage
 from trainer.config import EncodersSettings
-from trainer.encode import IMAGES_AT_ONCE, encode, encode_images, encode_videos
+from trainer.data.batch import Item, ReferenceImage
+from trainer.data.encode import IMAGES_AT_ONCE, encode, encode_images, encode_videos
 from trainer.encoders import Encoders, build_encoders
 
 CAPTION = "A dog chases a red ball."

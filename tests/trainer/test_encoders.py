@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from skimage import data as photographs
 
-from trainer.batch import TrainError
+from materia.base.backends import BackendError
 from trainer.config import EncoderSettings, EncodersSettings
 from trainer.encoders import BACKENDS, build, build_encoders
 from trainer.encoders.efficientnet import MEAN, STD, EfficientNet
@@ -227,7 +227,7 @@ def test_every_name_is_a_class_that_can_be_built_without_its_weights(kind: str) 
     ],
 )
 def test_a_wrong_name_or_option_is_one_line_that_tells_the_right_one(settings: EncoderSettings, told: str) -> None:
-    with pytest.raises(TrainError, match=told) as raised:
+    with pytest.raises(BackendError, match=told) as raised:
         build("video", settings)
     assert "\n" not in str(raised.value)
 

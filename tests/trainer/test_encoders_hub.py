@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from trainer.batch import TrainError
+from materia.base.backends import BackendError
 from trainer.config import EncoderSettings
+from trainer.data.batch import TrainError
 from trainer.encoders import build
 from trainer.encoders.vit import OPENAI
 
@@ -217,5 +218,5 @@ def test_a_folder_that_will_not_do_is_one_line(
 
 
 def test_a_dtype_that_none_has_is_refused() -> None:
-    with pytest.raises(TrainError, match=r"encoders.image.options.*dtype must be one of"):
+    with pytest.raises(BackendError, match=r"encoders.image.options.*dtype must be one of"):
         build("image", EncoderSettings(backend="clip", options={"checkpoint": "/not/there", "dtype": "int8"}))

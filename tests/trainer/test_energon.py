@@ -7,7 +7,7 @@ from typing import Any
 
 from samples import make_output
 
-from trainer.shards import Samples
+from materia.dataset.reader import Samples
 
 
 def test_energon_prepares_and_reads_the_shards_as_they_are(tmp_path: Path) -> None:

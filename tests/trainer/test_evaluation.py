@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
+from materia.benchmark import evaluation
+from materia.benchmark.evaluation import Case, ClipScore, EvalOptions
+from materia.dataset.reader import Samples
 from tools import synthetic_world
-from trainer import evaluation
-from trainer.batch import TrainError
-from trainer.evaluation import Case, ClipScore, EvalOptions
-from trainer.shards import Samples
+from trainer.data.batch import TrainError
 
 CONFIG = small_run.config(data={"fps": 2, "buckets": [{"frames": 4, "height": 64, "width": 64, "batch": 4}]})
 COLOURS = arrays(np.uint8, st.tuples(st.integers(1, 40), st.just(3)))

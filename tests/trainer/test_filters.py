@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.filters import FilterError, admitted
+from materia.dataset.filters import FilterError, admitted
 
 INDEX = pa.table(
     {

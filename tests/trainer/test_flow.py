@@ -4,7 +4,7 @@ import pytest
 import torch
 from conditions import awake, conditions, latents
 
-from trainer.flow import clean_estimate, draw_times, flow_losses, guided, interpolate, sample, shift_time
+from trainer.model.flow import clean_estimate, draw_times, flow_losses, guided, interpolate, sample, shift_time
 
 
 def test_the_interpolation_runs_from_data_to_noise() -> None:

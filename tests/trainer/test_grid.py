@@ -8,8 +8,8 @@ import pytest
 from clips import picture
 from PIL import Image
 
-from trainer.grid import FRAMES, Row, grid
-from trainer.video_io import write_mp4
+from materia.report.grid import FRAMES, Row, grid
+from trainer.sample.video_io import write_mp4
 
 RED, GREEN, BLUE = (200, 0, 0), (0, 200, 0), (0, 0, 200)
 

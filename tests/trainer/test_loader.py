@@ -16,13 +16,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from real_clips import make_real_output, same_item
 
-from pipeline.shards import OutputError
-from trainer.batch import Item, TrainError
+from materia.dataset.reader import Samples
+from materia.dataset.writer import OutputError
 from trainer.config import BucketSettings, DataSettings
-from trainer.items import PixelSource
-from trainer.loader import StepItems, ahead, buckets, indexed, long_enough, split
-from trainer.order import Order
-from trainer.shards import Samples
+from trainer.data.batch import Item, TrainError
+from trainer.data.items import PixelSource
+from trainer.data.loader import StepItems, ahead, buckets, indexed, long_enough, split
+from trainer.data.order import Order
 
 SECONDS = [1.0, 2.0, 3.0, 1.5, 2.5, 1.2]
 DATA = DataSettings(
@@ -173,8 +173,8 @@ def test_a_worker_that_is_killed_is_told_of() -> None:
 HANGING = """
 import os, sys, time
 from pathlib import Path
-from trainer import loader
-from trainer.batch import TrainError
+from trainer.data import loader
+from trainer.data.batch import TrainError
 folder, hanging, in_turns = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "True"
 def hang():
     for n in range(hanging):
@@ -207,7 +207,7 @@ def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
     script = """
 import os, sys
 from test_loader import probed
-from trainer.loader import ahead
+from trainer.data.loader import ahead
 found = ahead(probed, range(10**6), workers=2)
 print(*{next(found)[0] for _ in range(20)}, flush=True)
 os.kill(os.getpid(), 9)

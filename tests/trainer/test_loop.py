@@ -9,15 +9,16 @@ from real_clips import make_real_output
 from small_run import SECONDS, config, run
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from trainer import checkpoints, runs
-from trainer.batch import TrainError, collate
-from trainer.data import encoded, open_data
-from trainer.distributed import World
+from trainer.data.batch import TrainError, collate
+from trainer.data.training_data import encoded, open_data
 from trainer.encoders import build_encoders
-from trainer.learner import model_config
-from trainer.loop import NonFiniteError
-from trainer.model import VideoDiT
-from trainer.objective import batch_losses, draw
+from trainer.model.dit import VideoDiT
+from trainer.run import checkpoints
+from trainer.run import folder as runs
+from trainer.run.distributed import World
+from trainer.run.learner import model_config
+from trainer.run.loop import NonFiniteError
+from trainer.run.objective import batch_losses, draw
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from conditions import CONFIG, awake, conditions, latents
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer.model import (
+from trainer.model.dit import (
     SIZES,
     Attention,
     ModelConfig,

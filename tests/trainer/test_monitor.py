@@ -11,11 +11,11 @@ from PIL import Image
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from trainer.batch import Batch, TrainError
 from trainer.config import LogSettings
-from trainer.model import SIZES, ModelConfig
-from trainer.monitor import BINS, Measured, Monitor, by_time, forward_flops, peak_flops, step_flops
-from trainer.validation import ValidationLoss
+from trainer.data.batch import Batch, TrainError
+from trainer.model.dit import SIZES, ModelConfig
+from trainer.run.monitor import BINS, Measured, Monitor, by_time, forward_flops, peak_flops, step_flops
+from trainer.run.validation import ValidationLoss
 
 
 def measured(

@@ -8,10 +8,10 @@ from conditions import CONFIG, awake, conditions, latents
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer.batch import Batch, torch_rng
 from trainer.config import ObjectiveSettings
-from trainer.flow import shift_time
-from trainer.objective import Draws, batch_losses, draw
+from trainer.data.batch import Batch, torch_rng
+from trainer.model.flow import shift_time
+from trainer.run.objective import Draws, batch_losses, draw
 
 OBJECTIVE = ObjectiveSettings()
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from trainer.config import OptimiserSettings
-from trainer.optimiser import adamw, ema_decay, learning_rate
+from trainer.run.optimiser import adamw, ema_decay, learning_rate
 
 SETTINGS = OptimiserSettings(lr=0.1, warmup_steps=4, ema_decay=0.9)
 

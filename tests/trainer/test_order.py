@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer.order import Bucket, Order
+from trainer.data.order import Bucket, Order
 
 
 def bucket(first: int, count: int, batch: int, weight: float = 1.0) -> Bucket:

@@ -12,17 +12,17 @@ import webdataset as wds
 from encoded_items import ENCODERS, same_encoding
 from real_clips import make_real_output
 
-from pipeline.shards import OutputError
-from trainer.batch import TrainError, collate
-from trainer.cache import CacheSource, OtherCacheError
+from materia.dataset.reader import Samples
+from materia.dataset.writer import OutputError
 from trainer.config import TrainConfig
-from trainer.distributed import World
-from trainer.encode import encode
+from trainer.data.batch import TrainError, collate
+from trainer.data.cache import CacheSource, OtherCacheError
+from trainer.data.encode import encode
+from trainer.data.items import PixelSource
+from trainer.data.loader import long_enough
+from trainer.data.precompute import precompute
 from trainer.encoders import build_encoders
-from trainer.items import PixelSource
-from trainer.loader import long_enough
-from trainer.precompute import precompute
-from trainer.shards import Samples
+from trainer.run.distributed import World
 
 SECONDS = [1.2, 0.8, 2.0]
 BROKEN = "clip-0001"
@@ -142,7 +142,7 @@ def test_only_what_is_missing_is_made_again_and_its_bytes_are_the_same(shards: s
 def test_processes_share_the_shards(shards: str, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shared, samples = tmp_path / "shared", 0
     for rank in (0, 1):
-        monkeypatch.setattr("trainer.precompute.join", lambda run, rank=rank: World(rank, 2, 0, torch.device("cpu")))
+        monkeypatch.setattr("trainer.data.precompute.join", lambda run, rank=rank: World(rank, 2, 0, torch.device("cpu")))
         samples += precompute(config(), shards=shards, output=str(shared), say=lambda text: None).samples
         assert len(list((shared / "shards").iterdir())) == rank + 1
     assert samples == 2

@@ -12,7 +12,7 @@ import psutil
 import pytest
 from reference import STEPS, logged_steps
 
-from pipeline.config import load_settings
+from materia.base.settings_file import load_settings
 from trainer.config import TrainConfig
 
 pytestmark = pytest.mark.ray
@@ -72,8 +72,8 @@ def test_what_the_user_can_mend_is_said_once_and_not_tried_again(reference_run, 
 
 
 def test_more_workers_than_ray_has_room_for_are_refused(reference_run, tmp_path, ray_address):
-    from trainer.batch import TrainError
-    from trainer.ray_launch import launch
+    from trainer.data.batch import TrainError
+    from trainer.run.ray_launch import launch
 
     config = load_settings(TrainConfig, str(reference_run.config_path), ())
     with pytest.raises(TrainError, match="1000 workers with 1 CPU each find no room"):

@@ -10,9 +10,9 @@ import pytest
 import webdataset as wds
 from samples import make_output
 
-from pipeline.shards import OutputError
-from trainer.loader import split
-from trainer.shards import Samples
+from materia.dataset.reader import Samples
+from materia.dataset.writer import OutputError
+from trainer.data.loader import split
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from trainer.references import Reference, choose
+from trainer.data.references import Reference, choose
 
 CROPS = {"dog": ["ref00", "ref01", "ref02"], "ball": ["ref03"]}
 BACKGROUND = Reference("park", "background")

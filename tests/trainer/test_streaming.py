@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from real_clips import make_real_output, same_item
 
-from pipeline.shards import OutputError
-from trainer.batch import TrainError
+from materia.dataset.reader import Samples
+from materia.dataset.writer import OutputError
 from trainer.config import BucketSettings, DataSettings
-from trainer.items import PixelSource
-from trainer.loader import StepItems, buckets, split
-from trainer.order import Order
-from trainer.shards import Samples
-from trainer.streaming import streamed
+from trainer.data.batch import TrainError
+from trainer.data.items import PixelSource
+from trainer.data.loader import StepItems, buckets, split
+from trainer.data.order import Order
+from trainer.data.streaming import streamed
 
 SECONDS = [1.0, 2.0, 3.0, 1.5, 2.5, 1.2, 1.1, 2.2]
 SMALL = BucketSettings(frames=3, height=16, width=24, batch=4)

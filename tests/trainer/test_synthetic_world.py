@@ -10,10 +10,10 @@ pytest.importorskip("skimage")
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.validate import validate
+from materia.dataset.reader import Samples
+from materia.dataset.validate import validate
 from tools import synthetic_world as world
-from trainer.items import crops_of
-from trainer.shards import Samples
+from trainer.data.items import crops_of
 
 WORDS = st.sampled_from(sorted(world.ICONS))
 SEEDS = st.integers(0, 2**32)

@@ -8,12 +8,12 @@ import pytest
 import torch
 from real_clips import make_real_output
 
-from trainer.batch import TrainError
 from trainer.config import BucketSettings, DataSettings, EncoderSettings, TrainConfig
+from trainer.data.batch import TrainError
 from trainer.encoders import build
 from trainer.encoders.patches import Patches
 from trainer.encoders.small import Small
-from trainer.train_autoencoder import TrainedAutoencoder, train_autoencoder
+from trainer.run.train_autoencoder import TrainedAutoencoder, train_autoencoder
 
 STEPS = 40
 
@@ -64,8 +64,8 @@ def test_the_encoder_reads_the_file(trained: tuple[TrainedAutoencoder, list[str]
 def test_the_latents_of_what_it_was_trained_on_are_of_unit_variance(
     trained: tuple[TrainedAutoencoder, list[str]], output: str
 ) -> None:
-    from trainer.items import PixelSource
-    from trainer.shards import Samples
+    from materia.dataset.reader import Samples
+    from trainer.data.items import PixelSource
 
     encoder = small(trained[0].path)
     encoder.setup("cpu")

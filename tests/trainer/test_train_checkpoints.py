@@ -10,8 +10,8 @@ from conditions import CONFIG, awake
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer import checkpoints
-from trainer.batch import TrainError
+from trainer.data.batch import TrainError
+from trainer.run import checkpoints
 
 FILES = ("model.safetensors", "ema.safetensors", "optimiser.safetensors", "state.json")
 

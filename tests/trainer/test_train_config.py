@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import ConfigError, load_settings
+from materia.base.settings_file import ConfigError, load_settings
 from trainer.config import TrainConfig
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "train"

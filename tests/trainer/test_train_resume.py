@@ -14,8 +14,9 @@ import small_run
 from real_clips import make_real_output
 from small_run import SECONDS, config, run
 
-from trainer import checkpoints, runs
-from trainer.batch import TrainError
+from trainer.data.batch import TrainError
+from trainer.run import checkpoints
+from trainer.run import folder as runs
 
 STEPS = 12
 SECTIONS = {"stage": {"steps": STEPS}, "checkpoint": {"every": 4, "keep": 2}}

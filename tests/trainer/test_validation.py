@@ -8,11 +8,11 @@ from conditions import CONFIG, awake
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.batch import EncodedItem
 from trainer.config import ObjectiveSettings
-from trainer.distributed import World
-from trainer.model import VideoDiT
-from trainer.validation import LEVELS, ValidationLoss, derangement, noise_levels, validate, with_images_of
+from trainer.data.batch import EncodedItem
+from trainer.model.dit import VideoDiT
+from trainer.run.distributed import World
+from trainer.run.validation import LEVELS, ValidationLoss, derangement, noise_levels, validate, with_images_of
 
 ALONE = World(0, 1, 0, torch.device("cpu"))
 
@@ -124,7 +124,7 @@ def test_levels_of_all_clips_together_are_spread_over_the_law(places: int, law: 
 def test_ranks_share_the_clips_and_make_equally_many_passes(ranks: int, monkeypatch: pytest.MonkeyPatch) -> None:
     items, model = [item(seed) for seed in range(4)], awake()
     sums, passes = [], []
-    monkeypatch.setattr("trainer.validation.mean_over_ranks", lambda tensor, world: sums.append(tensor) or tensor)
+    monkeypatch.setattr("trainer.run.validation.mean_over_ranks", lambda tensor, world: sums.append(tensor) or tensor)
 
     def counted(*given: torch.Tensor) -> torch.Tensor:
         passes[-1] += 1

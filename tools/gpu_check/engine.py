@@ -21,12 +21,12 @@ import av
 import numpy as np
 import torch
 
-from pipeline.build import build_stages
-from pipeline.config import STAGE_ORDER, Config, load_config
+from pipeline.config import Config, load_config
 from pipeline.job import run_job
 from stages.backends import FaceDetector
 from stages.base import Stage
 from stages.records import EntityWord, Row, Sample, StageName
+from stages.specs import STAGE_ORDER, build_stages
 from tools.bench_pipeline import Stub
 from tools.gpu_check import weights
 from tools.gpu_check.card import seconds, synchronise

@@ -30,7 +30,7 @@ class Cost(NamedTuple):
 
 
 A100_TO_H100 = 312 / 989
-"""bfloat16 peaks of the makers' data sheets, as in trainer/monitor.py."""
+"""bfloat16 peaks of the makers' data sheets, as in trainer/run/monitor.py."""
 PICTURE_GROUNDINGDINO = 0.100 * A100_TO_H100
 """Swin-T at 800 px through PyTorch: about 100 ms (theneuralbase.com, TensorRT optimization)."""
 PICTURE_SAM_H = 0.150 * A100_TO_H100

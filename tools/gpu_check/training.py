@@ -1,7 +1,7 @@
 """The trainer on a card: steps of three sizes, attention, masks, resuming, FSDP2, and what encoding and sampling take.
 
 In: random latents, captions and references of true shape. Out: seconds, clips a second, memory, and MFU: the operations that
-the model needs (trainer/monitor.py) over the maker's peak of the card.
+the model needs (trainer/run/monitor.py) over the maker's peak of the card.
 """
 
 from __future__ import annotations
@@ -21,16 +21,18 @@ import torch.distributed as dist
 from tools.gpu_check import weights
 from tools.gpu_check.card import peak_gib, seconds
 from tools.gpu_check.step import Context, Row
-from trainer import distributed, encoders, learner, loop, sampling
-from trainer import model as model_module
-from trainer.batch import EncodedItem, collate
+from trainer import encoders
 from trainer.config import TrainConfig
-from trainer.distributed import World
-from trainer.encode import encode_images, encode_texts, encode_videos
-from trainer.learner import Learner
-from trainer.model import SIZES, ModelConfig
-from trainer.monitor import peak_flops, step_flops
-from trainer.optimiser import adamw
+from trainer.data.batch import EncodedItem, collate
+from trainer.data.encode import encode_images, encode_texts, encode_videos
+from trainer.model import dit as model_module
+from trainer.model.dit import SIZES, ModelConfig
+from trainer.run import distributed, learner, loop
+from trainer.run.distributed import World
+from trainer.run.learner import Learner
+from trainer.run.monitor import peak_flops, step_flops
+from trainer.run.optimiser import adamw
+from trainer.sample import sampling
 
 TEXT_TOKENS, IMAGES, IMAGE_TOKENS = 64, 3, 256
 """Of an item: a caption of some 50 words, and references at 224 px in patches of 14."""
@@ -214,7 +216,7 @@ def _model_config(size: Size) -> ModelConfig:
     """With the widths of T5 Large, DINOv2 ViT-L and CogVideoX, or of their small stand-ins."""
     width = 32 if size.name == "tiny" else 1024
     sizes = TWO_BILLION if size.name == "2b" else SIZES[size.name]
-    return ModelConfig(**sizes, text_width=width, image_width=width)  # type: ignore[arg-type]  # as in trainer/learner.py
+    return ModelConfig(**sizes, text_width=width, image_width=width)  # type: ignore[arg-type]  # as in trainer/run/learner.py
 
 
 def _learner(size: Size, config: TrainConfig, world: World, module: torch.nn.Module | None = None) -> Learner:

@@ -1,21 +1,16 @@
 """The frozen encoders of captions, reference images and videos, found by name.
 
 In: encoders.{text,image,video} of the configuration. Out: objects of the protocols in trainer/encoders/base.py, built (cheap),
-asked what is missing, and loaded. As in stages/backends.py a name is one of ours or an import path ("package.module:Class"), so
-that a user's encoder needs no change here; modules are imported when they are named.
+asked what is missing, and loaded (materia/base/backends.py).
 """
 
 from __future__ import annotations
 
-import difflib
-import importlib
-import inspect
 from dataclasses import dataclass
 from typing import Any
 
-from stages.errors import UserError
-from stages.weights import Missing
-from trainer.batch import TrainError
+from materia.base.backends import build_backend
+from materia.base.weights.files import Missing, Weights
 from trainer.config import EncoderSettings, EncodersSettings
 from trainer.encoders.base import Encoder, ImageEncoder, TextEncoder, VideoAutoencoder
 from trainer.encoders.folders import require
@@ -54,6 +49,10 @@ class Encoders:
         for encoder in self._all().values():
             encoder.setup(device)
 
+    def weights(self) -> list[Weights]:
+        """Files of all three that `materia models pull` can fetch."""
+        return [weights for encoder in self._all().values() for weights in encoder.weights()]
+
     def missing(self) -> list[Missing]:
         """What this machine lacks for any of the three."""
         return [missing for encoder in self._all().values() for missing in encoder.missing()]
@@ -68,7 +67,7 @@ class Encoders:
 
 
 def build_encoders(settings: EncodersSettings) -> Encoders:
-    """Construct the three encoders; loads nothing. Raises TrainError for a name or option that none has."""
+    """Construct the three encoders; loads nothing. Raises BackendError for a name or option that none has."""
     return Encoders(
         text=build("text", settings.text),
         image=build("image", settings.image),
@@ -78,37 +77,5 @@ def build_encoders(settings: EncodersSettings) -> Encoders:
 
 
 def build(kind: str, settings: EncoderSettings) -> Any:
-    """Import and construct the encoder of a kind: "text", "image" or "video". Raises TrainError, naming the nearest name."""
-    cls = _find(kind, settings.backend)
-    accepted = list(inspect.signature(cls).parameters)
-    for option in settings.options:
-        if option not in accepted:
-            raise TrainError(
-                f"encoders.{kind}.options: {settings.backend!r} has no option {option!r}{_nearest(option, accepted)}"
-            )
-    try:
-        return cls(**settings.options)
-    except UserError:
-        raise
-    except (TypeError, ValueError) as error:
-        raise TrainError(f"encoders.{kind}.options: {settings.backend!r}: {error}") from error
-
-
-def _find(kind: str, backend: str) -> Any:
-    known = BACKENDS[kind]
-    path = known.get(backend, backend)
-    module, colon, name = path.partition(":")
-    if not colon:
-        raise TrainError(
-            f"encoders.{kind}.backend: {backend!r} is not one of {sorted(known)} and no import path like package.module:Class"
-            + _nearest(backend, list(known))
-        )
-    try:
-        return getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise TrainError(f"encoders.{kind}.backend: cannot import {path!r}: {error}") from error
-
-
-def _nearest(name: str, known: list[str]) -> str:
-    match = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {match[0]!r}?" if match else f"; known: {', '.join(known) or 'none'}"
+    """Import and construct the encoder of a kind: "text", "image" or "video". Raises BackendError, naming the nearest name."""
+    return build_backend(f"encoders.{kind}", settings.backend, settings.options, BACKENDS[kind])

@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
-from stages.weights import Missing, Weights
+from materia.base.weights.files import Missing, Weights
 
 
 class EncodedText(NamedTuple):

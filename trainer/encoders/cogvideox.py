@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stages.weights import Missing, Weights
+from materia.base.weights.files import Missing, Weights
 from trainer.encoders.base import Moments, VideoAutoencoder
 from trainer.encoders.folders import Folder
 
@@ -20,7 +20,7 @@ FRAMES, SIDE = 4, 8
 
 
 class CogVideoX(VideoAutoencoder):
-    """The autoencoder of CogVideoX. `checkpoint` (stages.weights.Weights): a folder of it, or a whole pipeline with a `vae`,
+    """The autoencoder of CogVideoX. `checkpoint` (materia.base.weights): a folder of it, or a whole pipeline with a `vae`,
     like that of THUDM/CogVideoX-5b. `slicing`: one clip at a time, for memory. `tiling`: overlapping parts of a clip, for large
     pictures; blended at the seams, so not quite the same latents.
     """

@@ -16,9 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stages.checkpoints import CheckpointError, load_state_dict, mismatch
-from stages.weights import Missing, Weights, packages_missing, sha256_of
-from trainer.batch import TrainError
+from materia.base.weights.checkpoints import CheckpointError, load_state_dict, mismatch
+from materia.base.weights.files import Missing, Weights, packages_missing, sha256_of
+from trainer.data.batch import TrainError
 from trainer.encoders.base import ImageEncoder
 from trainer.encoders.folders import require
 

@@ -16,9 +16,18 @@ from typing import Any
 
 import torch
 
-from stages.checkpoints import WEIGHT_STEMS, CheckpointError, folder_shapes, mismatch
-from stages.weights import PULL, Missing, Weights, check_address, identity_of, local_path, packages_missing, weights_missing
-from trainer.batch import TrainError
+from materia.base.weights.checkpoints import WEIGHT_STEMS, CheckpointError, folder_shapes, mismatch
+from materia.base.weights.files import (
+    PULL,
+    Missing,
+    Weights,
+    check_address,
+    identity_of,
+    local_path,
+    packages_missing,
+    weights_missing,
+)
+from trainer.data.batch import TrainError
 
 DTYPES = ("float32", "bfloat16")
 FIX = f"correct the path, or fetch it again: {PULL}"
@@ -28,7 +37,7 @@ FIX = f"correct the path, or fetch it again: {PULL}"
 class Folder:
     """A model in a folder.
 
-    `option`: where the address is configured, e.g. "encoders.image.options.checkpoint"; `address` (stages.weights.Weights): the
+    `option`: where the address is configured, e.g. "encoders.image.options.checkpoint"; `address` (materia.base.weights): the
     folder, or that of a whole diffusers pipeline, in which the model is the part `part`. `architecture`: a class of `library`.
     `dtype` of weights and arithmetic is stated, not chosen by the device: what one machine cached fits a run on another.
     Raises ValueError for an address that none can have and for an unknown dtype.

@@ -14,7 +14,7 @@ import math
 import torch
 from torch import Tensor
 
-from stages.weights import Missing, Weights
+from materia.base.weights.files import Missing, Weights
 from trainer.encoders.base import Moments, VideoAutoencoder
 
 COLOUR_GAINS = (1.0, 0.3, 0.1)

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stages.checkpoints import CheckpointError, load_state_dict, mismatch
-from stages.weights import Missing, Weights, check_address, local_path, packages_missing, sha256_of
-from trainer.batch import TrainError
+from materia.base.weights.checkpoints import CheckpointError, load_state_dict, mismatch
+from materia.base.weights.files import Missing, Weights, check_address, local_path, packages_missing, sha256_of
+from trainer.data.batch import TrainError
 from trainer.encoders.base import Moments, VideoAutoencoder
 from trainer.encoders.folders import require
 from trainer.encoders.patches import Patches
@@ -63,7 +63,7 @@ class Autoencoder(nn.Module):
 
 
 class Small(VideoAutoencoder):
-    """`checkpoint` (stages.weights.Weights): the file that `materia train-autoencoder` wrote."""
+    """`checkpoint` (materia.base.weights): the file that `materia train-autoencoder` wrote."""
 
     def __init__(self, checkpoint: str) -> None:
         check_address(checkpoint)

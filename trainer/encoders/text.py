@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from stages.weights import Missing, Weights, identity_of
+from materia.base.weights.files import Missing, Weights, identity_of
 from trainer.encoders.base import EncodedText, TextEncoder
 from trainer.encoders.folders import Folder
 
@@ -99,7 +99,7 @@ class MiniLM(LastHiddenState):
 
 
 class T5(LastHiddenState):
-    """The encoder of a T5 (v1, v1.1, Flan). `checkpoint` (stages.weights.Weights): a folder in the Hugging Face layout with
+    """The encoder of a T5 (v1, v1.1, Flan). `checkpoint` (materia.base.weights): a folder in the Hugging Face layout with
     safetensors, or a diffusers pipeline with `text_encoder` and `tokenizer`. `dtype`: float32 or bfloat16 (float16 overflows).
     """
 

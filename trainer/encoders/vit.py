@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stages.weights import Missing, Weights
+from materia.base.weights.files import Missing, Weights
 from trainer.encoders.base import ImageEncoder
 from trainer.encoders.folders import Folder
 
@@ -80,14 +80,14 @@ class PatchTokens(ImageEncoder):
 
 
 class Dinov2(PatchTokens):
-    """DINOv2 without registers. `checkpoint` (stages.weights.Weights): a folder like that of facebook/dinov2-large."""
+    """DINOv2 without registers. `checkpoint` (materia.base.weights): a folder like that of facebook/dinov2-large."""
 
     def __init__(self, checkpoint: str, dtype: str = "float32") -> None:
         super().__init__(Folder(OPTION, checkpoint, "transformers", "Dinov2Model", dtype=dtype), IMAGENET, DINOV2_SIDE)
 
 
 class Clip(PatchTokens):
-    """CLIP's vision tower. `checkpoint` (stages.weights.Weights): a folder like that of openai/clip-vit-large-patch14."""
+    """CLIP's vision tower. `checkpoint` (materia.base.weights): a folder like that of openai/clip-vit-large-patch14."""
 
     def __init__(self, checkpoint: str, dtype: str = "float32") -> None:
         super().__init__(Folder(OPTION, checkpoint, "transformers", "CLIPVisionModel", dtype=dtype), OPENAI, None)

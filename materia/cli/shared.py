@@ -1,0 +1,50 @@
+"""What all commands share: their common options, reading a configuration, and plain errors with an exit code.
+
+Light to import: every command of `materia` imports it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, TypeVar
+
+import click
+
+from materia.base.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+T = TypeVar("T")
+
+set_option = click.option("--set", "overrides", multiple=True, metavar="A.B=VALUE", help="Override one field; repeatable.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
+out_argument = click.argument("out", type=click.Path())
+
+
+def config_option(name: str) -> Callable[[click.decorators.FC], click.decorators.FC]:
+    """`--config FILE`, with the name of a packaged configuration as an example for the help."""
+    text = f"YAML file, or the name of one that comes along, e.g. {name} for configs/{name}.yaml."
+    return click.option("--config", "config_path", required=True, type=click.Path(), metavar="FILE", help=text)
+
+
+def guarded(call: Callable[[], T]) -> T:
+    """Run a command's work; what the user can mend is printed in plain words and ends with its exit code."""
+    try:
+        return call()
+    except UserError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(error.exit_code)
+
+
+def print_table(columns: list[str], rows: Iterable[Sequence[str | Text]]) -> None:
+    """Print a table whose paths and commands stay whole: folded on a terminal, each row a line where it is piped."""
+    from rich.console import Console
+    from rich.table import Column, Table
+    from rich.text import Text
+
+    table = Table(*(Column(column, overflow="fold") for column in columns), box=None)
+    for row in rows:
+        table.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in row))  # an address is no markup
+    Console(width=None if sys.stdout.isatty() else 1000).print(table)

@@ -1,0 +1,359 @@
+"""Check a whole output: every committed shard against schemas, index, hashes, the conservation law, and itself.
+
+In: an output's address. Out: a `Report` of findings, each naming its file, sample and fault. Shards are read with plain
+`webdataset`, as a user would, after a scan of the tar's headers has shown that nothing in it is larger or stranger than a shard
+may hold. Shards may be damaged or hostile: whatever they contain becomes a finding, never an exception.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import sqlite3
+import tarfile
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import msgspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+import webdataset
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import best_match
+from rich.console import Console
+from rich.markup import escape
+
+from materia.base import storage
+from materia.base.terminal import printable
+from materia.dataset.sample_checks import Recipe, check_sample, expected_members, parse_document
+from materia.dataset.schema import CONTAINERS, INDEX, REJECTS, SchemaName, json_schema
+from materia.dataset.schema.rows import CAPTION_CHARS, Member, index_row
+from materia.dataset.writer import Commit, Dataset, committed, require_output
+from stages.specs import REASONS
+
+MAX_FINDINGS = 1000
+"""Findings that a report keeps word by word; the others are counted."""
+_MAX_JSON_BYTES = 16 << 20
+_MAX_PICTURE_BYTES = 256 << 20
+_MAX_VIDEO_BYTES = 8 << 30
+_MAX_TABLE_BYTES = 1 << 30
+_MAX_DILATION = 1000
+_MEMBER = re.compile(
+    r"([A-Za-z0-9_-]{1,120})\.(json|frame[0-2]\.jpg|ref\d{2,}\.png|background\.png|" + "|".join(CONTAINERS) + ")"
+)
+_Record = TypeVar("_Record", bound=msgspec.Struct)
+
+
+class Finding(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing that is wrong, in `file` (relative to the output), with sample `key` where there is one."""
+
+    severity: Literal["error", "warning"]
+    file: str
+    key: str | None
+    message: str
+
+
+class Report(msgspec.Struct, kw_only=True):
+    """What was read and what was found."""
+
+    chunks: int = 0
+    samples: int = 0
+    rejections: int = 0
+    errors: int = 0
+    warnings: int = 0
+    findings: list[Finding] = []
+
+    @property
+    def ok(self) -> bool:
+        """No error; warnings are not errors."""
+        return self.errors == 0
+
+    def add(self, file: str, message: str, key: str | None = None, severity: Literal["error", "warning"] = "error") -> None:
+        """Count a finding, and keep it while there are few."""
+        if severity == "error":
+            self.errors += 1
+        else:
+            self.warnings += 1
+        if len(self.findings) < MAX_FINDINGS:
+            self.findings.append(Finding(severity=severity, file=file, key=key, message=message))
+
+
+def validate(out: str) -> Report:
+    """Check an output. Memory is bounded by the largest sample. Raises OutputError when there is no output at all."""
+    require_output(out)
+    report = Report()
+    dataset = _read_record(report, out, "dataset.json", "dataset", Dataset)
+    seen: list[Commit] = []
+    with tempfile.TemporaryDirectory(prefix="materia-") as folder, closing(sqlite3.connect(f"{folder}/keys")) as keys:
+        keys.execute("CREATE TABLE keys (key TEXT PRIMARY KEY, shard TEXT) WITHOUT ROWID")
+        for number in sorted(committed(out)):
+            name = f"commits/{number:06d}.json"
+            commit = _read_record(report, out, name, "commit", Commit)
+            if commit is None:
+                continue
+            if commit.chunk != number:
+                report.add(name, f"says chunk {commit.chunk}")
+                continue
+            seen.append(commit)
+            _check_chunk(_Chunk(report, out, commit, dataset), keys)
+    _check_whole(report, dataset, seen)
+    _check_strays(report, out, seen)
+    report.chunks = len(seen)
+    return report
+
+
+def render(report: Report, console: Console) -> None:
+    """Print a report for a person; nothing that a shard contains can move the cursor."""
+    for finding in report.findings:
+        colour = "red" if finding.severity == "error" else "yellow"
+        where = finding.file if finding.key is None else f"{finding.file} {finding.key}"
+        console.print(f"[{colour}]{finding.severity}[/] {escape(printable(where))}: {escape(printable(finding.message))}")
+    hidden = report.errors + report.warnings - len(report.findings)
+    if hidden:
+        console.print(f"... and {hidden} more")
+    verdict = ("[green]no errors[/]" if report.ok else f"[red]{report.errors} errors[/]") + f", {report.warnings} warnings"
+    console.print(f"{report.chunks} chunks, {report.samples} samples, {report.rejections} rejections: {verdict}")
+
+
+def _read_record(report: Report, out: str, name: str, schema: SchemaName, kind: type[_Record]) -> _Record | None:
+    """A JSON record that satisfies its schema, or None and findings."""
+    address = storage.join(out, name)
+    try:
+        if storage.size(address) > _MAX_JSON_BYTES:
+            report.add(name, f"is larger than {_MAX_JSON_BYTES} bytes")
+            return None
+        value = json.loads(storage.read_bytes(address))
+        problem = best_match(Draft202012Validator(json_schema(schema)).iter_errors(value))
+        if problem is not None:
+            report.add(name, f"{problem.json_path}: {problem.message[:200]}")
+            return None
+        return msgspec.convert(value, kind)
+    except (OSError, ValueError, RecursionError) as error:
+        report.add(name, f"cannot be read: {error}")
+        return None
+
+
+class _Chunk:
+    """The state of checking one chunk: where findings go, and what its samples must agree with."""
+
+    def __init__(self, report: Report, out: str, commit: Commit, dataset: Dataset | None) -> None:
+        self.report, self.out, self.commit, self.dataset = report, out, commit, dataset
+        self.recipe = _recipe(dataset)
+        name = f"{commit.chunk:06d}"
+        self.record, self.shard = f"commits/{name}.json", f"shards/{name}.tar"
+        self.index, self.rejects = f"index/{name}.parquet", f"rejects/{name}.parquet"
+
+
+def _check_chunk(chunk: _Chunk, keys: sqlite3.Connection) -> None:
+    report, commit = chunk.report, chunk.commit
+    expected = {chunk.index, chunk.rejects} | ({chunk.shard} if commit.samples else set())
+    if set(commit.files) != expected:
+        report.add(chunk.record, f"names the files {sorted(commit.files)}, not {sorted(expected)}")
+    if commit.samples + commit.rejections != commit.rows:
+        report.add(chunk.record, f"{commit.samples} samples + {commit.rejections} rejections are not {commit.rows} rows")
+    there = {name for name in sorted(expected & set(commit.files)) if _check_hash(chunk, name)}
+    index = _read_table(chunk, chunk.index, INDEX, commit.samples) if chunk.index in there else []
+    rejects = _read_table(chunk, chunk.rejects, REJECTS, commit.rejections) if chunk.rejects in there else []
+    _check_rejects(chunk, rejects)
+    if {chunk.index, chunk.rejects} <= there:
+        _check_rows(chunk, [row["row"] for row in index + rejects])
+    for row in index:
+        try:
+            keys.execute("INSERT INTO keys VALUES (?, ?)", (row["key"], chunk.shard))
+        except sqlite3.IntegrityError:
+            (other,) = keys.execute("SELECT shard FROM keys WHERE key = ?", (row["key"],)).fetchone()
+            report.add(chunk.index, f"the key is already in {other}", row["key"])
+    if chunk.shard in there:
+        with storage.local_copy(storage.join(chunk.out, chunk.shard)) as path:
+            _check_shard(chunk, path.resolve(), {row["key"]: row for row in index})
+    report.samples += len(index)
+    report.rejections += len(rejects)
+
+
+def _check_hash(chunk: _Chunk, name: str) -> bool:
+    """Whether the file is there to be read; a wrong size or hash is a finding and does not stop further checks."""
+    try:
+        with storage.open_read(storage.join(chunk.out, name)) as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]  # typeshed wants a raw file
+            size = file.seek(0, os.SEEK_END)
+    except OSError as error:
+        chunk.report.add(name, f"is committed but cannot be read: {error}")
+        return False
+    committed_file = chunk.commit.files[name]
+    if size != committed_file.bytes:
+        chunk.report.add(name, f"has {size} bytes, {committed_file.bytes} were committed")
+    elif digest != committed_file.sha256:
+        chunk.report.add(name, "has other content than was committed (SHA-256)")
+    return True
+
+
+def _read_table(chunk: _Chunk, name: str, schema: pa.Schema, rows: int) -> list[dict[str, Any]]:
+    try:
+        with storage.local_copy(storage.join(chunk.out, name)) as path, pq.ParquetFile(path) as file:
+            if not file.schema_arrow.equals(schema):
+                differing = sorted({field.name for field in set(file.schema_arrow) ^ set(schema)})
+                chunk.report.add(name, f"has other columns than schema 1: {', '.join(differing)}")
+                return []
+            groups = (file.metadata.row_group(number) for number in range(file.metadata.num_row_groups))
+            if file.metadata.num_rows != rows or sum(group.total_byte_size for group in groups) > _MAX_TABLE_BYTES:
+                chunk.report.add(name, f"has {file.metadata.num_rows} rows, {rows} were committed")
+                return []
+            table: list[dict[str, Any]] = file.read().to_pylist()
+            return table
+    except (OSError, ValueError, pa.ArrowException) as error:
+        chunk.report.add(name, f"is no readable Parquet: {error}")
+        return []
+
+
+def _check_rejects(chunk: _Chunk, rejects: list[dict[str, Any]]) -> None:
+    for row in rejects:
+        stage, reason = row["stage"], row["reason"]
+        if reason not in REASONS.get(stage, ()):
+            chunk.report.add(chunk.rejects, f"row {row['row']}: {stage}/{reason} is not a known reason", row["key"])
+        if row["caption"] is not None and len(row["caption"]) > CAPTION_CHARS:
+            chunk.report.add(chunk.rejects, f"row {row['row']}: its caption is longer than {CAPTION_CHARS}", row["key"])
+        try:
+            json.loads(row["found"])
+        except (ValueError, RecursionError):
+            chunk.report.add(chunk.rejects, f"row {row['row']}: `found` is not JSON", row["key"])
+
+
+def _check_rows(chunk: _Chunk, rows: list[int]) -> None:
+    """The conservation law: each planned row exactly once, as a sample or as a rejection."""
+    first, end = chunk.commit.first_row, chunk.commit.first_row + chunk.commit.rows
+    for row, count in Counter(rows).items():
+        if count > 1:
+            chunk.report.add(chunk.record, f"row {row} is there {count} times")
+        if not first <= row < end:
+            chunk.report.add(chunk.record, f"row {row} does not belong to rows {first} to {end - 1}")
+    missing = chunk.commit.rows - len({row for row in rows if first <= row < end})
+    if missing:
+        chunk.report.add(chunk.record, f"{missing} of rows {first} to {end - 1} are neither sample nor rejection")
+
+
+def _check_shard(chunk: _Chunk, path: Path, index: dict[str, dict[str, Any]]) -> None:
+    members = _scan(chunk, path)
+    if members is None:
+        return
+    read: set[str] = set()
+    try:
+        for sample in webdataset.WebDataset([str(path)], shardshuffle=False, empty_check=False):
+            key = sample["__key__"]
+            content = {name: data for name, data in sample.items() if not name.startswith("__")}
+            read.add(key)
+            for message in _check_member(chunk, key, content, members.get(key, []), index.get(key)):
+                chunk.report.add(chunk.shard, message, key)
+    except Exception as error:  # whatever a shard made webdataset raise is about the shard
+        chunk.report.add(chunk.shard, f"webdataset cannot read it: {type(error).__name__}: {error}")
+    for key in sorted(set(index) - read):
+        chunk.report.add(chunk.shard, "is in the index but not in the shard", key)
+
+
+def _scan(chunk: _Chunk, path: Path) -> dict[str, list[Member]] | None:
+    """Each key's members by the tar's headers; None, and findings, if there is something that should not be read at all."""
+    members: dict[str, list[Member]] = {}
+    suspicious = False
+    try:
+        with tarfile.open(path, "r:") as tar:
+            for info in tar:
+                tar.members = []  # type: ignore[attr-defined]  # else it keeps every header
+                match = _MEMBER.fullmatch(info.name)
+                complaint = "is not a member's name" if match is None else _strange(info, match[2])
+                if complaint or match is None:
+                    chunk.report.add(chunk.shard, f"{info.name[:200]!r} {complaint}")
+                    suspicious = True
+                else:
+                    members.setdefault(match[1], []).append(Member(match[2], info.offset_data, info.size))
+    except (tarfile.TarError, OSError, ValueError, EOFError) as error:
+        chunk.report.add(chunk.shard, f"is no readable tar: {error}")
+        return None
+    return None if suspicious else members
+
+
+def _strange(info: tarfile.TarInfo, name: str) -> str | None:
+    if info.type != tarfile.REGTYPE:  # links, devices, sparse files that claim to be huge
+        return f"is of tar type {info.type!r}, not a plain file"
+    limit = _MAX_JSON_BYTES if name == "json" else _MAX_VIDEO_BYTES if name in CONTAINERS else _MAX_PICTURE_BYTES
+    return f"has {info.size} bytes, more than {limit}" if info.size > limit else None
+
+
+def _check_member(
+    chunk: _Chunk, key: str, content: dict[str, bytes], members: list[Member], row: dict[str, Any] | None
+) -> Iterator[str]:
+    """One sample as webdataset gives it, against its KEY.json, its index row and dataset.json."""
+    document, errors = parse_document(content.get("json", b""))
+    yield from errors
+    if row is None:
+        yield "is in the shard but not in the index"
+    if document is None:
+        return
+    names = [member.name for member in members]
+    if document["key"] != key:
+        yield f"KEY.json says key {document['key']!r}"
+    if names != expected_members(document) or set(names) != set(content):
+        yield f"has the members {names}, not {expected_members(document)}"
+        return
+    if row is not None:
+        expected = index_row(document, chunk.shard, members)
+        for column in [column for column in expected if expected[column] != row[column]]:
+            yield f"the index has {column} {row[column]!r}, KEY.json and the tar give {expected[column]!r}"[:400]
+    if not content[document["video"]["member"]]:
+        yield "the clip has no bytes"
+    if chunk.dataset is not None and not _made_by(document["provenance"], chunk.dataset):
+        yield "was made with another prompt or another stage than dataset.json says"
+    yield from check_sample(document, content, chunk.recipe)
+
+
+def _made_by(provenance: dict[str, Any], dataset: Dataset) -> bool:
+    stages = provenance["stage_sha"].items()
+    return provenance["prompt_sha"] == dataset.prompt_sha and all(dataset.stage_sha.get(stage) == sha for stage, sha in stages)
+
+
+def _recipe(dataset: Dataset | None) -> Recipe | None:
+    """How background masks grew; None when dataset.json does not say, and then backgrounds are not compared."""
+    settings = dataset.config.get("background") if dataset else None
+    if not isinstance(settings, dict):
+        return None
+    values = [settings.get("dilate_px"), settings.get("dilate_times"), settings.get("retry_dilate", 0)]
+    if not all(isinstance(value, int) and 0 <= value <= _MAX_DILATION for value in values):
+        return None
+    return msgspec.convert(values, Recipe)
+
+
+def _check_whole(report: Report, dataset: Dataset | None, seen: list[Commit]) -> None:
+    """All chunks together: none missing, none foreign, their rows side by side."""
+    for before, after in pairwise(seen):
+        gap = after.first_row - (before.first_row + before.rows)
+        if gap < 0 or (gap > 0 and after.chunk == before.chunk + 1):
+            report.add(f"commits/{after.chunk:06d}.json", f"first_row {after.first_row} does not follow chunk {before.chunk}")
+    if dataset is None:
+        return
+    planned = [commit for commit in seen if commit.chunk < dataset.chunks]
+    if len(planned) < len(seen):
+        report.add("dataset.json", f"{len(seen) - len(planned)} chunks are committed that were not planned")
+    if len(planned) < dataset.chunks:
+        missing = dataset.chunks - len(planned)
+        report.add("dataset.json", f"{missing} of {dataset.chunks} chunks are not committed; the same command finishes the job")
+    elif (rows := sum(commit.rows for commit in planned)) != dataset.rows or (planned and planned[0].first_row != 0):
+        report.add("dataset.json", f"{dataset.rows} rows were planned, {rows} are committed")
+    if _recipe(dataset) is None:
+        report.add("dataset.json", "does not say how background masks grew; backgrounds were not compared", severity="warning")
+
+
+def _check_strays(report: Report, out: str, seen: list[Commit]) -> None:
+    """Files that no commit record vouches for: harmless to readers, and gone or replaced when the job is finished."""
+    trusted = {name for commit in seen for name in commit.files} | {f"commits/{commit.chunk:06d}.json" for commit in seen}
+    for folder in ("shards", "index", "rejects", "commits"):
+        for name in storage.listdir(storage.join(out, folder)):
+            if f"{folder}/{name}" not in trusted:
+                report.add(f"{folder}/{name}", "belongs to no committed chunk", severity="warning")
+    for address in storage.temporaries(out):
+        name = os.path.relpath(address, storage.local_path(out))
+        report.add(name, "was left by a writer that was stopped; the next start removes it", severity="warning")

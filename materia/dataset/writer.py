@@ -1,0 +1,316 @@
+"""Write one planned chunk: a tar of samples, its index and rejects, and last the commit record that makes them count.
+
+In: the chunk's rows in manifest order, records whose clips are still at their address. Out: `shards/NNNNNN.tar`, `index/` and
+`rejects/NNNNNN.parquet`, `commits/NNNNNN.json`. Equal rows give equal bytes: fixed tar headers, member order, field
+order and Parquet options. A reader trusts only what a commit record names, so a crash leaves nothing that looks whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+import tarfile
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import IO, Any, TypeVar
+
+import msgspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from materia.base import storage
+from materia.base.errors import UserError
+from materia.dataset.schema import INDEX, REJECTS, VERSION
+from materia.dataset.schema.rows import Member, Provenance, index_row, reject_row, sample_document
+from stages.records import Rejection, Row, Sample, reject
+
+__all__ = ["Commit", "Dataset", "Member", "Provenance", "commits", "committed", "read_dataset", "write_chunk", "write_dataset"]
+
+_COPY_BYTES = 1 << 20
+_READ_ATTEMPTS = 3
+_RETRY_WAIT_S = 0.2
+_Record = TypeVar("_Record", bound=msgspec.Struct)
+
+
+class FileHash(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Size and SHA-256 (hex) of a committed file."""
+
+    bytes: int
+    sha256: str
+
+
+class Commit(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The record that chunk `chunk` is whole: rows first_row .. first_row + rows - 1 are in `files` (relative path -> hash)."""
+
+    schema: int = VERSION
+    chunk: int
+    rows: int
+    samples: int
+    rejections: int
+    first_row: int
+    files: dict[str, FileHash]
+
+
+class Dataset(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """dataset.json: the frozen plan's size and hash, and the configuration that can change results, by section."""
+
+    schema: int = VERSION
+    writer: str = "prima-materia"
+    version: str
+    rows: int
+    chunks: int
+    rows_per_chunk: int
+    plan_sha256: str
+    config: dict[str, Any]
+    prompt_sha: str
+    stage_sha: dict[str, str]
+
+
+class OutputError(UserError):
+    """An output that cannot be read as asked; the message names it and says why."""
+
+
+class LostClip(Exception):
+    """The clip is no longer what was processed; `transient` says whether another try may help."""
+
+    def __init__(self, reason: str, message: str, transient: bool = False) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.transient = transient
+
+
+def require_output(out: str) -> None:
+    """Raises OutputError for an address where no job has written."""
+    if not storage.exists(storage.join(out, "dataset.json")) and not committed(out):
+        raise OutputError(f"{out} is no output: it has neither dataset.json nor commits/")
+
+
+def write_chunk(out: str, chunk: int, rows: Iterable[Row], *, provenance: Provenance) -> Commit:
+    """Write and commit a chunk. A chunk that has a commit record is left as it is.
+
+    `rows` are consecutive manifest rows in order; they are used up one by one, so memory holds one sample. A clip that cannot
+    be read any more, or a sample that breaks the contract, becomes a rejection. Raises ValueError when rows are
+    missing or out of order (an error of the caller), OSError when the output cannot be written.
+    """
+    record = _address(out, "commits", chunk, "json")
+    if storage.exists(record):
+        return _read_commit(record)
+    samples: list[dict[str, Any]] = []
+    rejections: list[dict[str, Any]] = []
+    numbers: list[int] = []
+    files: dict[str, FileHash] = {}
+    shard = _relative("shards", chunk, "tar")
+    with storage.staged(storage.join(out, shard)) as staging:
+        tar = Tar(staging.file)
+        for row in rows:
+            packed = _pack(tar, row, shard, provenance) if isinstance(row, Sample) else row
+            if isinstance(packed, Rejection):
+                rejections.append(reject_row(packed))
+                numbers.append(packed.row)
+            else:
+                samples.append(packed)
+                numbers.append(packed["row"])
+        if not numbers or numbers != list(range(numbers[0], numbers[0] + len(numbers))):
+            raise ValueError(f"chunk {chunk} needs consecutive manifest rows, got {_abridged(numbers)}")
+        if samples:
+            tar.finish()
+            files[shard] = _hash(staging.file)
+            staging.publish()
+    if not samples:
+        storage.remove(storage.join(out, shard))  # of a commit that was interrupted while its clips were still there
+    for folder, records, schema in (("index", samples, INDEX), ("rejects", rejections, REJECTS)):
+        data = parquet_bytes(records, schema)
+        storage.atomic_write(_address(out, folder, chunk, "parquet"), data)
+        files[_relative(folder, chunk, "parquet")] = _hash(io.BytesIO(data))
+    commit = Commit(
+        chunk=chunk,
+        rows=len(numbers),
+        samples=len(samples),
+        rejections=len(rejections),
+        first_row=numbers[0],
+        files=dict(sorted(files.items())),
+    )
+    storage.atomic_write(record, _pretty(commit))
+    return commit
+
+
+def commits(out: str) -> Iterator[Commit]:
+    """Commit records, by chunk. Raises ValueError naming a record that cannot be understood."""
+    for chunk in sorted(committed(out)):
+        yield _read_commit(_address(out, "commits", chunk, "json"))
+
+
+def committed(out: str) -> set[int]:
+    """Numbers of the chunks that are whole; costs one listing."""
+    names = (re.fullmatch(r"(\d{6,})\.json", name) for name in storage.listdir(storage.join(out, "commits")))
+    return {int(name[1]) for name in names if name}
+
+
+def write_dataset(out: str, dataset: Dataset) -> None:
+    """Write dataset.json, once, when a job first starts. Raises FileExistsError when there is another one already."""
+    address = storage.join(out, "dataset.json")
+    data = _pretty(dataset)
+    if storage.exists(address):
+        if storage.read_bytes(address) != data:
+            raise FileExistsError(f"{address} was made by another job or configuration; choose another output")
+        return
+    storage.atomic_write(address, data)
+
+
+def read_dataset(out: str) -> Dataset:
+    """Read dataset.json. Raises FileNotFoundError, or ValueError when it cannot be understood."""
+    address = storage.join(out, "dataset.json")
+    return _decode(address, Dataset)
+
+
+class Tar:
+    """A tar with nothing in its headers but names and sizes; `file` is seekable, so a half-written sample can be taken back.
+
+    Plain USTAR blocks; only a name over 100 bytes or a clip over 8 GiB adds a POSIX (PAX) record, which every reader knows.
+    """
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file = file
+
+    def add(self, name: str, size: int, blocks: Iterable[bytes]) -> int:
+        """Append a member whose `blocks` add up to `size` bytes; gives the offset of its first data byte."""
+        info = tarfile.TarInfo(name)
+        info.size = size
+        self.file.write(info.tobuf(tarfile.PAX_FORMAT))
+        offset = self.file.tell()
+        for block in blocks:
+            self.file.write(block)
+        self.file.write(bytes(-size % tarfile.BLOCKSIZE))
+        return offset
+
+    def rewind(self, offset: int) -> None:
+        """Forget everything from `offset` on."""
+        self.file.seek(offset)
+        self.file.truncate()
+
+    def finish(self) -> None:
+        """Write the end of the archive: two empty blocks, filled up to a whole record as tar does."""
+        self.file.write(bytes(2 * tarfile.BLOCKSIZE))
+        self.file.write(bytes(-self.file.tell() % tarfile.RECORDSIZE))
+
+
+def _pack(tar: Tar, sample: Sample, shard: str, provenance: Provenance) -> dict[str, Any] | Rejection:
+    """Append a sample's members and give its index row; or a rejection, and the tar is as it was."""
+    try:
+        document = sample_document(sample, provenance)
+        text = msgspec.json.encode(document)
+    except ValueError as error:
+        return reject(sample, "background", "internal_error", f"the finished sample breaks the contract: {error}")
+    start = tar.file.tell()
+    try:
+        members = [_add_clip(tar, sample, document["video"]["member"])]
+    except LostClip as lost:
+        tar.rewind(start)
+        return reject(sample, "source", lost.reason, str(lost))
+    parts = [
+        ("json", text),
+        *((f"frame{number}.jpg", frame.jpeg) for number, frame in enumerate(sample.frames)),
+        *((f"ref{number:02d}.png", instance.png) for number, instance in enumerate(sample.instances)),
+    ]
+    if sample.background is not None:
+        parts.append(("background.png", sample.background.png))
+    members += [Member(name, tar.add(f"{sample.clip.key}.{name}", len(data), [data]), len(data)) for name, data in parts]
+    return index_row(document, shard, members)
+
+
+def _add_clip(tar: Tar, sample: Sample, name: str) -> Member:
+    """Append the clip: re-encoded bytes if it was cut, else its file's own. Raises LostClip, after some attempts."""
+    member = f"{sample.clip.key}.{name}"
+    if sample.media is not None:
+        return Member(name, tar.add(member, len(sample.media), [sample.media]), len(sample.media))
+    start, attempt = tar.file.tell(), 1
+    while True:
+        try:
+            return _copy_clip(tar, sample, member, name)
+        except LostClip as lost:
+            tar.rewind(start)
+            if not lost.transient or attempt == _READ_ATTEMPTS:
+                raise
+        time.sleep(_RETRY_WAIT_S * attempt)
+        attempt += 1
+
+
+def _copy_clip(tar: Tar, sample: Sample, member: str, name: str) -> Member:
+    uri = sample.clip.uri
+    with _reading(uri):
+        file = storage.open_read(sample.clip.address)
+    with file:
+        with _reading(uri):
+            size = file.seek(0, io.SEEK_END)
+            file.seek(0)
+        if sample.source_bytes not in (None, size):
+            raise LostClip("transient_exhausted", f"{uri} changed: {sample.source_bytes} bytes when decoded, {size} now")
+        return Member(name, tar.add(member, size, _blocks(file, size, uri)), size)
+
+
+def _blocks(file: IO[bytes], size: int, uri: str) -> Iterator[bytes]:
+    """Exactly `size` bytes, in blocks. Raises LostClip when the file has fewer."""
+    while size:
+        with _reading(uri):
+            block = file.read(min(size, _COPY_BYTES))
+        if not block:
+            raise LostClip("transient_exhausted", f"{uri} became {size} bytes shorter while it was copied", transient=True)
+        size -= len(block)
+        yield block
+
+
+@contextmanager
+def _reading(uri: str) -> Iterator[None]:
+    """Around reads only, never around writes: a full disk is the job's trouble, not the clip's."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise LostClip("not_found", f"{uri} was there when it was decoded and has gone since") from None
+    except storage.NotAFile:
+        raise LostClip("not_a_file", f"{uri} is no longer a regular file") from None
+    except Exception as error:  # what an object store's client raises is up to the client
+        message = f"{uri} cannot be read any more ({type(error).__name__}); read {_READ_ATTEMPTS} times"
+        raise LostClip("transient_exhausted", message, transient=True) from error
+
+
+def parquet_bytes(rows: list[dict[str, Any]], schema: pa.Schema) -> bytes:
+    """A Parquet file of the rows; equal rows give equal bytes."""
+    buffer = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows, schema), buffer, compression="zstd", version="2.6")
+    return buffer.getvalue()
+
+
+def _hash(file: IO[bytes]) -> FileHash:
+    file.seek(0)
+    digest = hashlib.file_digest(file, "sha256")  # type: ignore[arg-type]  # typeshed wants a raw file
+    return FileHash(file.seek(0, io.SEEK_END), digest.hexdigest())
+
+
+def _pretty(record: msgspec.Struct) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n"
+
+
+def _read_commit(address: str) -> Commit:
+    return _decode(address, Commit)
+
+
+def _decode(address: str, kind: type[_Record]) -> _Record:
+    try:
+        return msgspec.json.decode(storage.read_bytes(address), type=kind)
+    except msgspec.MsgspecError as error:
+        raise ValueError(f"{address}: {error}") from None
+
+
+def _relative(folder: str, chunk: int, extension: str) -> str:
+    return f"{folder}/{chunk:06d}.{extension}"
+
+
+def _address(out: str, folder: str, chunk: int, extension: str) -> str:
+    return storage.join(out, _relative(folder, chunk, extension))
+
+
+def _abridged(numbers: list[int]) -> str:
+    text = ", ".join(map(str, numbers[:20]))
+    return f"{text}, ..." if len(numbers) > 20 else text or "none"

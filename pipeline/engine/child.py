@@ -1,0 +1,238 @@
+"""The process in which models and native decoders run: `python -m pipeline.engine.child REQUEST_FD ANSWER_FD PARENT_PID`.
+
+In: a `Hello` (configuration, stage names), then batches of samples. Out: `Ready` or `SetupFailed`, then for each batch a
+`Started` before each stage and one `Answer`. Frames of the protocol are msgpack behind a 4-byte big-endian length, on file
+descriptors of their own, so that a model that prints cannot corrupt them. A process of its own because nothing else survives a
+segfault, ends a loop in native code, or gives memory back; pipeline/engine/supervisor.py watches it and decides whom to blame.
+Processes that models start (vLLM's engine) end with it, however it ends.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import os
+import platform
+import re
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from importlib.metadata import packages_distributions, version
+from typing import TYPE_CHECKING, BinaryIO
+
+import msgspec
+
+from pipeline.engine.messages import Answer, Batch, Hello, Ready, Reply, SetupFailed, Started, pack_frame, read_frame
+from stages import notices
+from stages.base import Stage
+from stages.batching import is_out_of_memory
+from stages.records import Row, Sample, StageName, reject
+
+if TYPE_CHECKING:
+    from pipeline.config import Config
+
+StageFactory = Callable[["Config", Iterable[StageName]], list[Stage]]
+"""What makes a worker's stages; `stages.specs:build_stages` outside tests and benchmarks."""
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+def load_stage_factory(path: str) -> StageFactory:
+    """Import `package.module:function`."""
+    module, _, name = path.partition(":")
+    factory: StageFactory = getattr(importlib.import_module(module), name)
+    return factory
+
+
+def run_stages(stages: Sequence[Stage], rows: Sequence[Row], on_stage: Callable[[StageName], None]) -> Answer:
+    """Run a batch through the stages in order; only samples flow on, rejections stay where they are.
+
+    Gives one row for each row, in order. `on_stage` is called before each stage.
+    """
+    rows = list(rows)
+    seconds: dict[StageName, float] = {}
+    for stage in stages:
+        places = [place for place, row in enumerate(rows) if isinstance(row, Sample)]
+        if not places:
+            break
+        on_stage(stage.name)
+        began = time.perf_counter()
+        done = _process(stage, [row for row in rows if isinstance(row, Sample)])
+        seconds[stage.name] = time.perf_counter() - began
+        for place, row in zip(places, done, strict=True):
+            rows[place] = row
+    return Answer(rows, seconds, notices.drain())
+
+
+def run_side_by_side(
+    stages: Sequence[Stage], rows: Sequence[Row], rows_at_once: int, on_stage: Callable[[StageName], None]
+) -> Answer:
+    """The same in steps of `rows_at_once` rows, each stage in a thread of its own and at another step: while the card works for
+    one, the CPU decodes and packs for others. A step's rows stay together, so that timing changes no batch and no result.
+    """
+
+    def go_on(stage: Stage, step: Future[Answer]) -> Answer:
+        before = step.result()
+        done = run_stages([stage], before.rows, on_stage)
+        return Answer(done.rows, before.seconds | done.seconds, before.notices + done.notices)
+
+    with ExitStack() as stack:
+        lanes = [stack.enter_context(ThreadPoolExecutor(1)) for _ in stages]
+        steps: list[Future[Answer]] = []
+        for first in range(0, len(rows), rows_at_once):
+            step: Future[Answer] = Future()
+            step.set_result(Answer(list(rows[first : first + rows_at_once]), {}, []))
+            for stage, lane in zip(stages, lanes, strict=True):
+                step = lane.submit(go_on, stage, step)
+            steps.append(step)
+        answers = [step.result() for step in steps]
+    seconds: Counter[StageName] = Counter()
+    for answer in answers:
+        seconds.update(answer.seconds)
+    said = [notice for answer in answers for notice in answer.notices]
+    return Answer([row for answer in answers for row in answer.rows], dict(seconds), said)
+
+
+def _process(stage: Stage, samples: list[Sample]) -> list[Row]:
+    """Stages promise not to raise; should one do so, its rows run alone and the guilty ones become `internal_error`."""
+    try:
+        return _checked(samples, stage.process(samples))
+    except Exception as error:
+        if len(samples) > 1:
+            return [row for sample in samples for row in _process(stage, [sample])]
+        traceback.print_exc()  # to the worker's log
+        return [reject(samples[0], stage.name, "internal_error", _stable(f"{type(error).__name__}: {error}"))]
+
+
+def _checked(samples: list[Sample], rows: list[Row]) -> list[Row]:
+    given = [sample.clip.row for sample in samples]
+    got = [row.clip.row if isinstance(row, Sample) else row.row for row in rows]
+    if got != given:
+        raise RuntimeError(f"the stage gave rows {got} for rows {given}")
+    return rows
+
+
+def _stable(message: str) -> str:
+    """Without memory addresses, which differ from run to run, and cut to a readable length."""
+    return re.sub(r"0x[0-9a-fA-F]+", "0x...", message)[:500]
+
+
+def _die_with_parent(parent_pid: int) -> None:
+    """Ask the kernel for SIGKILL when the parent ends; native code that holds the GIL would never see the closed pipe."""
+    _ask_for_signal(signal.SIGKILL)
+    if os.getppid() != parent_pid:
+        sys.exit(1)
+
+
+def _ask_for_signal(number: int) -> None:
+    """When the parent ends."""
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, number)
+
+
+def _leave_nobody_behind(pipes: tuple[int, ...]) -> None:
+    """Fork a process that waits for the end of this one and then kills the group, itself included.
+
+    A supervisor ends the group too, but it may have been killed itself, with its actor, its driver or its node's Ray.
+    """
+    leader = os.getpid()
+    if os.fork():
+        return
+    for pipe in pipes:  # held open here, they would not tell the supervisor of the end
+        os.close(pipe)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    _ask_for_signal(signal.SIGTERM)
+    if os.getppid() == leader:
+        signal.sigwait({signal.SIGTERM})
+    os.killpg(os.getpgrp(), signal.SIGKILL)
+
+
+class _CannotSetUp(RuntimeError):
+    """A stage's `setup` failed; the message names the stage, the device and the cause."""
+
+
+def _set_up(hello: Hello) -> tuple[list[Stage], Ready]:
+    from pipeline.config import Config
+
+    began = time.perf_counter()
+    config = Config.model_validate_json(hello.config_json)
+    stages = load_stage_factory(hello.stage_factory)(config, hello.stages)
+    models: dict[StageName, str] = {}
+    for stage in stages:
+        settings = getattr(config, stage.name, None)
+        device = getattr(settings, "device", "cpu")
+        try:
+            stage.setup()
+        except Exception as error:
+            raise _CannotSetUp(_setup_problem(stage.name, device, error)) from error
+        models[stage.name] = f"{getattr(settings, 'backend', 'built in')} on {device}"
+    setup_s = round(time.perf_counter() - began, 3)
+    cards = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    return stages, Ready(hello.stages, platform.node(), cards, models, setup_s, _packages() if hello.introduce else {})
+
+
+def _setup_problem(name: StageName, device: str, error: Exception) -> str:
+    problem = f"{name} on {device}: {type(error).__name__}: {error}"
+    if is_out_of_memory(error):
+        return f"{problem}; out of memory: book more of the card (num_gpus of the pool), or load less"
+    torch = sys.modules.get("torch")
+    if device.startswith("cuda") and torch is not None and not torch.cuda.is_available():
+        cards = os.environ.get("CUDA_VISIBLE_DEVICES")
+        return f"{problem}; torch {torch.__version__} sees no GPU here (CUDA_VISIBLE_DEVICES: {cards}); see --set device=cpu"
+    return problem
+
+
+def _packages() -> dict[str, str]:
+    """Top-level modules imported in this process, with the versions of the distributions that they come from."""
+    owners = packages_distributions()
+    imported = {name.partition(".")[0] for name in sys.modules}
+    return {module: version(owners[module][0]) for module in sorted(imported & owners.keys())}
+
+
+def _serve(requests: BinaryIO, send: Callable[[Reply], None]) -> None:
+    first = read_frame(requests)
+    if first is None:
+        return
+    try:
+        hello = msgspec.msgpack.decode(first, type=Hello)
+        stages, ready = _set_up(hello)
+    except Exception as error:
+        traceback.print_exc()
+        send(SetupFailed(str(error) if isinstance(error, _CannotSetUp) else f"{type(error).__name__}: {error}"))
+        return
+    send(ready)
+    decoder = msgspec.msgpack.Decoder(Batch)
+    while (frame := read_frame(requests)) is not None:
+        samples = decoder.decode(frame).samples
+        if hello.rows_at_once is None or len(samples) <= hello.rows_at_once:
+            send(run_stages(stages, samples, lambda stage: send(Started(stage))))
+        else:
+            send(run_side_by_side(stages, samples, hello.rows_at_once, lambda stage: send(Started(stage))))
+    for stage in stages:
+        stage.close()
+
+
+def main() -> None:
+    """Serve until the request pipe closes."""
+    request_fd, answer_fd, parent_pid = map(int, sys.argv[1:4])
+    _die_with_parent(parent_pid)
+    _leave_nobody_behind((request_fd, answer_fd))
+    with os.fdopen(request_fd, "rb") as requests, os.fdopen(answer_fd, "wb", buffering=0) as answers:
+        one_at_a_time = threading.Lock()
+
+        def send(reply: Reply) -> None:
+            frame = memoryview(pack_frame(reply))
+            with one_at_a_time:
+                while frame:
+                    frame = frame[answers.write(frame) :]
+
+        _serve(requests, send)
+
+
+if __name__ == "__main__":
+    main()

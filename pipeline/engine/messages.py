@@ -1,0 +1,178 @@
+"""What the processes of a job say to each other, all msgpack, never pickle.
+
+Driver to worker: `JobSpec`, then `Work`, which goes from pool to pool; the last one answers with a `Report`. Worker to its
+child (pipeline/engine/child.py): `Hello`, then a `Batch` at a time. Child to worker: `Ready` or `SetupFailed`, then a `Started`
+before each stage and one `Answer` for each batch, as frames: a 4-byte big-endian length, and the message.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import BinaryIO
+
+import msgspec
+
+from materia.dataset.schema.rows import Provenance
+from stages.records import Row, Sample, StageName
+from stages.specs import ENGINE_REASONS
+
+_LENGTH = struct.Struct(">I")
+
+
+class Hello(msgspec.Struct):
+    """First request: what to build. `stage_factory` is an import path to a `StageFactory`.
+
+    `import_path` is where the driver finds modules; the environment of the child, not the request, hands it on. `introduce`:
+    whether `Ready` shall name the packages, which takes a fraction of a second. `rows_at_once`: see `run_side_by_side`.
+    """
+
+    config_json: bytes
+    stages: list[StageName]
+    stage_factory: str
+    import_path: list[str]
+    introduce: bool = True
+    rows_at_once: int | None = None
+
+
+class Batch(msgspec.Struct):
+    """A request: samples to run through the stages together, in manifest order."""
+
+    samples: list[Sample]
+
+
+class Ready(msgspec.Struct, tag=True):
+    """All stages are set up. For the run's log: where, on which cards (CUDA_VISIBLE_DEVICES), with which backends and packages.
+
+    `models`: stage -> "backend on device"; `packages`: imported top-level module -> version of its distribution.
+    """
+
+    stages: list[StageName]
+    node: str
+    cards: str
+    models: dict[StageName, str]
+    setup_s: float
+    packages: dict[str, str] = {}
+
+
+class SetupFailed(msgspec.Struct, tag=True):
+    """A stage could not be built or set up; the process ends after saying so."""
+
+    message: str
+
+
+class Started(msgspec.Struct, tag=True):
+    """A stage begins with the batch; tells a supervisor where a child died."""
+
+    stage: StageName
+
+
+class Answer(msgspec.Struct, tag=True):
+    """One row for each sample of the batch, in order, the seconds that each stage took, and what the models had to say."""
+
+    rows: list[Row]
+    seconds: dict[StageName, float]
+    notices: list[str]
+
+
+Reply = Ready | SetupFailed | Started | Answer
+_REPLIES = msgspec.msgpack.Decoder(Reply)
+
+
+def pack_frame(message: msgspec.Struct) -> bytes:
+    """One message as it goes through the pipe; at most 4 GiB."""
+    payload = msgspec.msgpack.encode(message)
+    return _LENGTH.pack(len(payload)) + payload
+
+
+def unpack_frames(received: bytearray) -> Iterator[Reply]:
+    """Take the complete replies off the front of what a child has sent so far."""
+    while len(received) >= _LENGTH.size:
+        end = _LENGTH.size + _LENGTH.unpack_from(received)[0]
+        if len(received) < end:
+            return
+        payload = bytes(received[_LENGTH.size : end])
+        del received[:end]
+        yield _REPLIES.decode(payload)
+
+
+def read_frame(stream: BinaryIO) -> bytes | None:
+    """The payload of the next frame; None when the other side has closed the pipe."""
+    head = stream.read(_LENGTH.size)
+    return stream.read(_LENGTH.unpack(head)[0]) if len(head) == _LENGTH.size else None
+
+
+class JobSpec(msgspec.Struct, frozen=True):
+    """What every worker must know. `stage_factory` and `import_path`: see pipeline/engine/child.py, Hello."""
+
+    config_json: bytes
+    out: str
+    provenance: Provenance
+    stage_factory: str
+    import_path: list[str]
+
+
+class Work(msgspec.Struct):
+    """A slice on its way. `failure` says why the job cannot go on; such a slice passes through without being touched."""
+
+    chunk: int
+    slice: int
+    rows: list[Row] = []
+    seconds: dict[StageName, float] = {}
+    wall_s: float = 0.0
+    notes: list[str] = []
+    notices: list[str] = []
+    ready: list[Ready] = []
+    failure: str = ""
+
+
+class Report(msgspec.Struct):
+    """What the driver hears of a spooled slice; or, in `failure`, why the job must stop.
+
+    `rejected` counts reason codes, `seconds` is per stage, `wall_s` what the slice took in all pools without waiting for its
+    turn, `notes` tell of children that died, `example` is the message of a row that the engine, not the method, rejected,
+    `notices` are what models had to say (stages/notices.py), `ready` the workers that began with this slice.
+    """
+
+    chunk: int
+    slice: int
+    rows: int
+    kept: int
+    rejected: dict[str, int]
+    seconds: dict[StageName, float]
+    wall_s: float
+    notes: list[str]
+    example: str
+    failure: str
+    notices: list[str] = []
+    ready: list[Ready] = []
+
+
+def report(work: Work) -> Report:
+    """What the driver needs to know of a finished slice."""
+    rejections = [row for row in work.rows if not isinstance(row, Sample)]
+    return Report(
+        chunk=work.chunk,
+        slice=work.slice,
+        rows=len(work.rows),
+        kept=len(work.rows) - len(rejections),
+        rejected=dict(Counter(row.reason for row in rejections)),
+        seconds=work.seconds,
+        wall_s=work.wall_s,
+        notes=work.notes,
+        example=next((f"row {row.row}: {row.message}" for row in rejections if row.reason in ENGINE_REASONS), ""),
+        failure=work.failure,
+        notices=work.notices,
+        ready=work.ready,
+    )
+
+
+def failures(rejected: Mapping[str, int]) -> Counter[str]:
+    """Of counted reasons, those that the engine gave and not the method."""
+    return Counter({reason: rejected[reason] for reason in ENGINE_REASONS if rejected.get(reason)})
+
+
+def mostly_failed(reported: Report) -> bool:
+    """Whether most rows of a slice failed in the engine: a sign that something else than these clips is wrong."""
+    return 2 * failures(reported.rejected).total() > reported.rows

@@ -1,0 +1,53 @@
+"""The runner without Ray: one slice after the other in this process, each pool with one child.
+
+The engine of debugging and of most tests, and the baseline for Ray's overhead (engine: decision 3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+
+import numpy as np
+
+from pipeline.config import PoolSettings
+from pipeline.engine.messages import JobSpec, Report, Work, report
+from pipeline.engine.spool import commit_chunk
+from pipeline.engine.worker import PoolWorker, what_loads
+from pipeline.plan import Plan
+
+
+class SerialRunner:
+    """Runs slices and commits where it is called."""
+
+    def __init__(self, job: JobSpec, plan: Plan, pools: Sequence[PoolSettings], tell: Callable[[str], None]) -> None:
+        self._job = job
+        self._plan = plan
+        self._pools = pools
+        self._tell = tell
+        self._workers: list[PoolWorker] = []
+
+    def reports(self, slices: np.ndarray) -> Iterator[Report]:
+        """Reports in the order of the slices."""
+        self._workers = [PoolWorker(self._job, pool) for pool in range(len(self._pools))]
+        for number, worker in enumerate(self._workers):
+            self._tell(what_loads(self._pools[number:]))
+            worker.set_up()
+        self._tell(what_loads([]))
+        for number in slices.tolist():
+            work = Work(chunk=self._plan.chunk_of(number), slice=number)
+            for worker in self._workers:
+                work = worker.advance(work)
+            yield report(work)
+
+    def commit(self, chunk: int) -> Future[None]:
+        """Commits before it returns."""
+        done: Future[None] = Future()
+        commit_chunk(self._job, chunk)
+        done.set_result(None)
+        return done
+
+    def close(self) -> None:
+        """End the children."""
+        for worker in self._workers:
+            worker.close()

@@ -1,0 +1,48 @@
+"""The spool: where finished slices wait until all of their chunk are there, and are committed together.
+
+Every file is keyed by slice or chunk and appears whole or not at all, so each of these steps may be repeated.
+"""
+
+from __future__ import annotations
+
+from materia.base import storage
+from materia.dataset.writer import write_chunk
+from pipeline.engine.messages import JobSpec, Work, mostly_failed, report
+from pipeline.plan import open_plan
+from pipeline.preflight import RUN
+from stages.records import decode_rows
+
+
+def plan_folder(out: str) -> str:
+    """Where the plan of an output lies."""
+    return storage.join(out, RUN, "plan")
+
+
+def spool_address(out: str, number: int) -> str:
+    """Where a finished slice waits for its chunk's commit."""
+    return storage.join(out, RUN, "spool", f"{number:09d}.msgpack")
+
+
+def spooled(out: str) -> set[int]:
+    """Slices that wait in the spool."""
+    names = storage.listdir(storage.join(out, RUN, "spool"))
+    return {int(name.removesuffix(".msgpack")) for name in names if name.endswith(".msgpack")}
+
+
+def commit_chunk(job: JobSpec, chunk: int) -> None:
+    """Write the shard, index and rejects of a chunk from the spool, then its commit record, then empty its spool."""
+    plan = open_plan(plan_folder(job.out))
+    assert plan is not None
+    numbers = plan.slices_of(chunk)
+    rows = (row for number in numbers for row in decode_rows(storage.read_bytes(spool_address(job.out, number))))
+    write_chunk(job.out, chunk, rows, provenance=job.provenance)  # reads no row if a repeated task comes after the commit
+    for number in numbers:
+        storage.remove(spool_address(job.out, number))
+
+
+def discard_failures(out: str) -> None:
+    """Take slices that mostly failed off the spool, so that their rows get another chance when the cause is gone."""
+    for number in spooled(out):
+        rows = decode_rows(storage.read_bytes(spool_address(out, number)))
+        if mostly_failed(report(Work(chunk=0, slice=number, rows=rows))):
+            storage.remove(spool_address(out, number))

@@ -1,0 +1,333 @@
+"""Runs stages in a child process and keeps what happens there from costing more than the guilty row.
+
+In: rows of a slice. Out: one row for each, in order; a row that kills its child or overruns its deadline while running alone,
+twice, is a rejection. A batch whose child died is first repeated as it was: if the kill came from outside, no batch is formed
+differently and no byte of the output changes. Only then its rows run one by one, which finds any number of guilty rows and
+costs a hanging one three deadlines (two, if the pool hands over single rows); bisection would cost six.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import deque
+from contextlib import suppress
+from dataclasses import dataclass
+from statistics import median
+from typing import Literal, NamedTuple
+
+import msgspec
+import psutil
+
+from pipeline.engine.messages import Answer, Batch, Hello, Ready, Reply, SetupFailed, Started, pack_frame, unpack_frames
+from stages.records import Row, Sample, StageName, reject
+
+_LOOK_S = 1.0  # how often the memory of a working child is looked at; what it sends, and its end, are heard at once
+_DEADLINE_FACTOR = 20  # a row may take so many times the median (engine: decision 5)
+_UNMEASURED_SHARE = 1 / 4  # of min_deadline_s, for each row of a batch, until a median is known
+CLOSE_S = 10.0  # in which models may end the processes and free the memory that they hold
+_LOG_LIMIT = 1 << 20
+_LOG_TAIL = 4000
+
+
+class SetupError(RuntimeError):
+    """A child cannot set its stages up; the message names the cause, `log` is the end of what the child wrote."""
+
+    def __init__(self, message: str, log: str) -> None:
+        super().__init__(message)
+        self.log = log
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a child may use. `rows_per_batch` rows run together; `threads` is what numeric libraries may start; without `cards`
+    it sees no GPU, for somebody else has booked them."""
+
+    min_deadline_s: float
+    setup_deadline_s: float
+    memory_limit_gib: float
+    rows_per_batch: int
+    threads: int
+    cards: bool
+
+    @property
+    def memory(self) -> str:
+        """The limit, as messages name it."""
+        return f"memory_limit_gib = {self.memory_limit_gib:g} of the pool"
+
+
+class Processed(NamedTuple):
+    """Rows in the order given, seconds per stage, one note (with the child's last words) for each death of a child, what the
+    models had to say (stages/notices.py), and the introduction of a child that was asked for the first time."""
+
+    rows: list[Row]
+    seconds: dict[StageName, float]
+    notes: list[str]
+    notices: list[str]
+    ready: list[Ready]
+
+
+class Supervisor:
+    """One child process and its restarts. The child loads its models while the caller goes on; `process` waits for it."""
+
+    def __init__(self, hello: Hello, limits: Limits) -> None:
+        self._hello = hello
+        self._limits = limits
+        self._row_seconds: deque[float] = deque(maxlen=64)
+        self._ready = False
+        self._introduced = False
+        self._introductions: list[Ready] = []
+        self._child = _Child(hello, limits)
+
+    def process(self, rows: list[Row]) -> Processed:
+        """Run the samples among the rows through the stages; rejections stay where they are. Raises SetupError."""
+        done = Processed(list(rows), {}, [], [], [])
+        places = [place for place, row in enumerate(rows) if isinstance(row, Sample)]
+        samples = [row for row in rows if isinstance(row, Sample)]
+        step = self._limits.rows_per_batch
+        finished: list[Row] = []
+        for first in range(0, len(samples), step):
+            finished += self._run(samples[first : first + step], done)
+        for place, row in zip(places, finished, strict=True):
+            done.rows[place] = row
+        done.ready.extend(self._introductions)
+        self._introductions.clear()
+        return done
+
+    def set_up(self) -> None:
+        """Wait until the child has loaded its models. Raises SetupError."""
+        for last in (False, True):
+            if self._ready:
+                return
+            try:
+                reply = self._child.ask(None, self._limits.setup_deadline_s)
+            except _ChildDied as death:
+                self._child.end()
+                if last or death.reason == "timeout":
+                    raise self._setup_error(death.message, death.log) from None
+                self._restart()  # perhaps killed from outside
+                continue
+            if isinstance(reply, SetupFailed):
+                log = self._child.last_words()
+                self._child.end()
+                raise self._setup_error(reply.message, log)
+            assert isinstance(reply, Ready)
+            if self._child.memory_gib() > self._limits.memory_limit_gib:
+                self._child.end()
+                raise self._setup_error(f"out of memory: its models need more than {self._limits.memory}", "")
+            if not self._introduced:
+                self._introductions.append(reply)
+            self._ready = self._introduced = True
+
+    def close(self) -> None:
+        """End the child and every process that it started; one that waits for work may close its models before."""
+        self._child.dismiss()
+        self._child.end()
+
+    def _run(self, samples: list[Sample], done: Processed) -> list[Row]:
+        """The batch as it is, twice if its child dies; then row by row; a single row that fails twice is to blame.
+
+        Twice in the same way: where one of the two deaths was of another kind, it may have come from outside, and a third
+        attempt tells.
+        """
+        seen: list[_ChildDied] = []
+        while len(seen) < 2 or (len(samples) == 1 and len(seen) < 3 and seen[0].message != seen[1].message):
+            try:
+                answer = self._attempt(samples)
+            except _ChildDied as death:
+                failure = death
+                seen.append(death)
+                done.notes.append(f"rows {[sample.clip.row for sample in samples]}: {failure.message}\n{failure.log}")
+                if failure.reason == "timeout" and len(samples) > 1:
+                    break  # not an outside kill, and a deadline is dear
+            else:
+                for stage, seconds in answer.seconds.items():
+                    done.seconds[stage] = done.seconds.get(stage, 0.0) + seconds
+                done.notices.extend(answer.notices)
+                return answer.rows
+        if len(samples) > 1:
+            return [row for sample in samples for row in self._run([sample], done)]
+        return [reject(samples[0], failure.stage or self._hello.stages[0], failure.reason, failure.message)]
+
+    def _attempt(self, samples: list[Sample]) -> Answer:
+        self.set_up()
+        began = time.monotonic()
+        try:
+            answer = self._child.ask(Batch(samples), self._deadline_s(len(samples)))
+        except _ChildDied:
+            self._restart()
+            raise
+        assert isinstance(answer, Answer)
+        self._row_seconds.append((time.monotonic() - began) / len(samples))
+        if self._child.memory_gib() > self._limits.memory_limit_gib:
+            self._restart()  # it grew over many rows; nobody is to blame
+        return answer
+
+    def _deadline_s(self, n_rows: int) -> float:
+        least = self._limits.min_deadline_s
+        row_s = median(self._row_seconds) * _DEADLINE_FACTOR if self._row_seconds else least * _UNMEASURED_SHARE
+        return max(least, row_s * n_rows)
+
+    def _restart(self) -> None:
+        self._child.end()
+        self._child = _Child(msgspec.structs.replace(self._hello, introduce=not self._introduced), self._limits)
+        self._ready = False
+
+    def _setup_error(self, cause: str, log: str) -> SetupError:
+        return SetupError(f"a worker for {', '.join(self._hello.stages)} cannot start on {platform.node()}: {cause}", log)
+
+
+class _ChildDied(Exception):
+    """A child ended or was ended while it should have answered. `message` is the same in every run; `log` need not be."""
+
+    def __init__(self, reason: Literal["worker_crash", "timeout"], message: str, stage: StageName | None, log: str) -> None:
+        self.reason: Literal["worker_crash", "timeout"] = reason
+        self.message = message
+        self.stage = stage
+        self.log = log
+
+
+class _Child:
+    """A running `python -m pipeline.engine.child`: its pipes, its log, its end."""
+
+    def __init__(self, hello: Hello, limits: Limits) -> None:
+        self._limits = limits
+        self._stage: StageName | None = None
+        self._idle = False
+        self._received = bytearray()
+        self._log = tempfile.TemporaryFile("a+b")  # noqa: SIM115 (lives as long as the child)
+        request_fd, self._requests = os.pipe()
+        self._answers, answer_fd = os.pipe()
+        # -P: the current folder is not searched for modules
+        command = [sys.executable, "-P", "-X", "faulthandler", "-m", "pipeline.engine.child"]
+        self._process = subprocess.Popen(
+            [*command, str(request_fd), str(answer_fd), str(os.getpid())],
+            stdin=subprocess.DEVNULL,
+            stdout=self._log,
+            stderr=self._log,
+            pass_fds=(request_fd, answer_fd),
+            start_new_session=True,
+            env=_environment(hello.import_path, limits),
+        )
+        os.close(request_fd)
+        os.close(answer_fd)
+        os.set_blocking(self._requests, False)
+        self._unsent = memoryview(pack_frame(hello))
+        self._send()  # so that models load while the caller goes on
+
+    def ask(self, request: msgspec.Struct | None, deadline_s: float) -> Reply:
+        """Send a request (None: the greeting is still to be answered) and wait. Raises _ChildDied."""
+        if request is not None:
+            self._unsent = memoryview(pack_frame(request))
+            self._trim_log()
+        self._idle = False
+        ends = time.monotonic() + deadline_s
+        while True:
+            if self._wait_for_bytes(min(_LOOK_S, max(0.0, ends - time.monotonic()))):
+                for reply in unpack_frames(self._received):
+                    if not isinstance(reply, Started):
+                        self._idle = True
+                        return reply
+                    self._stage = reply.stage
+            elif time.monotonic() >= ends:
+                limit = f"engine.min_deadline_s = {self._limits.min_deadline_s:g}"
+                self._die("timeout", f"still running at its deadline, the larger of {limit} and 20 times the usual; ended")
+            elif self.memory_gib() > self._limits.memory_limit_gib:
+                self._die("worker_crash", f"out of memory: its worker went beyond {self._limits.memory} and was ended")
+
+    def memory_gib(self) -> float:
+        """Resident memory of the child and its descendants."""
+        total = 0
+        with suppress(psutil.Error):  # it just ended, which the pipe tells
+            child = psutil.Process(self._process.pid)
+            for process in (child, *child.children(recursive=True)):
+                total += process.memory_info().rss
+        return total / 2**30
+
+    def dismiss(self) -> None:
+        """If it waits for work, let it close its stages and exit; `end` does the rest."""
+        if self._idle and not self._log.closed:
+            self._idle = False
+            os.dup2(self._answers, self._requests, inheritable=False)  # closes the pipe of requests, keeps the number
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(timeout=CLOSE_S)
+
+    def end(self) -> None:
+        """Kill the whole group and free pipes and log; may be called again."""
+        if self._log.closed:
+            return
+        self._kill()
+        os.close(self._requests)
+        os.close(self._answers)
+        self._log.close()
+
+    def _kill(self) -> int:
+        """Its exit status; minus the signal's number if a signal ended it before this did."""
+        try:
+            status = self._process.wait(timeout=0.5) if self._hung_up() else None
+        except subprocess.TimeoutExpired:
+            status = None
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        killed = self._process.wait()
+        return killed if status is None else status
+
+    def _hung_up(self) -> bool:
+        poll = select.poll()
+        poll.register(self._answers, select.POLLHUP)
+        return bool(poll.poll(0))
+
+    def _wait_for_bytes(self, timeout_s: float) -> bool:
+        """Send and receive what is possible within that time; whether anything was received."""
+        poll = select.poll()
+        poll.register(self._answers, select.POLLIN)
+        if self._unsent:
+            poll.register(self._requests, select.POLLOUT)
+        events = dict(poll.poll(timeout_s * 1000))
+        if self._requests in events:
+            self._send()
+        if self._answers not in events:
+            return False
+        data = os.read(self._answers, 1 << 20)
+        if not data:
+            status = self._kill()
+            ended = f"died of {signal.Signals(-status).name}" if status < 0 else f"exited with status {status}"
+            hint = " (out of memory?)" if status == -signal.SIGKILL else ""
+            self._die("worker_crash", f"its worker {ended}{hint}")
+        self._received += data
+        return True
+
+    def _send(self) -> None:
+        """As much of the request as the pipe takes now."""
+        try:
+            self._unsent = self._unsent[os.write(self._requests, self._unsent) :]
+        except BrokenPipeError:
+            self._unsent = memoryview(b"")  # the answers' end tells the rest
+
+    def _die(self, reason: Literal["worker_crash", "timeout"], message: str) -> None:
+        raise _ChildDied(reason, message, self._stage, self.last_words())
+
+    def last_words(self) -> str:
+        """The end of what it wrote to standard output and error."""
+        size = os.fstat(self._log.fileno()).st_size
+        return os.pread(self._log.fileno(), _LOG_TAIL, max(0, size - _LOG_TAIL)).decode(errors="replace")
+
+    def _trim_log(self) -> None:
+        if os.fstat(self._log.fileno()).st_size > _LOG_LIMIT:
+            self._log.truncate(0)
+
+
+def _environment(import_path: list[str], limits: Limits) -> dict[str, str]:
+    """The parent's, in which Ray names the cards of an actor, with the driver's import path, and with numeric libraries held to
+    so many threads. Weights are fetched before a job: a thousand workers must not ask a hub, unless the user says so."""
+    libraries = ("OMP", "OPENBLAS", "MKL", "NUMEXPR", "VECLIB_MAXIMUM")
+    pinned = {f"{library}_NUM_THREADS": str(limits.threads) for library in libraries}
+    pinned |= {"PYTHONPATH": os.pathsep.join(import_path), "PYTHONHASHSEED": "0", "TOKENIZERS_PARALLELISM": "false"}
+    hidden = {} if limits.cards else {"CUDA_VISIBLE_DEVICES": ""}
+    return {"HF_HUB_OFFLINE": "1", **os.environ, **pinned, **hidden}

@@ -1,0 +1,123 @@
+"""A worker of a pool: a slice read from the plan, run through the pool's stages, handed on or spooled.
+
+Both runners (serial.py, ray_runner.py) do just these steps. Results do not depend on who runs a slice, when, or how often.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future
+from typing import Protocol
+
+import numpy as np
+
+from materia.base import storage
+from pipeline.config import Config, PoolSettings
+from pipeline.engine.messages import Hello, JobSpec, Report, Work
+from pipeline.engine.spool import plan_folder, spool_address
+from pipeline.engine.supervisor import Limits, SetupError, Supervisor
+from pipeline.plan import Plan, open_plan
+from pipeline.sources.access import resolve
+from pipeline.sources.settings import SourceSettings
+from stages.records import Clip, Row, Sample, encode_rows
+from stages.specs import STAGES
+
+
+class Runner(Protocol):
+    """What runs slices and commits: in this process, or Ray."""
+
+    def reports(self, slices: np.ndarray) -> Iterator[Report]:
+        """Process and spool slices, (N,) int64, giving reports as they finish, in any order."""
+        ...
+
+    def commit(self, chunk: int) -> Future[None]:
+        """Start the commit of a chunk whose slices are all spooled."""
+        ...
+
+    def close(self) -> None:
+        """End every process that this runner started."""
+        ...
+
+
+class PoolWorker:
+    """One worker of a pool; the first pool's also reads slices from the plan, the last one's spools them."""
+
+    def __init__(self, job: JobSpec, pool: int) -> None:
+        config = Config.model_validate_json(job.config_json)
+        plan = open_plan(plan_folder(job.out))
+        if plan is None:
+            raise FileNotFoundError(f"no plan in {plan_folder(job.out)}; workers must see the output's folder")
+        self._out, self._plan, self._source = job.out, plan, config.source
+        self._first, self.is_last = pool == 0, pool == len(config.engine.pools) - 1
+        settings = config.engine.pools[pool]
+        hello = Hello(
+            job.config_json,
+            list(settings.stages),
+            job.stage_factory,
+            job.import_path,
+            rows_at_once=settings.rows_at_once,
+        )
+        self._supervisor = Supervisor(hello, limits(config, settings))
+        self._cannot_start: SetupError | None = None
+
+    def set_up(self) -> None:
+        """Wait until the models are loaded; that they cannot be is told with the first slice that needs them."""
+        try:
+            self._supervisor.set_up()
+        except SetupError as error:
+            self._cannot_start = error
+
+    def advance(self, work: Work) -> Work:
+        """Do this pool's part of a slice; what makes the job impossible becomes `failure`."""
+        if work.failure:
+            return work
+        began = time.perf_counter()
+        try:
+            if self._first:
+                work.rows = read_rows(self._plan, work.slice, self._source)
+            if self._cannot_start is not None and any(isinstance(row, Sample) for row in work.rows):
+                raise self._cannot_start
+            done = self._supervisor.process(work.rows)
+            work.rows, work.seconds, work.notes = done.rows, work.seconds | done.seconds, work.notes + done.notes
+            work.notices, work.ready = work.notices + done.notices, work.ready + done.ready
+            if self.is_last:
+                storage.atomic_write(spool_address(self._out, work.slice), encode_rows(work.rows))
+        except SetupError as error:
+            work.failure, work.notes = str(error), [*work.notes, f"{error}\n{error.log}"]
+        except OSError as error:
+            work.failure = f"{type(error).__name__}: {error}"
+        work.wall_s += time.perf_counter() - began
+        return work
+
+    def close(self) -> None:
+        """End the child."""
+        self._supervisor.close()
+
+
+def read_rows(plan: Plan, number: int, source: SourceSettings) -> list[Row]:
+    """Manifest rows of a slice as samples whose video was found, or rejections."""
+    found = [resolve(row, plan.root, source) if isinstance(row, Clip) else row for row in plan.read(number)]
+    return [Sample(clip=row) if isinstance(row, Clip) else row for row in found]
+
+
+def what_loads(pools: Iterable[PoolSettings]) -> str:
+    """For a person who waits: what the workers of pools, not all there yet, have to load."""
+    stages = {stage for pool in pools for stage in pool.stages}
+    if not stages:
+        return "the first clips are with the models"
+    models = [spec.model for spec in STAGES if spec.model and spec.name in stages]
+    return f"loading {', '.join(models)}" if models else "starting workers"
+
+
+def limits(config: Config, pool: PoolSettings) -> Limits:
+    """What a child of the pool may use."""
+    threads = [getattr(getattr(config, stage, None), "threads", 1) for stage in pool.stages]
+    return Limits(
+        min_deadline_s=config.engine.min_deadline_s,
+        setup_deadline_s=config.engine.setup_deadline_s,
+        memory_limit_gib=pool.memory_limit_gib,
+        rows_per_batch=pool.rows_per_batch,
+        threads=max(threads),
+        cards=pool.num_gpus > 0,
+    )

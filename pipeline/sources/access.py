@@ -1,0 +1,196 @@
+"""Which addresses may be opened, and finding a clip's video behind its address (design: "Safety of sources").
+
+In: a clip whose `uri` is what the manifest says. Out: the clip with `address` filled in, or a rejection; called on the worker,
+right before processing. Local files are judged on their real path with lstat and readlink alone: nothing outside the allowed
+roots is ever opened, and the address handed on is the real path itself, so that no symbolic link is followed later.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import os
+import posixpath
+import re
+import stat
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import fsspec
+import msgspec
+
+from pipeline.sources.settings import SourceSettings
+from stages.records import Clip, Rejection, Sample, reject
+
+T = TypeVar("T")
+
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*)://")
+_PROTOCOL = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*):")  # FFmpeg's concat:, subfile:, data: ... need no slashes
+_PAUSES_S = (0.0, 0.2, 1.0, 3.0)  # before each attempt at storage that may not answer
+_NO_SUCH_FILE = {errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP}
+_KINDS = (
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISFIFO, "a named pipe"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
+
+
+class Denied(Exception):
+    """An address that is not opened: `reason` is a source reason code, the message names the fix."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+def resolve(clip: Clip, root: str, settings: SourceSettings) -> Clip | Rejection:
+    """Find the clip's video below the allowed roots and fill in its address; `root` is the plan's root.
+
+    Reasons: outside_root, not_found, not_a_file, transient_exhausted (the storage failed, after retries).
+    """
+    try:
+        return msgspec.structs.replace(clip, address=_find(clip.uri, root, settings))
+    except Denied as denied:
+        return reject(Sample(clip=clip), "source", denied.reason, str(denied))
+
+
+def split_scheme(address: str) -> tuple[str, str]:
+    """Scheme (lower case; "file" if there is none) and path of an address: `s3://a/b` -> ("s3", "a/b")."""
+    match = _URL.match(address)
+    return (match[1].lower(), address[match.end() :]) if match else ("file", address)
+
+
+def filesystem(address: str) -> Any:
+    """The fsspec file system of an address; unlike fsspec's own look-up, never one that the address chains with "::"."""
+    return fsspec.filesystem(split_scheme(address)[0])
+
+
+def absolute(name: str, root: str) -> str:
+    """The address of `name`, which is relative to the folder `root` or an address of its own; "." and ".." go by name.
+
+    Local addresses are plain absolute paths, others `scheme://path`.
+    """
+    if _URL.match(name) or name.startswith("/"):
+        scheme, path = split_scheme(name)
+    else:
+        scheme, folder = split_scheme(root)
+        path = f"{folder}/{name}"
+    path = posixpath.normpath(path).lstrip("/")
+    return f"/{path}" if scheme == "file" else f"{scheme}://{'' if path == '.' else path}"
+
+
+def relative(name: str, root: str) -> str:
+    """What a sample records for `name`: relative to `root` if it lies below it, else absolute; "." and ".." go by name.
+
+    The same wherever `root` is, so that keys do not depend on the machine.
+    """
+    if not _URL.match(name) and not name.startswith("/"):
+        return posixpath.normpath(name)
+    address = absolute(name, root)
+    for folder in (root, real_folder(root)):
+        if is_below(address, folder) and address != folder:
+            return address.removeprefix(folder).lstrip("/")
+    return address
+
+
+def is_below(address: str, folder: str) -> bool:
+    """Whether an address is the folder or lies below it, by name."""
+    return address == folder or address.startswith(folder.rstrip("/") + "/")
+
+
+@functools.cache
+def real_folder(folder: str) -> str:
+    """A folder's address with symbolic links followed if it is local."""
+    return os.path.realpath(folder) if split_scheme(folder)[0] == "file" else folder
+
+
+def allowed_roots(root: str, settings: SourceSettings) -> tuple[str, ...]:
+    """Addresses of the folders that may be opened: real paths where they are local."""
+    return tuple(real_folder(absolute(folder, root)) for folder in settings.allowed_roots or ["."])
+
+
+def check_local(path: str, roots: tuple[str, ...], name: str) -> str:
+    """Real path of a regular file below `roots` (real paths), found without opening anything.
+
+    `name` is what messages call it. Raises Denied.
+    """
+    shown = quoted(name)
+    real = os.path.realpath(path)
+    if not any(is_below(real, folder) for folder in roots):
+        raise Denied(
+            "outside_root", f"{shown} leads outside the allowed roots; move it, or add its folder to source.allowed_roots"
+        )
+    mode = _attempt(lambda: os.lstat(real).st_mode, shown)
+    if stat.S_ISREG(mode):
+        return real
+    kind = next((kind for is_kind, kind in _KINDS if is_kind(mode)), "a link to itself")
+    raise Denied("not_a_file", f"{shown} is {kind}, not a file")
+
+
+def quoted(name: str) -> str:
+    """A name for a message: quoted, bounded, valid UTF-8 whatever it holds."""
+    return repr(name if len(name) <= 200 else f"{name[:150]}...{name[-40:]}")
+
+
+def _find(uri: str, root: str, settings: SourceSettings) -> str:
+    shown = quoted(uri)
+    if "\0" in uri:
+        raise Denied("not_found", f"{shown}: a file name cannot hold a NUL character")
+    if "::" in uri:
+        raise Denied("outside_root", f"{shown}: '::' would chain file systems and is never followed; rename the file")
+    address = absolute(uri, root)
+    scheme, path = split_scheme(address)
+    if scheme not in settings.schemes:
+        allowed = ", ".join(settings.schemes)
+        raise Denied("outside_root", f"{shown}: scheme {scheme!r} is not allowed; source.schemes allows {allowed}")
+    roots = allowed_roots(root, settings)
+    if scheme == "file":
+        _refuse_protocol(uri, path)
+        return check_local(path, roots, uri)
+    if not any(is_below(address, folder) for folder in roots):
+        raise Denied("outside_root", f"{shown} lies outside the allowed roots; add its folder to source.allowed_roots")
+    info: dict[str, Any] = _attempt(lambda: filesystem(address).info(address), shown)
+    if info["type"] != "file":
+        raise Denied("not_a_file", f"{shown} is a {info['type']}, not a file")
+    return address
+
+
+def _refuse_protocol(uri: str, path: str) -> None:
+    """A name like `concat:a.mp4` is a file if there is one of that name; otherwise it is an attempt at a protocol."""
+    match = _PROTOCOL.match(uri)
+    if match and not os.path.lexists(path):
+        raise Denied("outside_root", f"{quoted(uri)}: no such file, and scheme {match[1]!r} is not in source.schemes")
+
+
+def _attempt(look: Callable[[], T], shown: str) -> T:
+    """Ask the storage, again after a pause if it fails in a way that may pass. Raises Denied."""
+    failure = ""
+    for pause_s in _PAUSES_S:
+        time.sleep(pause_s)
+        try:
+            return _ask(look, shown)
+        except Denied:
+            raise
+        except Exception as error:  # every storage library has exceptions of its own
+            failure = type(error).__name__  # without its text, which may hold request ids that differ from run to run
+    raise Denied("transient_exhausted", f"{shown}: the storage failed {len(_PAUSES_S)} times, last with {failure}")
+
+
+def _ask(look: Callable[[], T], shown: str) -> T:
+    try:
+        return look()
+    except PermissionError:
+        raise Denied("not_found", f"{shown} cannot be seen: permission denied") from None
+    except OSError as error:
+        if isinstance(error, FileNotFoundError | NotADirectoryError) or error.errno in _NO_SUCH_FILE:
+            raise Denied("not_found", f"{shown} does not exist{_hint(shown)}") from None
+        raise
+
+
+def _hint(shown: str) -> str:
+    if "\\\\" in shown:
+        return "; folders are separated by /"
+    return "; %-escapes are not decoded" if re.search("%[0-9A-Fa-f]{2}", shown) else ""
