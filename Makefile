@@ -97,6 +97,7 @@ check: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 # A file of tests is one process's, so that what its tests share is made once; tests/conftest.py says which file comes first.
 test: check weights

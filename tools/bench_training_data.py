@@ -16,12 +16,13 @@ from contextlib import contextmanager
 import click
 
 from materia.base.settings_file import load_settings
+from trainer import distributed
 from trainer.config import TrainConfig
-from trainer.data.precompute import precompute
 from trainer.data.training_data import encoded, open_data, steps
 from trainer.encoders import build_encoders
-from trainer.run import distributed, loop
+from trainer.run import loop
 from trainer.run.learner import begin, model_config
+from trainer.run.precompute import precompute
 
 FLOOR = 0.05
 WARM_UP_STEPS = 5

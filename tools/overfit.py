@@ -18,15 +18,16 @@ from torch import Tensor
 
 from materia.base.settings_file import load_settings
 from materia.dataset.reader import Samples
+from trainer import distributed
 from trainer.config import TrainConfig
-from trainer.data.batch import EncodedItem, TrainError, collate
+from trainer.data.batch import EncodedItem, collate
 from trainer.data.encode import encode
 from trainer.data.items import PixelSource
 from trainer.data.loader import long_enough
+from trainer.distributed import World
 from trainer.encoders import Encoders, build_encoders
+from trainer.errors import TrainError
 from trainer.model import flow
-from trainer.run import distributed
-from trainer.run.distributed import World
 from trainer.run.learner import Learner, begin, model_config
 from trainer.run.objective import batch_losses, draw
 from trainer.run.optimiser import ema_decay, learning_rate

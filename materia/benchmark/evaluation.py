@@ -28,12 +28,14 @@ from materia.dataset.sample_checks import decode_rle
 from materia.report.grid import Row, grid
 from trainer.config import BucketSettings, EncoderSettings, TrainConfig
 from trainer.data.augment import on_white_square
-from trainer.data.batch import Item, TrainError
+from trainer.data.batch import Item
 from trainer.data.encode import encode
 from trainer.data.items import Draw, DrawnReference, cover, crops_of, read_item, reference_pixels, window_times
 from trainer.encoders import build
 from trainer.encoders.base import ImageEncoder
-from trainer.sample.sampling import Trained, default_steps, generate, load_run
+from trainer.errors import TrainError
+from trainer.run.sampling import load_run
+from trainer.sample.generate import Trained, default_steps, generate
 
 CANDIDATES = 8
 """Identities among which the true one is looked for; chance is one in eight."""

@@ -78,7 +78,7 @@ def precompute(config_path: str, shards: str, output: str, overrides: tuple[str,
     config = _load(config_path, overrides)
 
     def work() -> None:
-        from trainer.data.precompute import precompute
+        from trainer.run.precompute import precompute
 
         precompute(config, shards=shards, output=output)
 
@@ -159,8 +159,9 @@ def sample(
         raise click.UsageError("with --requests, references, backgrounds and seeds stand in the file")
 
     def work() -> None:
+        from trainer.run.sampling import sample_requests
+        from trainer.sample.generate import Options
         from trainer.sample.request import Request, load_requests, parse_background, parse_refs
-        from trainer.sample.sampling import Options, sample_requests
 
         if requests is not None:
             asked = load_requests(requests, output)

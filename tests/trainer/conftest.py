@@ -15,8 +15,8 @@ def reference_run(tmp_path_factory: pytest.TempPathFactory) -> ReferenceRun:
 
     from materia.base.settings_file import load_settings
     from trainer.config import TrainConfig
-    from trainer.data.precompute import precompute
     from trainer.run.loop import train
+    from trainer.run.precompute import precompute
 
     folder = tmp_path_factory.mktemp("reference")
     config_path, cache = folder / "train.yaml", str(folder / "cache")

@@ -13,9 +13,9 @@ import torch
 from conditions import awake, conditions, latents
 from safetensors.torch import load_file, save_file
 
+from trainer import distributed
 from trainer.config import RunSettings
 from trainer.model.dit import Conditions
-from trainer.run import distributed
 
 CLIPS, STEPS, MORE = 8, 3, 2
 START = "start"  # FOLDER/start.safetensors: a state that cases may go on from

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from trainer.config import TrainConfig
-from trainer.data.batch import TrainError
 from trainer.encoders.base import EncodedText
+from trainer.errors import TrainError
 from trainer.run.loop import TrainResult, train
 
 SECONDS = [0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 0.5, 0.6]

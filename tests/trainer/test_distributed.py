@@ -13,11 +13,11 @@ from reference import logged_steps
 from safetensors.torch import load_file, save_file
 
 from materia.base.settings_file import load_settings
+from trainer import distributed
 from trainer.config import TrainConfig
-from trainer.data.batch import TrainError
 from trainer.data.training_data import open_data, steps
 from trainer.encoders import build_encoders
-from trainer.run import distributed
+from trainer.errors import TrainError
 
 ALONE = distributed.World(0, 1, 0, torch.device("cpu"))
 LAYOUTS = ("ddp", "fsdp2")

@@ -11,9 +11,9 @@ import torch
 
 from materia.base.backends import BackendError
 from trainer.config import EncoderSettings
-from trainer.data.batch import TrainError
 from trainer.encoders import build
 from trainer.encoders.vit import OPENAI
+from trainer.errors import TrainError
 
 VIT = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "patch_size": 14}
 

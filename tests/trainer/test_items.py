@@ -19,9 +19,10 @@ from materia.dataset.reader import Samples
 from materia.dataset.writer import OutputError
 from trainer.config import BucketSettings, DataSettings
 from trainer.data import augment
-from trainer.data.batch import TrainError, numpy_rng
+from trainer.data.batch import numpy_rng
 from trainer.data.items import PixelSource, cover, draw, reference_pixels, window_times
 from trainer.data.references import Reference, choose
+from trainer.errors import TrainError
 
 WHOLE = BucketSettings(frames=9, height=72, width=96, batch=2)
 CROPS = {"dog": [f"ref{n:02d}.png" for n in (0, 1, 2, 3, 5, 6)], "red ball": ["ref04.png", "ref07.png"]}

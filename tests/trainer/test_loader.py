@@ -19,10 +19,11 @@ from real_clips import make_real_output, same_item
 from materia.dataset.reader import Samples
 from materia.dataset.writer import OutputError
 from trainer.config import BucketSettings, DataSettings
-from trainer.data.batch import Item, TrainError
+from trainer.data.batch import Item
 from trainer.data.items import PixelSource
 from trainer.data.loader import StepItems, ahead, buckets, indexed, long_enough, split
 from trainer.data.order import Order
+from trainer.errors import TrainError
 
 SECONDS = [1.0, 2.0, 3.0, 1.5, 2.5, 1.2]
 DATA = DataSettings(
@@ -174,7 +175,7 @@ HANGING = """
 import os, sys, time
 from pathlib import Path
 from trainer.data import loader
-from trainer.data.batch import TrainError
+from trainer.errors import TrainError
 folder, hanging, in_turns = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "True"
 def hang():
     for n in range(hanging):

@@ -9,13 +9,14 @@ from real_clips import make_real_output
 from small_run import SECONDS, config, run
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from trainer.data.batch import TrainError, collate
+from trainer.data.batch import collate
 from trainer.data.training_data import encoded, open_data
+from trainer.distributed import World
 from trainer.encoders import build_encoders
+from trainer.errors import TrainError
 from trainer.model.dit import VideoDiT
 from trainer.run import checkpoints
 from trainer.run import folder as runs
-from trainer.run.distributed import World
 from trainer.run.learner import model_config
 from trainer.run.loop import NonFiniteError
 from trainer.run.objective import batch_losses, draw

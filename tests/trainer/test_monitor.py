@@ -12,7 +12,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from trainer.config import LogSettings
-from trainer.data.batch import Batch, TrainError
+from trainer.data.batch import Batch
+from trainer.errors import TrainError
 from trainer.model.dit import SIZES, ModelConfig
 from trainer.run.monitor import BINS, Measured, Monitor, by_time, forward_flops, peak_flops, step_flops
 from trainer.run.validation import ValidationLoss

@@ -15,14 +15,15 @@ from real_clips import make_real_output
 from materia.dataset.reader import Samples
 from materia.dataset.writer import OutputError
 from trainer.config import TrainConfig
-from trainer.data.batch import TrainError, collate
+from trainer.data.batch import collate
 from trainer.data.cache import CacheSource, OtherCacheError
 from trainer.data.encode import encode
 from trainer.data.items import PixelSource
 from trainer.data.loader import long_enough
-from trainer.data.precompute import precompute
+from trainer.distributed import World
 from trainer.encoders import build_encoders
-from trainer.run.distributed import World
+from trainer.errors import TrainError
+from trainer.run.precompute import precompute
 
 SECONDS = [1.2, 0.8, 2.0]
 BROKEN = "clip-0001"
@@ -142,7 +143,7 @@ def test_only_what_is_missing_is_made_again_and_its_bytes_are_the_same(shards: s
 def test_processes_share_the_shards(shards: str, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shared, samples = tmp_path / "shared", 0
     for rank in (0, 1):
-        monkeypatch.setattr("trainer.data.precompute.join", lambda run, rank=rank: World(rank, 2, 0, torch.device("cpu")))
+        monkeypatch.setattr("trainer.run.precompute.join", lambda run, rank=rank: World(rank, 2, 0, torch.device("cpu")))
         samples += precompute(config(), shards=shards, output=str(shared), say=lambda text: None).samples
         assert len(list((shared / "shards").iterdir())) == rank + 1
     assert samples == 2

@@ -72,7 +72,7 @@ def test_what_the_user_can_mend_is_said_once_and_not_tried_again(reference_run, 
 
 
 def test_more_workers_than_ray_has_room_for_are_refused(reference_run, tmp_path, ray_address):
-    from trainer.data.batch import TrainError
+    from trainer.errors import TrainError
     from trainer.run.ray_launch import launch
 
     config = load_settings(TrainConfig, str(reference_run.config_path), ())

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from trainer.data.batch import TrainError
+from trainer.errors import TrainError
 from trainer.sample.request import Picture, Request, check, load_requests, parse_background, parse_refs, read_picture
 
 PROMPT = "A dog runs over a beach"

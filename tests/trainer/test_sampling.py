@@ -13,15 +13,17 @@ from conditions import awake
 from PIL import Image
 
 from trainer.config import TrainConfig
-from trainer.data.batch import EncodedItem, TrainError, collate
+from trainer.data.batch import EncodedItem, collate
 from trainer.encoders import build_encoders
+from trainer.errors import TrainError
 from trainer.model import flow
 from trainer.model.dit import Conditions
 from trainer.run import checkpoints
 from trainer.run import folder as runs
 from trainer.run.learner import model_config
+from trainer.run.sampling import load_run, sample_requests
+from trainer.sample.generate import Options, Trained, default_steps, generate
 from trainer.sample.request import Picture, Request
-from trainer.sample.sampling import Options, Trained, default_steps, generate, load_run, sample_requests
 
 SIZE = {"frames": 6, "height": 32, "width": 48}
 PROMPT = "A dog runs over a beach"

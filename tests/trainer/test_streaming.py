@@ -12,11 +12,11 @@ from real_clips import make_real_output, same_item
 from materia.dataset.reader import Samples
 from materia.dataset.writer import OutputError
 from trainer.config import BucketSettings, DataSettings
-from trainer.data.batch import TrainError
 from trainer.data.items import PixelSource
 from trainer.data.loader import StepItems, buckets, split
 from trainer.data.order import Order
 from trainer.data.streaming import streamed
+from trainer.errors import TrainError
 
 SECONDS = [1.0, 2.0, 3.0, 1.5, 2.5, 1.2, 1.1, 2.2]
 SMALL = BucketSettings(frames=3, height=16, width=24, batch=4)

@@ -9,10 +9,10 @@ import torch
 from real_clips import make_real_output
 
 from trainer.config import BucketSettings, DataSettings, EncoderSettings, TrainConfig
-from trainer.data.batch import TrainError
 from trainer.encoders import build
 from trainer.encoders.patches import Patches
 from trainer.encoders.small import Small
+from trainer.errors import TrainError
 from trainer.run.train_autoencoder import TrainedAutoencoder, train_autoencoder
 
 STEPS = 40

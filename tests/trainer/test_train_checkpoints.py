@@ -10,7 +10,7 @@ from conditions import CONFIG, awake
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer.data.batch import TrainError
+from trainer.errors import TrainError
 from trainer.run import checkpoints
 
 FILES = ("model.safetensors", "ema.safetensors", "optimiser.safetensors", "state.json")

@@ -14,7 +14,7 @@ import small_run
 from real_clips import make_real_output
 from small_run import SECONDS, config, run
 
-from trainer.data.batch import TrainError
+from trainer.errors import TrainError
 from trainer.run import checkpoints
 from trainer.run import folder as runs
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from trainer.config import ObjectiveSettings
 from trainer.data.batch import EncodedItem
+from trainer.distributed import World
 from trainer.model.dit import VideoDiT
-from trainer.run.distributed import World
 from trainer.run.validation import LEVELS, ValidationLoss, derangement, noise_levels, validate, with_images_of
 
 ALONE = World(0, 1, 0, torch.device("cpu"))

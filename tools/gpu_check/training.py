@@ -21,18 +21,18 @@ import torch.distributed as dist
 from tools.gpu_check import weights
 from tools.gpu_check.card import peak_gib, seconds
 from tools.gpu_check.step import Context, Row
-from trainer import encoders
+from trainer import distributed, encoders
 from trainer.config import TrainConfig
 from trainer.data.batch import EncodedItem, collate
 from trainer.data.encode import encode_images, encode_texts, encode_videos
+from trainer.distributed import World
 from trainer.model import dit as model_module
 from trainer.model.dit import SIZES, ModelConfig
-from trainer.run import distributed, learner, loop
-from trainer.run.distributed import World
+from trainer.run import learner, loop
 from trainer.run.learner import Learner
 from trainer.run.monitor import peak_flops, step_flops
 from trainer.run.optimiser import adamw
-from trainer.sample import sampling
+from trainer.sample.generate import Trained, default_steps, generate
 
 TEXT_TOKENS, IMAGES, IMAGE_TOKENS = 64, 3, 256
 """Of an item: a caption of some 50 words, and references at 224 px in patches of 14."""
@@ -142,10 +142,10 @@ def sample(context: Context) -> Iterator[Row]:
     config, built, world = _config(size, context, {}), _encoders(context), _alone(context)
     of_encoders = dataclasses.replace(_model_config(size), latent_channels=built.video.channels)
     trained_model = distributed.parallelise(model_module.VideoDiT(of_encoders), world, config.run).eval()
-    trained = sampling.Trained(config, of_encoders, trained_model, 0, built, world.device)
+    trained = Trained(config, of_encoders, trained_model, 0, built, world.device)
     items = _items(size, of_encoders)[:1]
-    steps = 2 if context.tiny else sampling.default_steps(*size.clip[1:])
-    took_s = seconds(lambda: sampling.generate(trained, items, [0], steps=steps), context, warm_up=0)
+    steps = 2 if context.tiny else default_steps(*size.clip[1:])
+    took_s = seconds(lambda: generate(trained, items, [0], steps=steps), context, warm_up=0)
     yield {"model": size.name, "clip": "x".join(map(str, size.clip)), "steps": steps, "seconds": took_s}
 
 

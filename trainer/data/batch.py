@@ -16,15 +16,10 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from materia.base.errors import UserError
 from trainer.model.dit import Conditions, cut_words
 
 ITEM, NOISE = 0, 1
 """Streams of random numbers that must not meet: what is drawn for an item's content, and for its training."""
-
-
-class TrainError(UserError):
-    """Training or sampling that cannot go on; the message is a line that names what is wrong and what to do."""
 
 
 class ReferenceImage(NamedTuple):

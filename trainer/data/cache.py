@@ -30,10 +30,11 @@ from materia.base import storage
 from materia.dataset.reader import HEADER_BYTES, RangeReader, Samples, is_header_of
 from materia.dataset.writer import OutputError
 from trainer.config import BucketSettings, TrainConfig
-from trainer.data.batch import EncodedItem, TrainError, numpy_rng
+from trainer.data.batch import EncodedItem, numpy_rng
 from trainer.data.encode import spans_tensor
 from trainer.data.items import draw
 from trainer.encoders import Encoders, build_encoders
+from trainer.errors import TrainError
 
 VERSION = 1
 

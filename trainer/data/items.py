@@ -22,8 +22,9 @@ from materia.dataset.writer import OutputError
 from stages.video import VideoError, frames_at, in_memory
 from trainer.config import BucketSettings, DataSettings
 from trainer.data import augment, references
-from trainer.data.batch import EncodedItem, Item, ReferenceImage, TrainError, numpy_rng
+from trainer.data.batch import EncodedItem, Item, ReferenceImage, numpy_rng
 from trainer.data.references import Reference
+from trainer.errors import TrainError
 
 BACKGROUND = "background.png"
 

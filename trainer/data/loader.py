@@ -25,9 +25,10 @@ import torch
 
 from materia.dataset.reader import Samples
 from trainer.config import BucketSettings, DataSettings
-from trainer.data.batch import EncodedItem, Item, TrainError
+from trainer.data.batch import EncodedItem, Item
 from trainer.data.items import Source, latest_start_s
 from trainer.data.order import Bucket, Order
+from trainer.errors import TrainError
 
 T = TypeVar("T")
 

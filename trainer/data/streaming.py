@@ -24,10 +24,10 @@ from materia.base import storage
 from materia.base.errors import UserError
 from materia.dataset.reader import Samples
 from materia.dataset.writer import OutputError
-from trainer.data.batch import TrainError
 from trainer.data.items import PixelSource, Source
 from trainer.data.loader import StepItems, ahead, check_shares
 from trainer.data.order import Order
+from trainer.errors import TrainError
 
 
 class Streamed(NamedTuple):

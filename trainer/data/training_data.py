@@ -13,15 +13,16 @@ import numpy as np
 
 from materia.dataset.reader import Samples
 from trainer.config import TrainConfig
-from trainer.data.batch import EncodedItem, Item, TrainError
+from trainer.data.batch import EncodedItem, Item
 from trainer.data.cache import CacheSource
 from trainer.data.encode import encode
 from trainer.data.items import PixelSource, Source
 from trainer.data.loader import StepItems, buckets, indexed, long_enough, split
 from trainer.data.order import Bucket, Order
 from trainer.data.streaming import streamed
+from trainer.distributed import World
 from trainer.encoders import Encoders
-from trainer.run.distributed import World
+from trainer.errors import TrainError
 
 MOST_VALIDATED = 16
 """Clips of the validation loss where none are held out."""

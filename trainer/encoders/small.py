@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from materia.base.weights.checkpoints import CheckpointError, load_state_dict, mismatch
 from materia.base.weights.files import Missing, Weights, check_address, local_path, packages_missing, sha256_of
-from trainer.data.batch import TrainError
 from trainer.encoders.base import Moments, VideoAutoencoder
 from trainer.encoders.folders import require
 from trainer.encoders.patches import Patches
+from trainer.errors import TrainError
 
 OPTION = "encoders.video.options.checkpoint"
 FIX = "train one: materia train-autoencoder"

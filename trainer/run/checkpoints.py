@@ -22,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from trainer.data.batch import TrainError
+from trainer.errors import TrainError
 from trainer.model.dit import SIZES, ModelConfig, VideoDiT
 from trainer.run.progress import Say
 

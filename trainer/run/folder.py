@@ -22,7 +22,7 @@ from materia.base import storage
 from materia.base.locks import only_one
 from materia.base.settings import differences
 from trainer.config import TrainConfig
-from trainer.data.batch import TrainError
+from trainer.errors import TrainError
 
 
 class OtherRunError(TrainError):

@@ -14,12 +14,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from trainer import distributed
 from trainer.config import TrainConfig
-from trainer.data.batch import TrainError
+from trainer.distributed import World
 from trainer.encoders import Encoders
+from trainer.errors import TrainError
 from trainer.model.dit import SIZES, ModelConfig, VideoDiT
-from trainer.run import checkpoints, distributed
-from trainer.run.distributed import World
+from trainer.run import checkpoints
 from trainer.run.optimiser import adamw
 from trainer.run.progress import Say
 

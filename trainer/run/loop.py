@@ -21,13 +21,15 @@ from torch import Tensor
 
 from materia.base import storage
 from materia.base.signals import Interrupt, interruptible
+from trainer import distributed
 from trainer.config import TrainConfig
-from trainer.data.batch import EncodedItem, TrainError, collate
+from trainer.data.batch import EncodedItem, collate
 from trainer.data.training_data import encoded, open_data, steps
+from trainer.distributed import World
 from trainer.encoders import build_encoders
-from trainer.run import checkpoints, distributed
+from trainer.errors import TrainError
+from trainer.run import checkpoints
 from trainer.run import folder as runs
-from trainer.run.distributed import World
 from trainer.run.learner import Learner, begin, model_config, resume, save
 from trainer.run.monitor import Measured, by_time, step_flops
 from trainer.run.objective import batch_losses, draw

@@ -20,7 +20,8 @@ from torch import Tensor
 
 from materia.base import storage
 from trainer.config import LogSettings, Precision
-from trainer.data.batch import Batch, TrainError
+from trainer.data.batch import Batch
+from trainer.errors import TrainError
 from trainer.model.dit import TIME_WIDTH, ModelConfig
 from trainer.run.validation import ValidationLoss
 

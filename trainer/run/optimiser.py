@@ -1,6 +1,6 @@
 """What turns gradients into weights: AdamW with the paper's constants, its warm-up, and how fast the average follows.
 
-In: a model and the number of a step. Out: the optimiser, and its two rates. Sharding is trainer/run/distributed.py's affair:
+In: a model and the number of a step. Out: the optimiser, and its two rates. Sharding is trainer/distributed.py's affair:
 make the optimiser of the module that it gives.
 """
 

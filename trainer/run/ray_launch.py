@@ -26,7 +26,7 @@ from materia.base import storage
 from materia.base.errors import UserError
 from materia.base.signals import Interrupt, interruptible
 from trainer.config import TrainConfig
-from trainer.data.batch import TrainError
+from trainer.errors import TrainError
 from trainer.run.progress import tell
 
 if TYPE_CHECKING:

@@ -18,13 +18,13 @@ from torch import Tensor
 
 from materia.dataset.reader import Samples
 from trainer.config import TrainConfig
-from trainer.data.batch import TrainError
 from trainer.data.items import PixelSource
 from trainer.data.loader import buckets, indexed, long_enough, split
 from trainer.data.order import Order
+from trainer.distributed import join
 from trainer.encoders.patches import Patches
 from trainer.encoders.small import Autoencoder, Sizes, save_autoencoder, transform_of
-from trainer.run.distributed import join
+from trainer.errors import TrainError
 from trainer.run.progress import tell
 
 LEARNING_RATE, WARMUP_STEPS, CLIP = 2e-3, 50, 1.0

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from trainer.config import ObjectiveSettings
 from trainer.data.batch import EncodedItem, collate, torch_rng
+from trainer.distributed import World, mean_over_ranks
 from trainer.model.flow import Velocity, flow_losses, shift_time
-from trainer.run.distributed import World, mean_over_ranks
 
 LEVELS = 4
 """Noise levels at which each clip is measured."""

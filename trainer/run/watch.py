@@ -11,18 +11,18 @@ from pathlib import Path
 from typing import Any
 
 from materia.report.grid import grid
+from trainer import distributed
 from trainer.config import TrainConfig
 from trainer.data.batch import EncodedItem
 from trainer.data.items import PixelSource
 from trainer.data.training_data import Data, encoded
+from trainer.distributed import World
 from trainer.encoders import Encoders
 from trainer.model.flow import shift_for
-from trainer.run import distributed
-from trainer.run.distributed import World
 from trainer.run.learner import Learner
 from trainer.run.monitor import Measured, Monitor, peak_flops
 from trainer.run.validation import validate
-from trainer.sample.sampling import Trained, sample_rows
+from trainer.sample.generate import Trained, sample_rows
 
 
 class Watch:

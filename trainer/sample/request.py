@@ -23,8 +23,8 @@ from materia.base.settings import Settings
 from stages.entities.nouns import tokenize
 from stages.entities.rules import occurrences
 from trainer.data.augment import on_white_square
-from trainer.data.batch import TrainError
 from trainer.data.references import MAX_REFERENCES
+from trainer.errors import TrainError
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
 MAX_PIXELS = 1 << 26

@@ -27,7 +27,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torch.utils.checkpoint import checkpoint
 
 from trainer.config import RunSettings
-from trainer.data.batch import TrainError
+from trainer.errors import TrainError
 from trainer.model.dit import VideoDiT
 
 _KERNELS = {

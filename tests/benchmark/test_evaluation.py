@@ -19,7 +19,7 @@ from materia.benchmark import evaluation
 from materia.benchmark.evaluation import Case, ClipScore, EvalOptions
 from materia.dataset.reader import Samples
 from tools import synthetic_world
-from trainer.data.batch import TrainError
+from trainer.errors import TrainError
 
 CONFIG = small_run.config(data={"fps": 2, "buckets": [{"frames": 4, "height": 64, "width": 64, "batch": 4}]})
 COLOURS = arrays(np.uint8, st.tuples(st.integers(1, 40), st.just(3)))

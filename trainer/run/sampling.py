@@ -1,17 +1,15 @@
-"""Generating clips: what `materia sample` does, and the training loop for its sample grids.
+"""Clips out of a run: what `materia sample` does.
 
 In: a run and requests (trainer/sample/request.py). Out: for each an MP4, a contact sheet beside it (NAME.sheet.png: references
-| generated frames) and NAME.json, all that was asked for and the checkpoint it came from. Averaged weights, two guidances,
-Euler steps by resolution, noise levels shifted as in training [paper B]. The noise of a request follows from its seed, whatever
-else is generated with it.
+| generated frames) and NAME.json, all that was asked for and the checkpoint it came from. Of the averaged weights.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,47 +21,17 @@ from rich.progress import Progress
 from materia.base import storage
 from materia.report.grid import Row, grid
 from trainer.config import TrainConfig
-from trainer.data.batch import EncodedItem, Item, TrainError, collate
-from trainer.data.encode import encode, encode_images, encode_texts, spans_tensor
-from trainer.encoders import Encoders, build_encoders
+from trainer.data.batch import EncodedItem
+from trainer.data.encode import encode_images, encode_texts, spans_tensor
+from trainer.distributed import join, parallelise
+from trainer.encoders import build_encoders
 from trainer.encoders.base import EncodedText
-from trainer.model import flow
-from trainer.model.dit import ModelConfig
+from trainer.errors import TrainError
 from trainer.run.checkpoints import load_model
-from trainer.run.distributed import attention_kernels, join, parallelise
 from trainer.run.folder import check_encoders, read_config
+from trainer.sample.generate import Options, Size, Trained, clip_size, default_steps, generate
 from trainer.sample.request import Request, check, read_picture
 from trainer.sample.video_io import write_mp4
-
-STEPS = ((144, 256), (288, 128))
-FEWEST_STEPS = 64
-"""Sampling steps up to a short side in px, and above [paper B: 256, 128, 64 at 144p, 288p, 576p]."""
-Size = tuple[int, int, int]  # frames, height, width
-
-
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """How clips are generated. None: the size of the bucket that the run was trained on most, and steps by resolution."""
-
-    frames: int | None = None
-    height: int | None = None
-    width: int | None = None
-    steps: int | None = None
-    text_guidance: float = flow.TEXT_GUIDANCE
-    image_guidance: float = flow.IMAGE_GUIDANCE
-    batch: int = 1  # clips at once; under both guidances the model sees three times as many
-
-
-@dataclass(frozen=True)
-class Trained:
-    """What generates: a model of `sizes` after `step` steps, and the encoders it was trained with, set up; all on `device`."""
-
-    config: TrainConfig
-    sizes: ModelConfig
-    model: flow.Velocity
-    step: int
-    encoders: Encoders
-    device: torch.device
 
 
 class _Prepared(NamedTuple):
@@ -112,82 +80,6 @@ def load_run(run: str, device: str = "auto") -> Trained:
     encoders.setup(str(world.device))
     check_encoders(Path(run), encoders.identity())
     return Trained(config, model.config, parallelise(model, world, settings), step, encoders, world.device)
-
-
-def clip_size(trained: Trained, options: Options) -> Size:
-    """The size asked for, or of the bucket of the largest weight. Raises TrainError for one that cannot be generated."""
-    most = max(trained.config.data.buckets, key=lambda bucket: (bucket.weight, bucket.frames * bucket.height * bucket.width))
-    size = (options.frames or most.frames, options.height or most.height, options.width or most.width)
-    try:
-        latents = trained.encoders.video.latent_size(*size)
-    except ValueError as error:
-        raise TrainError(f"no clip of {size[0]} frames, {size[2]} x {size[1]} px can be made: {error}") from None
-    if any(side % patch for side, patch in zip(latents, trained.sizes.patch, strict=True)):
-        raise TrainError(
-            f"no clip of {size[0]} frames, {size[2]} x {size[1]} px can be made: its latents, {latents} in time, height and"
-            f" width, cannot be cut into the model's patches of {trained.sizes.patch}; the run was trained on {most.frames}"
-            f" frames, {most.width} x {most.height} px"
-        )
-    return size
-
-
-def default_steps(height: int, width: int) -> int:
-    """Sampling steps for a clip of that many pixels."""
-    return next((steps for side, steps in STEPS if min(height, width) <= side), FEWEST_STEPS)
-
-
-@torch.no_grad()
-def generate(
-    trained: Trained,
-    items: Sequence[EncodedItem],
-    seeds: Sequence[int],
-    *,
-    steps: int,
-    text_guidance: float = flow.TEXT_GUIDANCE,
-    image_guidance: float = flow.IMAGE_GUIDANCE,
-    tick: Callable[[], object] = lambda: None,
-) -> np.ndarray:
-    """A clip for the conditions of each item, all at once: (B, T, H, W, 3) uint8 RGB. `tick` is called after each step.
-
-    Of the items' latents only the shape is used. Under FSDP2 every rank must call it alike.
-    """
-    batch = collate(list(items), trained.sizes.word_tokens).to(trained.device)
-    shape = batch.mean.shape[1:]  # (C, T, H, W)
-    noise = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
-
-    def velocity(x: torch.Tensor, t: torch.Tensor, estimate: torch.Tensor | None) -> torch.Tensor:
-        v = flow.guided(
-            trained.model,
-            x,
-            t,
-            batch.conditions,
-            text_guidance=text_guidance,
-            image_guidance=image_guidance,
-            estimate=estimate,
-        )
-        tick()
-        return v
-
-    with attention_kernels(trained.config.run):
-        latents = flow.sample(
-            velocity,
-            noise.to(trained.device),
-            steps=steps,
-            shift=flow.shift_for(shape[1:], trained.sizes.patch, trained.config.objective.shift_tokens),
-            self_conditioning=trained.sizes.self_conditioning,
-        )
-    videos: np.ndarray = trained.encoders.video.decode(latents).cpu().numpy()
-    return videos
-
-
-def sample_rows(trained: Trained, items: Sequence[Item], steps: int) -> list[Row]:
-    """Rows of a sample grid: a clip generated for each of some held-out items, one by one, beside its truth."""
-    rows = []
-    for place, (item, encoded) in enumerate(zip(items, encode(items, trained.encoders), strict=True)):
-        video = generate(trained, [encoded], [place], steps=steps)[0]
-        references = [(reference.word, reference.pixels) for reference in item.references]
-        rows.append(Row(item.caption, references, video, item.video))
-    return rows
 
 
 def _prepare(request: Request, config: TrainConfig, run: str) -> _Prepared:

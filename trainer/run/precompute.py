@@ -44,8 +44,8 @@ from trainer.data.encode import encode_images, encode_texts, encode_videos
 from trainer.data.items import BACKGROUND, cover, reference_pixels, window_times
 from trainer.data.loader import ahead, long_enough
 from trainer.data.streaming import shards_of
+from trainer.distributed import join, leave
 from trainer.encoders import Encoders, build_encoders
-from trainer.run.distributed import join, leave
 from trainer.run.progress import PLAIN_EVERY_S, Say, tell
 
 SAMPLES_AT_ONCE = 8
