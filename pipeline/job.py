@@ -22,7 +22,8 @@ import numpy as np
 
 from materia.base import storage
 from materia.base.signals import heard
-from materia.dataset.writer import Dataset, Provenance, commits, committed, read_dataset, write_dataset
+from materia.dataset.documents import Provenance
+from materia.dataset.layout import DatasetInfo, commits, committed, write_info
 from pipeline.config import Config
 from pipeline.engine.child import load_stage_factory
 from pipeline.engine.messages import JobSpec, Report, failures, mostly_failed
@@ -125,12 +126,12 @@ def _start(
         raise JobError(2, str(error)) from None
 
 
-def _open_output(config: Config, stages: list[Stage], input: str, output: str) -> tuple[Plan, Dataset]:
+def _open_output(config: Config, stages: list[Stage], input: str, output: str) -> tuple[Plan, DatasetInfo]:
     """The output's plan and dataset.json, made if this is the first start; otherwise nothing that matters may have changed.
 
     A manifest whose file changed is planned again: if its rows are the same, so is the plan.
     """
-    old = existing_dataset(output, read_dataset)
+    old = existing_dataset(output)
     if old is not None:
         check_same(output, old, _dataset(config, stages, old.rows, old.chunks, old.plan_sha256))
     folder = plan_folder(output)
@@ -142,12 +143,12 @@ def _open_output(config: Config, stages: list[Stage], input: str, output: str) -
         message = f"{input} is not as it was when {output} was planned ({old.rows} rows then, {plan.rows} now)"
         raise JobError(4, f"{message}; choose another output, or bring the input back")
     dataset = old or _dataset(config, stages, plan.rows, plan.n_chunks, plan.sha256)
-    write_dataset(output, dataset)
+    write_info(output, dataset)
     return plan, dataset
 
 
-def _dataset(config: Config, stages: list[Stage], rows: int, chunks: int, plan_sha256: str) -> Dataset:
-    return Dataset(
+def _dataset(config: Config, stages: list[Stage], rows: int, chunks: int, plan_sha256: str) -> DatasetInfo:
+    return DatasetInfo(
         version=version("prima-materia"),
         rows=rows,
         chunks=chunks,

@@ -16,7 +16,7 @@ from materia.base import storage
 from materia.base.locks import only_one
 from materia.base.settings import differences
 from materia.base.weights.files import Missing
-from materia.dataset.writer import Dataset
+from materia.dataset.layout import DatasetInfo, read_info
 from stages.base import Stage
 from stages.records import StageName
 
@@ -64,18 +64,17 @@ def only_writer(out: str) -> Iterator[None]:
         yield
 
 
-def existing_dataset(out: str, read: Any) -> Dataset | None:
+def existing_dataset(out: str) -> DatasetInfo | None:
     """What an earlier start wrote. Raises JobError(2) for a folder that holds something else."""
-    if storage.exists(storage.join(out, "dataset.json")):
-        dataset: Dataset = read(out)
-        return dataset
+    if (info := read_info(out)) is not None:
+        return info
     foreign = [name for name in storage.listdir(out) if name != RUN]
     if foreign:
         raise JobError(2, f"{out} holds {foreign[0]!r} but no dataset.json: it is no output of ours; choose another folder")
     return None
 
 
-def check_same(out: str, old: Dataset, new: Dataset) -> None:
+def check_same(out: str, old: DatasetInfo, new: DatasetInfo) -> None:
     """Raises JobError(4) saying which fields of the configuration, prompts, weights or input differ, old -> new."""
     before, after = (msgspec.json.decode(msgspec.json.encode(dataset)) for dataset in (old, new))
     changes = [

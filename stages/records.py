@@ -73,16 +73,19 @@ class VideoInfo(msgspec.Struct, kw_only=True):
     reencoded: bool = False
 
 
-class Frame(msgspec.Struct, kw_only=True, dict=True):
-    """A frame of record: the pixels of `jpeg`, decoded by Pillow, *are* the frame for everything after it.
-
-    `percent` of the clip (5, 50, 95), `index` of the frame within the clip in display order (0-based),
+class FrameFacts(msgspec.Struct, kw_only=True):
+    """`percent` of the clip (5, 50, 95), `index` of the frame within the clip in display order (0-based),
     `time_s` from the clip's start.
     """
 
     percent: int
     index: int
     time_s: float
+
+
+class Frame(FrameFacts, kw_only=True, dict=True):
+    """A frame of record: the pixels of `jpeg`, decoded by Pillow, *are* the frame for everything after it."""
+
     jpeg: bytes
 
     @cached_property
@@ -110,11 +113,11 @@ class MaskRle(msgspec.Struct, frozen=True, kw_only=True):
     counts: str
 
 
-class Instance(msgspec.Struct, kw_only=True):
-    """One masked subject or object (or a face) in one frame.
+class InstanceFacts(msgspec.Struct, kw_only=True):
+    """One masked subject or object (or a face) in one frame: where it is and how sure that is.
 
-    `png` is the reference crop: RGBA, alpha 0 or 255, of the mask's bounding box `crop_xyxy_px` (integers). `area_share`
-    is mask area / frame area. A face has `is_face` and `parent`, the index in `Sample.instances` of its human.
+    `area_share` is mask area / frame area, `crop_xyxy_px` (integers) the mask's bounding box. A face has `is_face` and
+    `parent`, the index in `Sample.instances` of its human.
     """
 
     word: str
@@ -126,15 +129,18 @@ class Instance(msgspec.Struct, kw_only=True):
     mask_score: float
     area_share: float
     crop_xyxy_px: tuple[int, int, int, int]
-    png: bytes
     is_face: bool = False
     parent: int | None = None
 
 
-class Background(msgspec.Struct, kw_only=True):
-    """The middle frame without its subjects: `png` (RGB, lossless) equals frame 1 outside the mask, bit for bit.
+class Instance(InstanceFacts, kw_only=True):
+    """`png` is the reference crop: RGBA, alpha 0 or 255, of `crop_xyxy_px`."""
 
-    `word` is the background word of the caption, `masked_share` the inpainted share of the frame, `residual` the best
+    png: bytes
+
+
+class BackgroundFacts(msgspec.Struct, kw_only=True):
+    """`word` is the background word of the caption, `masked_share` the inpainted share of the frame, `residual` the best
     detector score that each subject word still gets on the result.
     """
 
@@ -142,10 +148,22 @@ class Background(msgspec.Struct, kw_only=True):
     method: str
     masked_share: float
     residual: dict[str, float]
+
+
+class Background(BackgroundFacts, kw_only=True):
+    """The middle frame without its subjects: `png` (RGB, lossless) equals frame 1 outside the mask, bit for bit."""
+
     png: bytes
 
 
-class Sample(msgspec.Struct, tag="sample", kw_only=True):
+class SampleFacts(msgspec.Struct, kw_only=True):
+    """What stages find out about a whole clip and KEY.json takes over as it is: a field added here is in both."""
+
+    flags: list[Flag] = []
+    entities: list[EntityWord] = []
+
+
+class Sample(SampleFacts, tag="sample", kw_only=True):
     """A clip on its way; each stage fills in its part. `media` holds the clip's bytes only if they were re-encoded.
 
     `source_bytes` is the size of the clip's file when it was decoded; if it has another one when its shard is written, the
@@ -153,8 +171,6 @@ class Sample(msgspec.Struct, tag="sample", kw_only=True):
     """
 
     clip: Clip
-    flags: list[Flag] = []
-    entities: list[EntityWord] = []
     video: VideoInfo | None = None
     source_bytes: int | None = None
     frames: list[Frame] = []

@@ -26,7 +26,7 @@ import webdataset as wds
 from torch.utils.data import DataLoader
 
 from materia.base import storage
-from materia.dataset.reader import Samples, parse_document
+from materia.dataset.reader import Dataset, parse_document
 from trainer.config import BucketSettings, DataSettings
 from trainer.data.batch import Item
 from trainer.data.items import PixelSource
@@ -48,7 +48,7 @@ class SameItems(PixelSource):
 
     def item(self, step: int, slot: int, members: Mapping[str, bytes], shard: str, bucket: int) -> Item:
         """As of PixelSource, at step 0."""
-        return super().item(0, self.numbers[parse_document(members["json"], shard)["key"]], members, shard, bucket)
+        return super().item(0, self.numbers[parse_document(members["json"], shard).key], members, shard, bucket)
 
     @cached_property
     def numbers(self) -> dict[str, int]:
@@ -126,7 +126,7 @@ def measure(out: str, epochs: int, repetitions: int) -> dict[tuple[str, int], li
     """(reader, workers) -> what an item cost in each repetition."""
     size = BucketSettings(frames=9, height=144, width=256, batch=1)
     data = DataSettings(buckets=(size,), windows=1, validation=0, shuffle_buffer=1)  # 1: no sample comes before its epoch
-    source = SameItems(Samples(out), data, seed=0)
+    source = SameItems(Dataset(out), data, seed=0)
     (bucket,) = buckets(source.samples, data)
     shards = len(source.samples.index["shard"].unique())
     costs = defaultdict(list)

@@ -25,7 +25,7 @@ import click
 
 from materia.base import storage
 from materia.base.weights.files import Missing
-from materia.dataset.writer import Provenance
+from materia.dataset.documents import Provenance
 from pipeline.config import Config, load_config
 from pipeline.engine.child import run_stages
 from pipeline.engine.messages import JobSpec

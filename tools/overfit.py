@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from materia.base.settings_file import load_settings
-from materia.dataset.reader import Samples
+from materia.dataset.reader import Dataset
 from trainer import distributed
 from trainer.config import TrainConfig
 from trainer.data.batch import EncodedItem, collate
@@ -71,7 +71,7 @@ def overfit(config: TrainConfig, shards: str, steps: int) -> bool:
 
 def eight_items(config: TrainConfig, shards: str, encoders: Encoders) -> list[EncodedItem]:
     """Eight samples, of different sources as far as there are. Raises TrainError for an output with fewer that are usable."""
-    samples = Samples(shards, config.data.where)
+    samples = Dataset(shards, config.data.where)
     usable = long_enough(samples, config.data.buckets[0], config.data.fps).tolist()
     if len(usable) < SAMPLES:
         raise TrainError(f"{shards} has {len(usable)} samples that are long enough; {SAMPLES} are needed")

@@ -27,7 +27,9 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from materia.dataset.writer import Dataset, Provenance, write_chunk, write_dataset
+from materia.dataset.documents import Provenance
+from materia.dataset.layout import DatasetInfo, write_info
+from materia.dataset.writer import write_chunk
 from stages.background import hole
 from stages.frames import Frames
 from stages.images import crop_png, encode_mask, encode_png, mask_extent
@@ -128,7 +130,7 @@ def make(out: str, clips: int, seed: int, held_out: bool = False) -> None:
     identity = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
     provenance = Provenance(prompt_sha=identity, stage_sha=dict.fromkeys(STAGES, identity))
     chunks = [range(first, min(first + ROWS_PER_CHUNK, clips)) for first in range(0, clips, ROWS_PER_CHUNK)]
-    dataset = Dataset(
+    dataset = DatasetInfo(
         version=version("prima-materia"),
         rows=clips,
         chunks=len(chunks),
@@ -138,7 +140,7 @@ def make(out: str, clips: int, seed: int, held_out: bool = False) -> None:
         prompt_sha=identity,
         stage_sha=provenance.stage_sha,
     )
-    write_dataset(out, dataset)
+    write_info(out, dataset)
     for number, rows in enumerate(chunks):
         with tempfile.TemporaryDirectory(prefix="materia-") as folder:
             write_chunk(out, number, _samples(rows, seed, held_out, Path(folder)), provenance=provenance)

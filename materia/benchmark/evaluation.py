@@ -23,8 +23,9 @@ import torch
 from PIL import Image
 
 from materia.base import storage
-from materia.dataset.reader import Samples
-from materia.dataset.sample_checks import decode_rle
+from materia.dataset.documents import Document
+from materia.dataset.masks import decode_rle
+from materia.dataset.reader import Dataset
 from materia.report.grid import Row, grid
 from trainer.config import BucketSettings, EncoderSettings, TrainConfig
 from trainer.data.augment import on_white_square
@@ -121,7 +122,7 @@ def evaluate(run: str, shards: str, options: EvalOptions, device: str = "auto") 
     """Generate and score clips of `shards` (its first `options.clips`). Raises TrainError, OutputError."""
     trained = load_run(run, device)
     bucket = max(trained.config.data.buckets, key=lambda bucket: (bucket.weight, bucket.frames * bucket.height * bucket.width))
-    cases = read_cases(Samples(shards), trained.config, bucket, options)
+    cases = read_cases(Dataset(shards), trained.config, bucket, options)
     scorer: ImageEncoder = build("image", EncoderSettings(backend=options.scorer))
     scorer.setup(str(trained.device))
     own = _generate([case.own for case in cases], trained, options)
@@ -155,7 +156,7 @@ def read(path: str) -> list[ClipScore]:
     return [ClipScore(**clip) for clip in json.loads(Path(path).read_bytes())["clips"]]
 
 
-def read_cases(samples: Samples, config: TrainConfig, bucket: BucketSettings, options: EvalOptions) -> list[Case]:
+def read_cases(samples: Dataset, config: TrainConfig, bucket: BucketSettings, options: EvalOptions) -> list[Case]:
     """One crop of each subject and object is its reference, unaugmented, in random order; foreign ones are of the same word
     where another clip has it."""
     rng = np.random.default_rng(options.seed)
@@ -172,7 +173,7 @@ def read_cases(samples: Samples, config: TrainConfig, bucket: BucketSettings, op
 
     cases = []
     for number, document in enumerate(documents):
-        spans = {entity["word"]: tuple(entity["spans"][0]) for entity in document["entities"]}
+        spans = {entity.word: entity.spans[0] for entity in document.entities}
         words = [list(crops[number])[place] for place in rng.permutation(len(crops[number]))]
         drawn = [DrawnReference(word, spans[word], str(rng.choice(crops[number][word])), 0) for word in words]
         own = read_item(samples, number, document, number, Draw(0, drawn), bucket, data, config.seed)
@@ -306,19 +307,19 @@ def _generate(items: Sequence[Item], trained: Trained, options: EvalOptions) -> 
 
 
 def _subjects(
-    samples: Samples, number: int, document: dict[str, Any], bucket: BucketSettings, times_s: Sequence[float]
+    samples: Dataset, number: int, document: Document, bucket: BucketSettings, times_s: Sequence[float]
 ) -> list[Subject]:
     """Each word's crops, and its masks of the frames of record laid on the nearest frames of the bucket's clip."""
     found: dict[str, Subject] = {}
-    pngs = samples.read(number, [instance["member"] for instance in document["instances"]])
-    for instance in document["instances"]:
-        subject = found.setdefault(instance["word"], Subject(instance["word"], [], []))
-        subject.crops.append(_rgba(pngs[instance["member"]]))
-        height, width = instance["mask_rle"]["size"]
-        mask = decode_rle(instance["mask_rle"]["counts"], (height, width))
+    pngs = samples.read(number, [instance.member for instance in document.instances])
+    for instance in document.instances:
+        subject = found.setdefault(instance.word, Subject(instance.word, [], []))
+        subject.crops.append(_rgba(pngs[instance.member]))
+        height, width = instance.mask_rle.size
+        mask = decode_rle(instance.mask_rle.counts, (height, width))
         if mask is None:
-            raise TrainError(f"{samples.out}: {document['key']} has a broken mask; run: materia validate {samples.out}")
-        frame = int(np.abs(np.subtract(times_s, document["frames"][instance["frame"]]["time_s"])).argmin())
+            raise TrainError(f"{samples.out}: {document.key} has a broken mask; run: materia validate {samples.out}")
+        frame = int(np.abs(np.subtract(times_s, document.frames[instance.frame].time_s)).argmin())
         subject.regions.append((frame, cover(mask.astype(np.uint8) * 255, bucket.height, bucket.width) > 127))
     return list(found.values())
 

@@ -1,117 +1,115 @@
-"""Samples by number, out of shards that `materia run` wrote: the index says in which tar and where; bytes are read from there.
+"""The one reader of outputs: tables of what is committed, and samples by number or key with their pixels.
 
-In: the address of an output and a filter. Out: the index of what may be read, and members of single samples. Only what has a
-commit record is seen. Members that lie together are read together, and nothing of the rest of a tar is touched.
+In: the address of an output and a filter. Out: a `Dataset`. Only what has a commit record is seen. The index says in which tar
+a member lies and where; its bytes are read from there, and nothing of the rest of a tar is touched.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
-import os
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, BinaryIO
+from functools import cached_property
+from typing import Literal
 
-import msgspec
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from PIL import Image
 
 from materia.base import storage
-from materia.dataset.filters import admitted
-from materia.dataset.schema import VERSION
-from materia.dataset.writer import Commit, OutputError, commits, require_output
-
-GAP_BYTES = 64 << 10
-"""Ranges that lie no further apart are read in one go."""
-OPEN_FILES = 256
-"""Of a reader at once: a process may often have no more than 1024."""
-HEADER_BYTES = 512
-"""A member's header ends where its data begins: its name in the first 100 bytes, "ustar" at byte 257 [POSIX.1 ustar]."""
+from materia.dataset.documents import Document, decode_document
+from materia.dataset.filters import arrow_filter
+from materia.dataset.layout import Commit, OutputError, commits, require_output
+from materia.dataset.masks import decode_rle
+from materia.dataset.ranges import HEADER_BYTES, RangeReader, is_header_of
 
 
-class RangeReader:
-    """Byte ranges of the files below an address; the last opened stay open, each process opens its own.
+def read_tables(
+    out: str, folder: Literal["index", "rejects"], columns: Sequence[str] | None = None, verify: bool = False
+) -> Iterator[tuple[Commit, pa.Table]]:
+    """The table of each committed chunk, in order; of `columns` only, if they are given. `verify`: compare SHA-256 first.
 
-    `advice`: what to do about a file that cannot be read or ends early, the end of the OutputError's message.
+    Raises OutputError for a record or table that cannot be read, or is not what was committed.
     """
-
-    def __init__(self, root: str, advice: str) -> None:
-        self.root = root
-        self.advice = advice
-        self._files: dict[str, BinaryIO] = {}
-        self._process = os.getpid()
-
-    def read(self, name: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
-        """The bytes of each (offset, size) of a file, in the order of `ranges`. Raises OutputError naming the file."""
-        found: dict[tuple[int, int], bytes] = {}
-        for run in _runs(sorted(set(ranges))):
-            first, end = run[0][0], sum(run[-1])
-            data = self._read_range(name, first, end - first)
-            found |= {(offset, size): data[offset - first : offset - first + size] for offset, size in run}
-        return [found[wanted] for wanted in ranges]
-
-    def close(self) -> None:
-        """Close the files that were opened."""
-        for file in self._files.values():
-            file.close()
-        self._files.clear()
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Open files stay in the process that opened them; a loader's worker opens its own."""
-        return {**self.__dict__, "_files": {}}
-
-    def _read_range(self, name: str, offset: int, size: int) -> bytes:
-        address = storage.join(self.root, name)
-        if self._process != os.getpid():  # after a fork: the place in a file would be shared with the parent
-            self._files, self._process = {}, os.getpid()
-        try:
-            if name not in self._files:
-                if len(self._files) == OPEN_FILES:
-                    self._files.pop(next(iter(self._files))).close()
-                self._files[name] = storage.open_read(address)
-            file = self._files[name]
-            file.seek(offset)
-            data = file.read(size)
-        except OSError as error:
-            raise OutputError(f"{address} cannot be read: {error}; {self.advice}") from error
-        if len(data) != size:
-            raise OutputError(f"{address} ends before byte {offset + size}; {self.advice}")
-        return data
+    for commit in commits(out):
+        for name, file in sorted(commit.files.items()):
+            if name.startswith(f"{folder}/"):
+                yield commit, _read_table(out, name, columns, file.sha256 if verify else None)
 
 
-class Samples:
-    """The samples of an output that a filter admits, in the order of the manifest.
+class Dataset:
+    """The samples of an output that a filter admits, in the order of the manifest; `len`, iteration, by number or by key.
 
-    `index`: their rows of the index (materia/dataset/schema). `source_sha256`: of all index files. `sha256`: of them and the
-    filter, equal if and only if the same samples have the same numbers. Raises OutputError for an output that cannot be
-    read or of which nothing is left.
+    `index`: their rows of the index (materia/dataset/schema.py). `source_sha256`: of all index files. Raises OutputError for an
+    output that cannot be read or of which nothing is left, FilterError for an expression that is not understood
+    (materia/dataset/filters.py).
     """
 
     def __init__(self, out: str, where: str | None = None) -> None:
         require_output(out)
-        self.out = out
         tables, digest = [], hashlib.sha256()
-        for commit in _commits(out):
-            for name, file in sorted(commit.files.items()):
-                if name.startswith("index/"):
-                    digest.update(f"{name} {file.sha256}\n".encode())
-                    tables.append(_read_index(storage.join(out, name), file.sha256))
+        for commit, table in read_tables(out, "index", verify=True):
+            digest.update("".join(f"{name} {commit.files[name].sha256}\n" for name in _index_files(commit)).encode())
+            tables.append(table)
         if not tables or not sum(map(len, tables)):
             raise OutputError(f"{out} has no samples; look at its rejections: materia stats {out}")
+        self.out = out
         self.index = pa.concat_tables(tables)
-        if where is not None:
-            keep = admitted(self.index, where)
-            if not keep.any():
-                raise OutputError(f"--where {where!r} admits none of the {len(keep)} samples of {out}; materia stats {out}")
-            self.index = self.index.filter(pa.array(keep))
         self.source_sha256 = digest.hexdigest()
-        self.sha256 = hashlib.sha256(f"{self.source_sha256} {where or ''}".encode()).hexdigest()
         self._shards = RangeReader(out, f"run: materia validate {out}")
+        self._where = ""
+        if where is not None:
+            self._keep(where)
+
+    def where(self, expression: str) -> Dataset:
+        """Those of the samples that an expression admits, e.g. `subjects >= 2 and residual < 0.3`."""
+        fewer = object.__new__(Dataset)
+        fewer.out, fewer.index, fewer.source_sha256, fewer._shards = self.out, self.index, self.source_sha256, self._shards
+        fewer._where = self._where
+        fewer._keep(expression)
+        return fewer
+
+    def _keep(self, expression: str) -> None:
+        kept = self.index.filter(arrow_filter(self.index.schema, expression))
+        if not len(kept):
+            raise OutputError(
+                f"--where {expression!r} admits none of the {len(self.index)} samples of {self.out}; materia stats {self.out}"
+            )
+        self.index = kept
+        self._where = f"({self._where}) and ({expression})" if self._where else expression
+
+    @property
+    def sha256(self) -> str:
+        """Of all index files and the filter: equal if and only if the same samples have the same numbers."""
+        return hashlib.sha256(f"{self.source_sha256} {self._where}".encode()).hexdigest()
+
+    def __repr__(self) -> str:
+        hours = pc.sum(self.index["duration_s"]).as_py() / 3600
+        instances = pc.sum(self.index["n_instances"]).as_py()
+        return f"<{self.out}: {len(self):,} samples, {instances:,} instances, {hours:,.1f} hours>"
 
     def __len__(self) -> int:
         """How many samples there are."""
         return len(self.index)
+
+    def __iter__(self) -> Iterator[StoredSample]:
+        return (StoredSample(self, number) for number in range(len(self)))
+
+    def __getitem__(self, which: int | str) -> StoredSample:
+        """A sample by its number, or by its key. Raises IndexError, KeyError."""
+        if isinstance(which, str):
+            if which not in self._numbers:
+                raise KeyError(which)
+            return StoredSample(self, self._numbers[which])
+        if not -len(self) <= which < len(self):
+            raise IndexError(f"sample {which} of {len(self)}")
+        return StoredSample(self, which % len(self))
+
+    @cached_property
+    def _numbers(self) -> dict[str, int]:
+        return {key: number for number, key in enumerate(self.index["key"].to_pylist())}
 
     def numbers(self, column: str) -> np.ndarray:
         """A column of the index that holds a number for each sample, (N,)."""
@@ -138,7 +136,7 @@ class Samples:
                 )
         return {name: data[HEADER_BYTES:] for name, data in zip(wanted, found, strict=True)}
 
-    def document(self, number: int) -> dict[str, Any]:
+    def document(self, number: int) -> Document:
         """A sample's KEY.json. Raises OutputError."""
         return parse_document(self.read(number, ["json"])["json"], self.address(number))
 
@@ -155,47 +153,94 @@ class Samples:
         self._shards.close()
 
 
-def parse_document(data: bytes, shard: str) -> dict[str, Any]:
+class StoredSample:
+    """A sample of a `Dataset`; what is asked for is read then, and kept. Raises OutputError for what cannot be read.
+
+    `document`: KEY.json (materia/dataset/documents.py).
+    """
+
+    def __init__(self, dataset: Dataset, number: int) -> None:
+        self.dataset = dataset
+        self.number = number
+
+    def __repr__(self) -> str:
+        return f"<sample {self.key}: {self.document.caption!r}, {len(self.document.instances)} instances>"
+
+    @property
+    def key(self) -> str:
+        """Its name."""
+        return self.dataset.key(self.number)
+
+    @cached_property
+    def document(self) -> Document:
+        """KEY.json."""
+        return self.dataset.document(self.number)
+
+    @cached_property
+    def frames(self) -> np.ndarray:
+        """The three frames of record, (3, H, W, 3) uint8 RGB."""
+        return np.stack(self._pictures([frame.member for frame in self.document.frames], "RGB"))
+
+    @cached_property
+    def references(self) -> list[np.ndarray]:
+        """The crop of each instance, (h, w, 4) uint8 RGBA, in the order of `document.instances`."""
+        return self._pictures([instance.member for instance in self.document.instances], "RGBA")
+
+    @cached_property
+    def masks(self) -> np.ndarray:
+        """The mask of each instance in its frame, (N, H, W) bool."""
+        found = [decode_rle(instance.mask_rle.counts, instance.mask_rle.size) for instance in self.document.instances]
+        masks = [mask for mask in found if mask is not None]
+        if len(masks) < len(found) or len({mask.shape for mask in masks}) > 1:
+            raise self._broken("a mask")
+        return np.stack(masks)
+
+    @cached_property
+    def background(self) -> np.ndarray:
+        """The middle frame without its subjects, (H, W, 3) uint8 RGB."""
+        return self._pictures([self.document.background.member], "RGB")[0]
+
+    def clip(self) -> bytes:
+        """The clip's file; `document.video.container` says of which kind."""
+        return self._read([self.document.video.member])[0]
+
+    def _pictures(self, members: list[str], mode: Literal["RGB", "RGBA"]) -> list[np.ndarray]:
+        read = self._read(members)
+        try:
+            return [np.asarray(Image.open(io.BytesIO(data)).convert(mode)) for data in read]
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):  # what Pillow raises for broken pictures
+            raise self._broken("a picture") from None
+
+    def _read(self, members: list[str]) -> list[bytes]:
+        found = self.dataset.read(self.number, members)
+        return [found[member] for member in members]
+
+    def _broken(self, what: str) -> OutputError:
+        return OutputError(
+            f"{self.dataset.address(self.number)}: {what} of {self.key} is broken; run: materia validate {self.dataset.out}"
+        )
+
+
+def parse_document(data: bytes, shard: str) -> Document:
     """KEY.json as it was read from the tar `shard`. Raises OutputError naming that."""
     try:
-        document: dict[str, Any] = msgspec.json.decode(data, type=dict[str, Any])
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        return decode_document(data)
+    except ValueError as error:
         raise OutputError(f"{shard} holds a KEY.json that cannot be understood: {error}; run: materia validate") from error
-    return document
 
 
-def _commits(out: str) -> Iterator[Commit]:
-    """Commit records of this version. Raises OutputError for others, and for those that cannot be understood."""
+def _index_files(commit: Commit) -> list[str]:
+    return sorted(name for name in commit.files if name.startswith("index/"))
+
+
+def _read_table(out: str, name: str, columns: Sequence[str] | None, sha256: str | None) -> pa.Table:
+    address = storage.join(out, name)
     try:
-        for commit in commits(out):
-            if commit.schema != VERSION:
-                raise OutputError(f"{out} was written with schema {commit.schema}, this version reads {VERSION}; build it anew")
-            yield commit
-    except (OSError, ValueError) as error:
-        raise error if isinstance(error, OutputError) else OutputError(f"{error}; run: materia validate {out}") from error
-
-
-def is_header_of(header: bytes, name: str) -> bool:
-    """Whether the bytes before a member's data are its header."""
-    return header[257:262] == b"ustar" and header[:100].rstrip(b"\0") == name.encode()[:100]
-
-
-def _runs(ranges: list[tuple[int, int]]) -> list[list[tuple[int, int]]]:
-    """(offset, size) in the order of their offsets -> groups that are read in one go."""
-    runs: list[list[tuple[int, int]]] = []
-    for wanted in ranges:
-        if runs and wanted[0] - sum(runs[-1][-1]) <= GAP_BYTES:
-            runs[-1].append(wanted)
-        else:
-            runs.append([wanted])
-    return runs
-
-
-def _read_index(address: str, sha256: str) -> pa.Table:
-    try:
-        data = storage.read_bytes(address)
-    except OSError as error:
-        raise OutputError(f"{address} cannot be read: {error}") from error
-    if hashlib.sha256(data).hexdigest() != sha256:
-        raise OutputError(f"{address} is not the file that was committed; run: materia validate on its output")
-    return pq.read_table(io.BytesIO(data))
+        with storage.local_copy(address) as path:
+            if sha256 is not None:
+                with path.open("rb") as file:
+                    if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
+                        raise OutputError(f"{address} is not the file that was committed; run: materia validate {out}")
+            return pq.read_table(path, columns=list(columns) if columns else None, partitioning=None)
+    except (OSError, pa.ArrowException) as error:
+        raise OutputError(f"{address} is committed but cannot be read: {error}; run: materia validate {out}") from None

@@ -17,7 +17,9 @@ import numpy as np
 from jsonschema import Draft202012Validator
 from PIL import Image
 
-from materia.dataset.schema import json_schema
+from materia.dataset.documents import BackgroundDocument, Document, InstanceDocument, decode_document
+from materia.dataset.json_schema import json_schema
+from materia.dataset.masks import decode_rle
 
 MAX_PIXELS = 64_000_000
 """Of one frame (8K is 33 million); a larger one is not decoded."""
@@ -39,31 +41,20 @@ class Recipe(NamedTuple):
         return self._replace(dilate_times=self.dilate_times + times * max(1, self.dilate_times))
 
 
-def parse_document(data: bytes) -> tuple[dict[str, Any] | None, list[str]]:
+def parse_document(data: bytes) -> tuple[Document | None, list[str]]:
     """KEY.json, and what is wrong with it; None when it cannot be relied on for further checks."""
     try:
-        document = json.loads(data)
-        errors = [_schema_error(error) for error in islice(_SAMPLE_VALIDATOR.iter_errors(document), _MAX_SCHEMA_ERRORS)]
+        content = json.loads(data)
+        errors = [_schema_error(error) for error in islice(_SAMPLE_VALIDATOR.iter_errors(content), _MAX_SCHEMA_ERRORS)]
+        return (None if errors else decode_document(data)), errors
     except (ValueError, RecursionError) as error:
         return None, [f"KEY.json cannot be read: {error}"]
-    return (None if errors else document), errors
 
 
-def expected_members(document: dict[str, Any]) -> list[str]:
-    """Names of the sample's members, in the order of the tar."""
-    return [
-        document["video"]["member"],
-        "json",
-        *(frame["member"] for frame in document["frames"]),
-        *(instance["member"] for instance in document["instances"]),
-        document["background"]["member"],
-    ]
-
-
-def check_sample(document: dict[str, Any], members: dict[str, bytes], recipe: Recipe | None) -> Iterator[str]:
+def check_sample(document: Document, members: dict[str, bytes], recipe: Recipe | None) -> Iterator[str]:
     """Everything that can be wrong with a sample whose KEY.json satisfies its schema and whose members are all there."""
     yield from _check_words(document)
-    frames = [_picture(members[frame["member"]], "JPEG") for frame in document["frames"]]
+    frames = [_picture(members[frame.member], "JPEG") for frame in document.frames]
     for number, frame in enumerate(frames):
         if isinstance(frame, str):
             yield f"frame{number}.jpg {frame}"
@@ -75,17 +66,17 @@ def check_sample(document: dict[str, Any], members: dict[str, bytes], recipe: Re
         return
     pixels = [np.asarray(picture.convert("RGB")) for picture in pictures]
     hidden = np.zeros(pixels[1].shape[:2], bool)
-    for number, instance in enumerate(document["instances"]):
-        problems, mask = _check_instance(document, number, members[instance["member"]], pixels[instance["frame"]])
+    for number, instance in enumerate(document.instances):
+        problems, mask = _check_instance(document, number, members[instance.member], pixels[instance.frame])
         for problem in problems:
-            yield f"instance {number} ({instance['word']!r}): {problem}"
-        if mask is not None and instance["frame"] == 1:
+            yield f"instance {number} ({instance.word!r}): {problem}"
+        if mask is not None and instance.frame == 1:
             hidden |= mask
     if recipe is not None:
-        background = document["background"]
-        again = redrawn(background["method"])
+        background = document.background
+        again = redrawn(background.method)
         if again > recipe.retry_dilate:
-            yield f"background.method is {background['method']!r}, background.retry_dilate was {recipe.retry_dilate}"
+            yield f"background.method is {background.method!r}, background.retry_dilate was {recipe.retry_dilate}"
         yield from _check_background(background, members["background.png"], pixels[1], grow(hidden, recipe.again(again)))
 
 
@@ -109,100 +100,68 @@ def redrawn(method: str) -> int:
     return int(times) if marked and times in ("1", "2") else 0
 
 
-def decode_rle(counts: str, size: tuple[int, int]) -> np.ndarray | None:
-    """COCO's compressed run-length code -> mask (H, W) bool; None if the runs do not add up to `size` (height, width).
-
-    A run is a base-32 number, least digits first: character - 48, bit 5 says that more follow, bit 4 of the last is the
-    sign; from the fourth run on it is the difference to the run two places before. Columns follow each other.
-    """
-    height, width = size
-    runs: list[int] = []
-    value = shift = total = 0
-    for character in counts:
-        digit = ord(character) - 48
-        value |= (digit & 31) << shift
-        shift += 5
-        if shift > 60:
-            return None
-        if digit & 32:
-            continue
-        if digit & 16:
-            value -= 1 << shift
-        run = value + (runs[-2] if len(runs) > 2 else 0)
-        total += run
-        if run < 0 or total > height * width:
-            return None
-        runs.append(run)
-        value = shift = 0
-    if shift or total != height * width:
-        return None
-    return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(width, height).T
-
-
-def _check_words(document: dict[str, Any]) -> Iterator[str]:
+def _check_words(document: Document) -> Iterator[str]:
     """What KEY.json says about words, instances and frames, without looking at pictures."""
-    caption, n_frames = document["caption"], document["video"]["n_frames"]
-    if len({entity["word"].casefold() for entity in document["entities"]}) < len(document["entities"]):
+    caption, n_frames = document.caption, document.video.n_frames
+    if len({entity.word.casefold() for entity in document.entities}) < len(document.entities):
         yield "two entities have the same word"
-    for entity in document["entities"]:
-        for start, end in entity["spans"]:
-            if caption[start:end].casefold() != entity["word"].casefold() or start >= end:
-                yield f"span [{start}, {end}] of {entity['word']!r} is {caption[start:end]!r} in the caption"
+    for entity in document.entities:
+        for start, end in entity.spans:
+            if caption[start:end].casefold() != entity.word.casefold() or start >= end:
+                yield f"span [{start}, {end}] of {entity.word!r} is {caption[start:end]!r} in the caption"
     yield from _check_instances(document)
-    times = [frame["time_s"] for frame in document["frames"]]
-    indices = [frame["index"] for frame in document["frames"]]
+    times = [frame.time_s for frame in document.frames]
+    indices = [frame.index for frame in document.frames]
     if times != sorted(times) or indices != sorted(set(indices)) or indices[-1] >= n_frames:
         yield f"frames {indices} of {n_frames} at {times} s are not in order"
 
 
-def _check_instances(document: dict[str, Any]) -> Iterator[str]:
-    instances = document["instances"]
-    categories = {entity["word"]: entity["category"] for entity in document["entities"]}
-    if not any(instance["category"] == "subject" for instance in instances):
+def _check_instances(document: Document) -> Iterator[str]:
+    instances = document.instances
+    categories = {entity.word: entity.category for entity in document.entities}
+    if not any(instance.category == "subject" for instance in instances):
         yield "no instance is a subject"
     seen: set[tuple[str, int]] = set()
     for number, instance in enumerate(instances):
-        about, place = f"instance {number} ({instance['word']!r})", (instance["word"], instance["frame"])
-        if categories.get(instance["word"]) != instance["category"]:
-            yield f"{about} is no {instance['category']} word of the entities"
-        if instance["member"] != f"ref{number:02d}.png":
-            yield f"{about} has member {instance['member']}, not ref{number:02d}.png"
-        if instance["is_face"]:
+        about, place = f"instance {number} ({instance.word!r})", (instance.word, instance.frame)
+        if categories.get(instance.word) != instance.category:
+            yield f"{about} is no {instance.category} word of the entities"
+        if instance.member != f"ref{number:02d}.png":
+            yield f"{about} has member {instance.member}, not ref{number:02d}.png"
+        if instance.is_face:
             yield from _check_parent(about, instance, instances)
             continue
-        if instance["parent"] is not None:
+        if instance.parent is not None:
             yield f"{about} has a parent but is no face"
         if place in seen:
-            yield f"{about} is a second instance of its word in frame {instance['frame']}"
+            yield f"{about} is a second instance of its word in frame {instance.frame}"
         seen.add(place)
 
 
-def _check_parent(about: str, face: dict[str, Any], instances: list[dict[str, Any]]) -> Iterator[str]:
-    parent = instances[face["parent"]] if face["parent"] is not None and face["parent"] < len(instances) else None
-    if parent is None or parent["is_face"] or parent["frame"] != face["frame"] or parent["word"] != face["word"]:
-        yield f"{about} is a face whose parent {face['parent']} is not its word's instance in frame {face['frame']}"
+def _check_parent(about: str, face: InstanceDocument, instances: list[InstanceDocument]) -> Iterator[str]:
+    parent = instances[face.parent] if face.parent is not None and face.parent < len(instances) else None
+    if parent is None or parent.is_face or parent.frame != face.frame or parent.word != face.word:
+        yield f"{about} is a face whose parent {face.parent} is not its word's instance in frame {face.frame}"
 
 
-def _check_instance(
-    document: dict[str, Any], number: int, png: bytes, frame: np.ndarray
-) -> tuple[list[str], np.ndarray | None]:
+def _check_instance(document: Document, number: int, png: bytes, frame: np.ndarray) -> tuple[list[str], np.ndarray | None]:
     """What is wrong with an instance, and its mask (H, W) bool if it has one. `frame` is (H, W, 3) uint8."""
-    instance = document["instances"][number]
+    instance = document.instances[number]
     height, width = frame.shape[:2]
-    if not _inside(instance["box_xyxy_px"], width, height):
-        return [f"box {instance['box_xyxy_px']} is not inside the {width} x {height} frame"], None
-    if instance["mask_rle"]["size"] != [height, width]:
-        return [f"mask of size {instance['mask_rle']['size']} for a frame of {[height, width]}"], None
-    mask = decode_rle(instance["mask_rle"]["counts"], (height, width))
+    if not _inside(instance.box_xyxy_px, width, height):
+        return [f"box {list(instance.box_xyxy_px)} is not inside the {width} x {height} frame"], None
+    if instance.mask_rle.size != (height, width):
+        return [f"mask of size {list(instance.mask_rle.size)} for a frame of {[height, width]}"], None
+    mask = decode_rle(instance.mask_rle.counts, (height, width))
     if mask is None or not mask.any():
         return ["the mask is empty or its run-length code is broken"], None
     problems = []
-    if abs(mask.mean() - instance["area_share"]) > _SHARE_TOLERANCE:
-        problems.append(f"area_share is {instance['area_share']}, the mask has {mask.mean():.6f}")
+    if abs(mask.mean() - instance.area_share) > _SHARE_TOLERANCE:
+        problems.append(f"area_share is {instance.area_share}, the mask has {mask.mean():.6f}")
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     extent = [int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1]
-    if instance["crop_xyxy_px"] != extent:
-        return [*problems, f"crop {instance['crop_xyxy_px']} is not the mask's bounding box {extent}"], mask
+    if list(instance.crop_xyxy_px) != extent:
+        return [*problems, f"crop {list(instance.crop_xyxy_px)} is not the mask's bounding box {extent}"], mask
     x0, y0, x1, y1 = extent
     return problems + _check_crop(png, frame[y0:y1, x0:x1], mask[y0:y1, x0:x1]), mask
 
@@ -225,7 +184,7 @@ def _check_crop(png: bytes, frame: np.ndarray, mask: np.ndarray) -> list[str]:
     return []
 
 
-def _check_background(background: dict[str, Any], png: bytes, frame: np.ndarray, hidden: np.ndarray) -> Iterator[str]:
+def _check_background(background: BackgroundDocument, png: bytes, frame: np.ndarray, hidden: np.ndarray) -> Iterator[str]:
     """The picture against frame 1, (H, W, 3) uint8; `hidden` (H, W) bool may differ."""
     picture = _picture(png, "PNG", (frame.shape[1], frame.shape[0]))
     if isinstance(picture, str):
@@ -238,8 +197,8 @@ def _check_background(background: dict[str, Any], png: bytes, frame: np.ndarray,
     if changed.any():
         y, x = np.argwhere(changed)[0]
         yield f"background.png differs from frame1.jpg outside the mask in {changed.sum()} pixels, first at x {x}, y {y}"
-    if abs(hidden.mean() - background["masked_share"]) > _SHARE_TOLERANCE:
-        yield f"masked_share is {background['masked_share']}, the masks of frame 1 give {hidden.mean():.6f}"
+    if abs(hidden.mean() - background.masked_share) > _SHARE_TOLERANCE:
+        yield f"masked_share is {background.masked_share}, the masks of frame 1 give {hidden.mean():.6f}"
 
 
 def _picture(data: bytes, kind: str, size: tuple[int, int] | None = None) -> Image.Image | str:
@@ -256,7 +215,7 @@ def _picture(data: bytes, kind: str, size: tuple[int, int] | None = None) -> Ima
         return f"is not a readable {kind}: {error}"
 
 
-def _inside(box: list[float], width: int, height: int) -> bool:
+def _inside(box: tuple[float, float, float, float], width: int, height: int) -> bool:
     x0, y0, x1, y1 = box
     return 0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height
 

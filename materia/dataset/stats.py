@@ -14,14 +14,14 @@ from typing import Any
 import msgspec
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from materia.base import storage
 from materia.base.terminal import printable
-from materia.dataset.writer import OutputError, committed, read_dataset, require_output
+from materia.dataset.layout import read_info, require_output
+from materia.dataset.reader import read_tables
 
 CATEGORIES = ("subject", "object", "background")
 MEASURES = {
@@ -120,20 +120,17 @@ class Stats(msgspec.Struct, kw_only=True):
 def collect(out: str) -> Stats:
     """Read the tables of every committed chunk. Raises OutputError for no output or a broken table."""
     require_output(out)
-    chunks = sorted(committed(out))
-    dataset = read_dataset(out) if storage.exists(storage.join(out, "dataset.json")) else None
-    stats = Stats(
-        planned_rows=dataset.rows if dataset else None, planned_chunks=dataset.chunks if dataset else None, chunks=len(chunks)
-    )
+    info = read_info(out)
+    stats = Stats(planned_rows=info.rows if info else None, planned_chunks=info.chunks if info else None)
     reasons: Counter[tuple[str, str]] = Counter()
     frames: Counter[int] = Counter()
     flags: Counter[str] = Counter()
     words = {category: _Words() for category in CATEGORIES}
     measures = {name: _Values() for name in MEASURES}
-    for chunk in chunks:
-        rejects = _read(out, f"rejects/{chunk:06d}.parquet", ["stage", "reason"])
+    tables = zip(read_tables(out, "index", _COLUMNS), read_tables(out, "rejects", ["stage", "reason"]), strict=True)
+    for (_, index), (_, rejects) in tables:
+        stats.chunks += 1
         reasons.update(zip(rejects["stage"].to_pylist(), rejects["reason"].to_pylist(), strict=True))
-        index = _read(out, f"index/{chunk:06d}.parquet", _COLUMNS)
         stats.samples += index.num_rows
         stats.rejections += rejects.num_rows
         stats.instances += _sum(index["n_instances"])
@@ -207,14 +204,6 @@ class _Values:
         p5, median, p95 = (round(float(value), 6) for value in np.percentile(self.kept, (5, 50, 95)))
         histogram = np.histogram(self.kept, bins=_BINS, range=(self.min, self.max))[0].tolist()
         return Distribution(self.count, self.min, p5, median, p95, self.max, round(self.total / self.count, 6), histogram)
-
-
-def _read(out: str, name: str, columns: list[str]) -> pa.Table:
-    try:
-        with storage.local_copy(storage.join(out, name)) as path:
-            return pq.read_table(path, columns=columns, partitioning=None)
-    except (OSError, pa.ArrowException) as error:
-        raise OutputError(f"{name} is committed but cannot be read; `materia validate` says more: {error}") from None
 
 
 def _sum(column: pa.ChunkedArray) -> int:

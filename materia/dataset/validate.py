@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 import msgspec
 import pyarrow as pa
@@ -32,10 +32,12 @@ from rich.markup import escape
 
 from materia.base import storage
 from materia.base.terminal import printable
-from materia.dataset.sample_checks import Recipe, check_sample, expected_members, parse_document
-from materia.dataset.schema import CONTAINERS, INDEX, REJECTS, SchemaName, json_schema
-from materia.dataset.schema.rows import CAPTION_CHARS, Member, index_row
-from materia.dataset.writer import Commit, Dataset, committed, require_output
+from materia.dataset.documents import Container, Provenance
+from materia.dataset.json_schema import SchemaName, json_schema
+from materia.dataset.layout import Commit, DatasetInfo, committed, relative_path, require_output
+from materia.dataset.rows import CAPTION_CHARS, Member, index_row
+from materia.dataset.sample_checks import Recipe, check_sample, parse_document
+from materia.dataset.schema import INDEX, REJECTS
 from stages.specs import REASONS
 
 MAX_FINDINGS = 1000
@@ -45,8 +47,9 @@ _MAX_PICTURE_BYTES = 256 << 20
 _MAX_VIDEO_BYTES = 8 << 30
 _MAX_TABLE_BYTES = 1 << 30
 _MAX_DILATION = 1000
+_CONTAINERS = get_args(Container)
 _MEMBER = re.compile(
-    r"([A-Za-z0-9_-]{1,120})\.(json|frame[0-2]\.jpg|ref\d{2,}\.png|background\.png|" + "|".join(CONTAINERS) + ")"
+    r"([A-Za-z0-9_-]{1,120})\.(json|frame[0-2]\.jpg|ref\d{2,}\.png|background\.png|" + "|".join(_CONTAINERS) + ")"
 )
 _Record = TypeVar("_Record", bound=msgspec.Struct)
 
@@ -89,12 +92,12 @@ def validate(out: str) -> Report:
     """Check an output. Memory is bounded by the largest sample. Raises OutputError when there is no output at all."""
     require_output(out)
     report = Report()
-    dataset = _read_record(report, out, "dataset.json", "dataset", Dataset)
+    dataset = _read_record(report, out, "dataset.json", "dataset", DatasetInfo)
     seen: list[Commit] = []
     with tempfile.TemporaryDirectory(prefix="materia-") as folder, closing(sqlite3.connect(f"{folder}/keys")) as keys:
         keys.execute("CREATE TABLE keys (key TEXT PRIMARY KEY, shard TEXT) WITHOUT ROWID")
         for number in sorted(committed(out)):
-            name = f"commits/{number:06d}.json"
+            name = relative_path("commits", number)
             commit = _read_record(report, out, name, "commit", Commit)
             if commit is None:
                 continue
@@ -143,12 +146,11 @@ def _read_record(report: Report, out: str, name: str, schema: SchemaName, kind: 
 class _Chunk:
     """The state of checking one chunk: where findings go, and what its samples must agree with."""
 
-    def __init__(self, report: Report, out: str, commit: Commit, dataset: Dataset | None) -> None:
+    def __init__(self, report: Report, out: str, commit: Commit, dataset: DatasetInfo | None) -> None:
         self.report, self.out, self.commit, self.dataset = report, out, commit, dataset
         self.recipe = _recipe(dataset)
-        name = f"{commit.chunk:06d}"
-        self.record, self.shard = f"commits/{name}.json", f"shards/{name}.tar"
-        self.index, self.rejects = f"index/{name}.parquet", f"rejects/{name}.parquet"
+        self.record, self.shard = (relative_path(folder, commit.chunk) for folder in ("commits", "shards"))
+        self.index, self.rejects = (relative_path(folder, commit.chunk) for folder in ("index", "rejects"))
 
 
 def _check_chunk(chunk: _Chunk, keys: sqlite3.Connection) -> None:
@@ -280,7 +282,7 @@ def _scan(chunk: _Chunk, path: Path) -> dict[str, list[Member]] | None:
 def _strange(info: tarfile.TarInfo, name: str) -> str | None:
     if info.type != tarfile.REGTYPE:  # links, devices, sparse files that claim to be huge
         return f"is of tar type {info.type!r}, not a plain file"
-    limit = _MAX_JSON_BYTES if name == "json" else _MAX_VIDEO_BYTES if name in CONTAINERS else _MAX_PICTURE_BYTES
+    limit = _MAX_JSON_BYTES if name == "json" else _MAX_VIDEO_BYTES if name in _CONTAINERS else _MAX_PICTURE_BYTES
     return f"has {info.size} bytes, more than {limit}" if info.size > limit else None
 
 
@@ -295,28 +297,28 @@ def _check_member(
     if document is None:
         return
     names = [member.name for member in members]
-    if document["key"] != key:
-        yield f"KEY.json says key {document['key']!r}"
-    if names != expected_members(document) or set(names) != set(content):
-        yield f"has the members {names}, not {expected_members(document)}"
+    if document.key != key:
+        yield f"KEY.json says key {document.key!r}"
+    if names != document.members or set(names) != set(content):
+        yield f"has the members {names}, not {document.members}"
         return
     if row is not None:
         expected = index_row(document, chunk.shard, members)
         for column in [column for column in expected if expected[column] != row[column]]:
             yield f"the index has {column} {row[column]!r}, KEY.json and the tar give {expected[column]!r}"[:400]
-    if not content[document["video"]["member"]]:
+    if not content[document.video.member]:
         yield "the clip has no bytes"
-    if chunk.dataset is not None and not _made_by(document["provenance"], chunk.dataset):
+    if chunk.dataset is not None and not _made_by(document.provenance, chunk.dataset):
         yield "was made with another prompt or another stage than dataset.json says"
     yield from check_sample(document, content, chunk.recipe)
 
 
-def _made_by(provenance: dict[str, Any], dataset: Dataset) -> bool:
-    stages = provenance["stage_sha"].items()
-    return provenance["prompt_sha"] == dataset.prompt_sha and all(dataset.stage_sha.get(stage) == sha for stage, sha in stages)
+def _made_by(provenance: Provenance, dataset: DatasetInfo) -> bool:
+    stages = provenance.stage_sha.items()
+    return provenance.prompt_sha == dataset.prompt_sha and all(dataset.stage_sha.get(stage) == sha for stage, sha in stages)
 
 
-def _recipe(dataset: Dataset | None) -> Recipe | None:
+def _recipe(dataset: DatasetInfo | None) -> Recipe | None:
     """How background masks grew; None when dataset.json does not say, and then backgrounds are not compared."""
     settings = dataset.config.get("background") if dataset else None
     if not isinstance(settings, dict):
@@ -327,12 +329,14 @@ def _recipe(dataset: Dataset | None) -> Recipe | None:
     return msgspec.convert(values, Recipe)
 
 
-def _check_whole(report: Report, dataset: Dataset | None, seen: list[Commit]) -> None:
+def _check_whole(report: Report, dataset: DatasetInfo | None, seen: list[Commit]) -> None:
     """All chunks together: none missing, none foreign, their rows side by side."""
     for before, after in pairwise(seen):
         gap = after.first_row - (before.first_row + before.rows)
         if gap < 0 or (gap > 0 and after.chunk == before.chunk + 1):
-            report.add(f"commits/{after.chunk:06d}.json", f"first_row {after.first_row} does not follow chunk {before.chunk}")
+            report.add(
+                relative_path("commits", after.chunk), f"first_row {after.first_row} does not follow chunk {before.chunk}"
+            )
     if dataset is None:
         return
     planned = [commit for commit in seen if commit.chunk < dataset.chunks]
@@ -349,7 +353,7 @@ def _check_whole(report: Report, dataset: Dataset | None, seen: list[Commit]) ->
 
 def _check_strays(report: Report, out: str, seen: list[Commit]) -> None:
     """Files that no commit record vouches for: harmless to readers, and gone or replaced when the job is finished."""
-    trusted = {name for commit in seen for name in commit.files} | {f"commits/{commit.chunk:06d}.json" for commit in seen}
+    trusted = {name for commit in seen for name in commit.files} | {relative_path("commits", commit.chunk) for commit in seen}
     for folder in ("shards", "index", "rejects", "commits"):
         for name in storage.listdir(storage.join(out, folder)):
             if f"{folder}/{name}" not in trusted:

@@ -9,67 +9,25 @@ from __future__ import annotations
 
 import hashlib
 import io
-import re
 import tarfile
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import IO, Any, TypeVar
+from typing import IO, Any
 
-import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from materia.base import storage
-from materia.base.errors import UserError
-from materia.dataset.schema import INDEX, REJECTS, VERSION
-from materia.dataset.schema.rows import Member, Provenance, index_row, reject_row, sample_document
+from materia.dataset.documents import Provenance, document_of, encode_document
+from materia.dataset.layout import Commit, FileHash, address_of, encode_record, read_commit, relative_path
+from materia.dataset.rows import Member, index_row, reject_row
+from materia.dataset.schema import INDEX, REJECTS
 from stages.records import Rejection, Row, Sample, reject
-
-__all__ = ["Commit", "Dataset", "Member", "Provenance", "commits", "committed", "read_dataset", "write_chunk", "write_dataset"]
 
 _COPY_BYTES = 1 << 20
 _READ_ATTEMPTS = 3
 _RETRY_WAIT_S = 0.2
-_Record = TypeVar("_Record", bound=msgspec.Struct)
-
-
-class FileHash(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Size and SHA-256 (hex) of a committed file."""
-
-    bytes: int
-    sha256: str
-
-
-class Commit(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The record that chunk `chunk` is whole: rows first_row .. first_row + rows - 1 are in `files` (relative path -> hash)."""
-
-    schema: int = VERSION
-    chunk: int
-    rows: int
-    samples: int
-    rejections: int
-    first_row: int
-    files: dict[str, FileHash]
-
-
-class Dataset(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """dataset.json: the frozen plan's size and hash, and the configuration that can change results, by section."""
-
-    schema: int = VERSION
-    writer: str = "prima-materia"
-    version: str
-    rows: int
-    chunks: int
-    rows_per_chunk: int
-    plan_sha256: str
-    config: dict[str, Any]
-    prompt_sha: str
-    stage_sha: dict[str, str]
-
-
-class OutputError(UserError):
-    """An output that cannot be read as asked; the message names it and says why."""
 
 
 class LostClip(Exception):
@@ -81,12 +39,6 @@ class LostClip(Exception):
         self.transient = transient
 
 
-def require_output(out: str) -> None:
-    """Raises OutputError for an address where no job has written."""
-    if not storage.exists(storage.join(out, "dataset.json")) and not committed(out):
-        raise OutputError(f"{out} is no output: it has neither dataset.json nor commits/")
-
-
 def write_chunk(out: str, chunk: int, rows: Iterable[Row], *, provenance: Provenance) -> Commit:
     """Write and commit a chunk. A chunk that has a commit record is left as it is.
 
@@ -94,14 +46,14 @@ def write_chunk(out: str, chunk: int, rows: Iterable[Row], *, provenance: Proven
     be read any more, or a sample that breaks the contract, becomes a rejection. Raises ValueError when rows are
     missing or out of order (an error of the caller), OSError when the output cannot be written.
     """
-    record = _address(out, "commits", chunk, "json")
+    record = address_of(out, "commits", chunk)
     if storage.exists(record):
-        return _read_commit(record)
+        return read_commit(out, chunk)
     samples: list[dict[str, Any]] = []
     rejections: list[dict[str, Any]] = []
     numbers: list[int] = []
     files: dict[str, FileHash] = {}
-    shard = _relative("shards", chunk, "tar")
+    shard = relative_path("shards", chunk)
     with storage.staged(storage.join(out, shard)) as staging:
         tar = Tar(staging.file)
         for row in rows:
@@ -120,10 +72,13 @@ def write_chunk(out: str, chunk: int, rows: Iterable[Row], *, provenance: Proven
             staging.publish()
     if not samples:
         storage.remove(storage.join(out, shard))  # of a commit that was interrupted while its clips were still there
-    for folder, records, schema in (("index", samples, INDEX), ("rejects", rejections, REJECTS)):
+    for name, records, schema in (
+        (relative_path("index", chunk), samples, INDEX),
+        (relative_path("rejects", chunk), rejections, REJECTS),
+    ):
         data = parquet_bytes(records, schema)
-        storage.atomic_write(_address(out, folder, chunk, "parquet"), data)
-        files[_relative(folder, chunk, "parquet")] = _hash(io.BytesIO(data))
+        storage.atomic_write(storage.join(out, name), data)
+        files[name] = _hash(io.BytesIO(data))
     commit = Commit(
         chunk=chunk,
         rows=len(numbers),
@@ -132,37 +87,8 @@ def write_chunk(out: str, chunk: int, rows: Iterable[Row], *, provenance: Proven
         first_row=numbers[0],
         files=dict(sorted(files.items())),
     )
-    storage.atomic_write(record, _pretty(commit))
+    storage.atomic_write(record, encode_record(commit))
     return commit
-
-
-def commits(out: str) -> Iterator[Commit]:
-    """Commit records, by chunk. Raises ValueError naming a record that cannot be understood."""
-    for chunk in sorted(committed(out)):
-        yield _read_commit(_address(out, "commits", chunk, "json"))
-
-
-def committed(out: str) -> set[int]:
-    """Numbers of the chunks that are whole; costs one listing."""
-    names = (re.fullmatch(r"(\d{6,})\.json", name) for name in storage.listdir(storage.join(out, "commits")))
-    return {int(name[1]) for name in names if name}
-
-
-def write_dataset(out: str, dataset: Dataset) -> None:
-    """Write dataset.json, once, when a job first starts. Raises FileExistsError when there is another one already."""
-    address = storage.join(out, "dataset.json")
-    data = _pretty(dataset)
-    if storage.exists(address):
-        if storage.read_bytes(address) != data:
-            raise FileExistsError(f"{address} was made by another job or configuration; choose another output")
-        return
-    storage.atomic_write(address, data)
-
-
-def read_dataset(out: str) -> Dataset:
-    """Read dataset.json. Raises FileNotFoundError, or ValueError when it cannot be understood."""
-    address = storage.join(out, "dataset.json")
-    return _decode(address, Dataset)
 
 
 class Tar:
@@ -199,13 +125,13 @@ class Tar:
 def _pack(tar: Tar, sample: Sample, shard: str, provenance: Provenance) -> dict[str, Any] | Rejection:
     """Append a sample's members and give its index row; or a rejection, and the tar is as it was."""
     try:
-        document = sample_document(sample, provenance)
-        text = msgspec.json.encode(document)
+        document = document_of(sample, provenance)
+        text = encode_document(document)
     except ValueError as error:
         return reject(sample, "background", "internal_error", f"the finished sample breaks the contract: {error}")
     start = tar.file.tell()
     try:
-        members = [_add_clip(tar, sample, document["video"]["member"])]
+        members = [_add_clip(tar, sample, document.video.member)]
     except LostClip as lost:
         tar.rewind(start)
         return reject(sample, "source", lost.reason, str(lost))
@@ -286,29 +212,6 @@ def _hash(file: IO[bytes]) -> FileHash:
     file.seek(0)
     digest = hashlib.file_digest(file, "sha256")  # type: ignore[arg-type]  # typeshed wants a raw file
     return FileHash(file.seek(0, io.SEEK_END), digest.hexdigest())
-
-
-def _pretty(record: msgspec.Struct) -> bytes:
-    return msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n"
-
-
-def _read_commit(address: str) -> Commit:
-    return _decode(address, Commit)
-
-
-def _decode(address: str, kind: type[_Record]) -> _Record:
-    try:
-        return msgspec.json.decode(storage.read_bytes(address), type=kind)
-    except msgspec.MsgspecError as error:
-        raise ValueError(f"{address}: {error}") from None
-
-
-def _relative(folder: str, chunk: int, extension: str) -> str:
-    return f"{folder}/{chunk:06d}.{extension}"
-
-
-def _address(out: str, folder: str, chunk: int, extension: str) -> str:
-    return storage.join(out, _relative(folder, chunk, extension))
 
 
 def _abridged(numbers: list[int]) -> str:

@@ -8,18 +8,15 @@ are chosen from the index for a variety of words. All is drawn at twice its size
 from __future__ import annotations
 
 import functools
-import io
-import json
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 from PIL import Image, ImageDraw, ImageFont
 
 from materia.base import storage
 from materia.base.terminal import printable
-from materia.dataset.sample_checks import decode_rle
-from materia.dataset.writer import OutputError, committed, require_output
+from materia.dataset.documents import Document, InstanceDocument
+from materia.dataset.reader import Dataset, StoredSample
 
 _SCALE = 2
 _WIDTH = 1800 * _SCALE
@@ -37,23 +34,14 @@ _PALETTE = (
 _BACKGROUND_WORD = (120, 120, 124)
 _CANDIDATES = 5000
 """Index rows that are looked at: enough for variety, whatever the size of the output."""
-
-
-class _Drawn(NamedTuple):
-    """A sample ready to be drawn: KEY.json and its members."""
-
-    document: dict[str, Any]
-    members: dict[str, bytes]
+_CHOOSE_BY = ["n_instances", "n_subjects", "n_objects", "subject_words", "object_words"]
 
 
 def contact_sheet(out: str, target_png: str, n: int = 6) -> None:
-    """Draw up to `n` samples, in manifest order. Raises OutputError when there is none, FileNotFoundError for a lost shard."""
-    require_output(out)
-    rows = _varied(_candidates(out), n)
-    if not rows:
-        raise OutputError(f"{out} has no samples to draw; `materia stats` says what became of the rows")
-    samples = [_load(out, row) for row in rows]
-    words = dict.fromkeys(instance["word"].casefold() for sample in samples for instance in sample.document["instances"])
+    """Draw up to `n` samples, in manifest order. Raises OutputError when there is none, or one that cannot be read."""
+    dataset = Dataset(out)
+    samples = [dataset[number] for number in _varied(dataset.index.slice(0, _CANDIDATES).select(_CHOOSE_BY).to_pylist(), n)]
+    words = dict.fromkeys(instance.word.casefold() for sample in samples for instance in sample.document.instances)
     colours = {word: _PALETTE[number % len(_PALETTE)] for number, word in enumerate(words)}
     cards = [_card(sample, colours) for sample in samples]
     margin = _MARGIN // _SCALE
@@ -65,27 +53,17 @@ def contact_sheet(out: str, target_png: str, n: int = 6) -> None:
     storage.atomic_write(target_png, lambda file: sheet.save(file, "PNG"))
 
 
-def _candidates(out: str) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = []
-    for chunk in sorted(committed(out)):
-        with storage.local_copy(storage.join(out, "index", f"{chunk:06d}.parquet")) as path:
-            rows += pq.read_table(path, partitioning=None).to_pylist()
-        if len(rows) >= _CANDIDATES:
-            break
-    return rows
-
-
-def _varied(rows: list[dict[str, Any]], n: int) -> list[dict[str, Any]]:
+def _varied(rows: list[dict[str, Any]], n: int) -> list[int]:
     """Greedily the samples that add most words not seen yet, then those with most instances; ties to the first."""
     seen: set[str] = set()
-    chosen: list[dict[str, Any]] = []
-    left = list(rows)
+    chosen: list[int] = []
+    left = list(range(len(rows)))
     while left and len(chosen) < n:
-        best = max(left, key=lambda row: (len(_masked_words(row) - seen), row["n_instances"], -row["row"]))
+        best = max(left, key=lambda number: (len(_masked_words(rows[number]) - seen), rows[number]["n_instances"], -number))
         left.remove(best)
         chosen.append(best)
-        seen |= _masked_words(best)
-    return sorted(chosen, key=lambda row: int(row["row"]))
+        seen |= _masked_words(rows[best])
+    return sorted(chosen)
 
 
 def _masked_words(row: dict[str, Any]) -> set[str]:
@@ -93,17 +71,7 @@ def _masked_words(row: dict[str, Any]) -> set[str]:
     return {word.casefold() for word in words}
 
 
-def _load(out: str, row: dict[str, Any]) -> _Drawn:
-    """Read a sample's members at their offsets in the tar, without the clip."""
-    members = {}
-    with storage.open_read(storage.join(out, row["shard"])) as file:
-        for member in row["members"][1:]:
-            file.seek(member["offset"])
-            members[member["name"]] = file.read(member["size"])
-    return _Drawn(json.loads(members["json"]), members)
-
-
-def _card(sample: _Drawn, colours: dict[str, tuple[int, int, int]]) -> Image.Image:
+def _card(sample: StoredSample, colours: dict[str, tuple[int, int, int]]) -> Image.Image:
     """One sample: caption above, pictures, and its crops beside them if there is room, else below."""
     document = sample.document
     inner = _WIDTH - 2 * _MARGIN - 2 * _PADDING
@@ -126,7 +94,7 @@ def _card(sample: _Drawn, colours: dict[str, tuple[int, int, int]]) -> Image.Ima
     return card.resize((card.width // _SCALE, card.height // _SCALE), Image.Resampling.LANCZOS)
 
 
-def _caption(document: dict[str, Any], colours: dict[str, tuple[int, int, int]], width: int) -> Image.Image:
+def _caption(document: Document, colours: dict[str, tuple[int, int, int]], width: int) -> Image.Image:
     """The caption, wrapped, entity words on their colour; below it what else is known of the clip."""
     font, small = _font(_TEXT), _font(_SMALL)
     line_height, y, x = int(1.5 * _TEXT), 0, 0
@@ -146,9 +114,9 @@ def _caption(document: dict[str, Any], colours: dict[str, tuple[int, int, int]],
                 (x, y + line_height / 2), token, _INK if colour is None or category == "background" else colour, font, "lm"
             )
             x += length
-    video = document["video"]
-    facts = [document["key"], f"{video['duration_s']:.1f} s", f"{video['width']} x {video['height']}", video["codec"]]
-    about = "  ·  ".join(printable(fact, 60) for fact in facts + document["flags"])
+    video = document.video
+    facts = [document.key, f"{video.duration_s:.1f} s", f"{video.width} x {video.height}", video.codec]
+    about = "  ·  ".join(printable(fact, 60) for fact in [*facts, *document.flags])
     draw.text((0, y + 1.45 * line_height), about, _GREY, small, "lm")
     return image.crop((0, 0, width, y + int(1.9 * line_height)))
 
@@ -163,10 +131,10 @@ def _mark(draw: ImageDraw.ImageDraw, box: tuple[int, int, int, int], colour: tup
         draw.line((x0, y1 - 5 * _SCALE, x1, y1 - 5 * _SCALE), _BACKGROUND_WORD, _SCALE)
 
 
-def _pieces(document: dict[str, Any]) -> list[tuple[str, str, str]]:
+def _pieces(document: Document) -> list[tuple[str, str, str]]:
     """The caption in pieces (text, entity word or "", category): what is marked and what is not."""
-    caption, pieces, at = document["caption"], [], 0
-    spans = sorted((*span, entity["word"], entity["category"]) for entity in document["entities"] for span in entity["spans"])
+    caption, pieces, at = document.caption, [], 0
+    spans = sorted((*span, entity.word, entity.category) for entity in document.entities for span in entity.spans)
     for start, end, word, category in spans:
         if start >= at:
             pieces += [(caption[at:start], "", ""), (caption[start:end], word, category)]
@@ -179,43 +147,44 @@ def _tokens(text: str) -> list[str]:
     return [token + " " for token in printable(text, 2000).split(" ")[:-1]] + [printable(text, 2000).split(" ")[-1]]
 
 
-def _pictures(sample: _Drawn, colours: dict[str, tuple[int, int, int]], width: int) -> list[Image.Image]:
+def _pictures(sample: StoredSample, colours: dict[str, tuple[int, int, int]], width: int) -> list[Image.Image]:
     """Three frames and the background, equally large, each with a line of text below."""
     document = sample.document
-    frames = [Image.open(io.BytesIO(sample.members[frame["member"]])).convert("RGB") for frame in document["frames"]]
+    frames = [Image.fromarray(frame) for frame in sample.frames]
     aspect = frames[0].width / frames[0].height
     column = (width - 3 * _GAP) // 4
     height = min(_MAX_HEIGHT, int(column / aspect))
     size = (int(height * aspect), height)
     pictures = []
-    for number, (frame, about) in enumerate(zip(frames, document["frames"], strict=True)):
-        instances = [instance for instance in document["instances"] if instance["frame"] == number]
-        drawn = _annotated(frame, instances, colours, size)
-        pictures.append(_titled(drawn, f"{about['percent']} %  ·  {about['time_s']:.1f} s"))
-    background = Image.open(io.BytesIO(sample.members["background.png"])).convert("RGB")
-    share, word = document["background"]["masked_share"], document["background"]["word"] or "background"
+    for number, (frame, about) in enumerate(zip(frames, document.frames, strict=True)):
+        shown = [pair for pair in zip(document.instances, sample.masks, strict=True) if pair[0].frame == number]
+        drawn = _annotated(frame, shown, colours, size)
+        pictures.append(_titled(drawn, f"{about.percent} %  ·  {about.time_s:.1f} s"))
+    background = Image.fromarray(sample.background)
+    share, word = document.background.masked_share, document.background.word or "background"
     title = f"{printable(word, 30)}  ·  {100 * share:.0f} % inpainted"
     return [*pictures, _titled(background.resize(size, Image.Resampling.LANCZOS), title)]
 
 
 def _annotated(
-    frame: Image.Image, instances: list[dict[str, Any]], colours: dict[str, tuple[int, int, int]], size: tuple[int, int]
+    frame: Image.Image,
+    instances: list[tuple[InstanceDocument, np.ndarray]],
+    colours: dict[str, tuple[int, int, int]],
+    size: tuple[int, int],
 ) -> Image.Image:
     """The frame at `size` under its masks, outlines, boxes and labels; faces have a thin box only."""
     image = frame.resize(size, Image.Resampling.LANCZOS)
     draw = ImageDraw.Draw(image)
     scale = size[0] / frame.width
     boxes = []
-    for instance in instances:
-        colour = colours[instance["word"].casefold()]
-        box = tuple(round(side * scale) for side in instance["box_xyxy_px"])
-        if instance["is_face"]:
+    for instance, mask in instances:
+        colour = colours[instance.word.casefold()]
+        box = tuple(round(side * scale) for side in instance.box_xyxy_px)
+        if instance.is_face:
             draw.rounded_rectangle(box, 4 * _SCALE, outline=(255, 255, 255), width=_SCALE)
             continue
-        mask = decode_rle(instance["mask_rle"]["counts"], tuple(instance["mask_rle"]["size"]))
-        if mask is not None:
-            _tint(image, mask, colour)
-        boxes.append((box, colour, f"{printable(instance['word'], 28)} {instance['detector_score']:.2f}"))
+        _tint(image, mask, colour)
+        boxes.append((box, colour, f"{printable(instance.word, 28)} {instance.detector_score:.2f}"))
     for box, colour, _ in boxes:
         draw.rounded_rectangle(box, 4 * _SCALE, outline=colour, width=2 * _SCALE)
     for box, colour, label in boxes:
@@ -243,10 +212,11 @@ def _label(
     draw.text((x + 5 * _SCALE, y + height / 2), label, (255, 255, 255), font, "lm")
 
 
-def _crops(sample: _Drawn, colours: dict[str, tuple[int, int, int]], width: int, height: int) -> Image.Image:
+def _crops(sample: StoredSample, colours: dict[str, tuple[int, int, int]], width: int, height: int) -> Image.Image:
     """Every reference crop, word by word, as tiles in lines: in `height` if they fit, or else as high as need be."""
     order = list(colours)
-    instances = sorted(sample.document["instances"], key=lambda instance: order.index(instance["word"].casefold()))
+    pairs = zip(sample.document.instances, sample.references, strict=True)
+    instances = sorted(pairs, key=lambda pair: order.index(pair[0].word.casefold()))
     for side in _TILES:
         columns = max(1, (width + _GAP) // (side + _GAP))
         lines = -(-len(instances) // columns)
@@ -254,14 +224,13 @@ def _crops(sample: _Drawn, colours: dict[str, tuple[int, int, int]], width: int,
         if lines == 1 or lines * step - _GAP <= height:
             break
     image = Image.new("RGB", (width, lines * step - _GAP), _CARD)
-    for number, instance in enumerate(instances):
-        crop = Image.open(io.BytesIO(sample.members[instance["member"]])).convert("RGBA")
-        tile = _tile(crop, instance, colours[instance["word"].casefold()], side)
+    for number, (instance, crop) in enumerate(instances):
+        tile = _tile(Image.fromarray(crop), instance, colours[instance.word.casefold()], side)
         image.paste(tile, (number % columns * (side + _GAP), number // columns * step))
     return image
 
 
-def _tile(crop: Image.Image, instance: dict[str, Any], colour: tuple[int, int, int], side: int) -> Image.Image:
+def _tile(crop: Image.Image, instance: InstanceDocument, colour: tuple[int, int, int], side: int) -> Image.Image:
     """A reference crop on a checkerboard over a line of its word's colour, titled with word and frame."""
     factor = min((side - 12 * _SCALE) / max(crop.size), 3.0 * _SCALE)
     size = (max(1, round(crop.width * factor)), max(1, round(crop.height * factor)))
@@ -269,8 +238,8 @@ def _tile(crop: Image.Image, instance: dict[str, Any], colour: tuple[int, int, i
     tile = _checkerboard(side)
     tile.paste(crop, ((side - size[0]) // 2, (side - size[1]) // 2), crop)
     ImageDraw.Draw(tile).rectangle((0, side - 3 * _SCALE, side, side), colour)
-    name = "face" if instance["is_face"] else printable(instance["word"], 40)
-    return _titled(tile, f"{name}  ·  {instance['frame'] + 1}")
+    name = "face" if instance.is_face else printable(instance.word, 40)
+    return _titled(tile, f"{name}  ·  {instance.frame + 1}")
 
 
 def _titled(picture: Image.Image, title: str) -> Image.Image:

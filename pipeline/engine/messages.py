@@ -14,7 +14,7 @@ from typing import BinaryIO
 
 import msgspec
 
-from materia.dataset.schema.rows import Provenance
+from materia.dataset.documents import Provenance
 from stages.records import Row, Sample, StageName
 from stages.specs import ENGINE_REASONS
 

@@ -17,7 +17,7 @@ from PIL import Image
 
 from materia.benchmark import evaluation
 from materia.benchmark.evaluation import Case, ClipScore, EvalOptions
-from materia.dataset.reader import Samples
+from materia.dataset.reader import Dataset
 from tools import synthetic_world
 from trainer.errors import TrainError
 
@@ -34,7 +34,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def cases(shards: str) -> list[Case]:
-    return evaluation.read_cases(Samples(shards), CONFIG, CONFIG.data.buckets[0], EvalOptions(clips=12))
+    return evaluation.read_cases(Dataset(shards), CONFIG, CONFIG.data.buckets[0], EvalOptions(clips=12))
 
 
 @given(COLOURS, COLOURS, COLOURS)
@@ -134,7 +134,7 @@ def test_a_run_is_evaluated_and_read_back(shards: str, tmp_path: Path) -> None:
 
 def test_a_single_clip_cannot_be_shuffled(shards: str) -> None:
     with pytest.raises(TrainError, match="one clip"):
-        evaluation.read_cases(Samples(shards, "row == 0"), CONFIG, CONFIG.data.buckets[0], EvalOptions())
+        evaluation.read_cases(Dataset(shards, "row == 0"), CONFIG, CONFIG.data.buckets[0], EvalOptions())
 
 
 def _scorer() -> small_run.Colours:

@@ -10,7 +10,7 @@ pytest.importorskip("skimage")
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from materia.dataset.reader import Samples
+from materia.dataset.reader import Dataset
 from materia.dataset.validate import validate
 from tools import synthetic_world as world
 from trainer.data.items import crops_of
@@ -45,10 +45,10 @@ def test_an_unfinished_world_is_finished_by_the_same_call(output: str, tmp_path:
 
 
 def test_every_word_has_a_crop_in_each_frame(output: str) -> None:
-    samples = Samples(output)
+    samples = Dataset(output)
     for number in range(len(samples)):
         document = samples.document(number)
-        words = {entity["word"] for entity in document["entities"] if entity["category"] != "background"}
+        words = {entity.word for entity in document.entities if entity.category != "background"}
         assert {word: len(members) for word, members in crops_of(document).items()} == dict.fromkeys(words, 3)
 
 

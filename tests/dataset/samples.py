@@ -13,8 +13,10 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco
 
+from materia.dataset.documents import Provenance
+from materia.dataset.layout import Commit, DatasetInfo, write_info
 from materia.dataset.sample_checks import Recipe, grow
-from materia.dataset.writer import Commit, Dataset, Provenance, write_chunk, write_dataset
+from materia.dataset.writer import write_chunk
 from stages.records import (
     Background,
     Clip,
@@ -98,9 +100,9 @@ def make_rejection(row: int, stage: str = "entities", reason: str = "no_subject"
     )
 
 
-def make_dataset(rows: int, chunks: int, rows_per_chunk: int) -> Dataset:
+def make_dataset(rows: int, chunks: int, rows_per_chunk: int) -> DatasetInfo:
     """dataset.json of a job of that size."""
-    return Dataset(
+    return DatasetInfo(
         version="0.1.0",
         rows=rows,
         chunks=chunks,
@@ -115,7 +117,7 @@ def make_dataset(rows: int, chunks: int, rows_per_chunk: int) -> Dataset:
 def make_output(out: Path, folder: Path, kinds: list[str]) -> list[Commit]:
     """A finished output: kinds[i] says of chunk i row by row whether it is a sample ("s") or a rejection ("r")."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_dataset(str(out), make_dataset(sum(map(len, kinds)), len(kinds), max(map(len, kinds))))
+    write_info(str(out), make_dataset(sum(map(len, kinds)), len(kinds), max(map(len, kinds))))
     commits, row = [], 0
     for chunk, kind in enumerate(kinds):
         rows: list[Row] = []

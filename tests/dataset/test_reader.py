@@ -10,8 +10,8 @@ import pytest
 import webdataset as wds
 from samples import make_output
 
-from materia.dataset.reader import Samples
-from materia.dataset.writer import OutputError
+from materia.dataset.layout import OutputError
+from materia.dataset.reader import Dataset
 from trainer.data.loader import split
 
 
@@ -22,7 +22,7 @@ def out(tmp_path: Path) -> str:
 
 
 def test_every_member_is_what_webdataset_reads(out: str) -> None:
-    samples = Samples(out)
+    samples = Dataset(out)
     tars = sorted(str(path) for path in Path(out, "shards").iterdir())
     expected = {sample["__key__"]: sample for sample in wds.WebDataset(tars, shardshuffle=False)}
     assert [key.as_py() for key in samples.index["key"]] == list(expected)
@@ -32,30 +32,30 @@ def test_every_member_is_what_webdataset_reads(out: str) -> None:
 
 
 def test_single_members_far_apart_are_read_alone(out: str) -> None:
-    samples = Samples(out)
+    samples = Dataset(out)
     whole = samples.read(1, samples.members(1))
     for name in samples.members(1):
         assert samples.read(1, [name]) == {name: whole[name]}
 
 
 def test_a_filter_renumbers_and_changes_the_hash(out: str) -> None:
-    every = Samples(out)
+    every = Dataset(out)
     last = every.index["key"][len(every) - 1].as_py()
-    one = Samples(out, where=f"key == '{last}'")
+    one = Dataset(out, where=f"key == '{last}'")
     assert len(one) == 1
     assert one.read(0, ["json"]) == every.read(len(every) - 1, ["json"])
-    assert one.sha256 != every.sha256 == Samples(out).sha256
+    assert one.sha256 != every.sha256 == Dataset(out).sha256
 
 
 def test_chunks_without_a_commit_record_do_not_exist(out: str) -> None:
-    every = Samples(out)
+    every = Dataset(out)
     first = min(Path(out, "commits").iterdir())
     first.unlink()
-    assert 0 < len(Samples(out)) < len(every)
+    assert 0 < len(Dataset(out)) < len(every)
 
 
 def test_a_copy_for_a_loaders_worker_opens_its_own_files(out: str) -> None:
-    samples = Samples(out)
+    samples = Dataset(out)
     before = samples.read(0, ["json"])
     other = copy.copy(samples)  # as it is handed to another process
     samples.close()
@@ -64,24 +64,24 @@ def test_a_copy_for_a_loaders_worker_opens_its_own_files(out: str) -> None:
 
 def test_an_empty_filter_a_cut_shard_and_a_foreign_folder_are_told(out: str, tmp_path: Path) -> None:
     with pytest.raises(OutputError, match=r"admits none of the \d+ samples"):
-        Samples(out, where="subjects > 99")
-    samples = Samples(out)
+        Dataset(out, where="subjects > 99")
+    samples = Dataset(out)
     with pytest.raises(OutputError, match="no member 'mp3'"):
         samples.read(0, ["mp3"])
     shard = Path(out, str(samples.index["shard"][0]))
     shard.write_bytes(shard.read_bytes()[:700])
     with pytest.raises(OutputError, match=f"{shard.name} ends before"):
-        Samples(out).read(0, samples.members(0))
+        Dataset(out).read(0, samples.members(0))
     with pytest.raises(OutputError, match="elsewhere"):
-        Samples(str(tmp_path / "elsewhere"))
+        Dataset(str(tmp_path / "elsewhere"))
     index = next(Path(out, "index").iterdir())
     shutil.copy(__file__, index)
     with pytest.raises(OutputError, match="not the file that was committed"):
-        Samples(out)
+        Dataset(out)
 
 
 def test_a_shard_of_another_output_and_an_unknown_schema_are_told(out: str, tmp_path: Path) -> None:
-    samples = Samples(out)
+    samples = Dataset(out)
     shard = Path(samples.address(0))
     foreign = bytearray(shard.read_bytes())
     foreign[:8] = b"another."  # the first member's name
@@ -92,15 +92,15 @@ def test_a_shard_of_another_output_and_an_unknown_schema_are_told(out: str, tmp_
     commit = min(Path(out, "commits").iterdir())
     commit.write_text(commit.read_text().replace('"schema": 1', '"schema": 2'))
     with pytest.raises(OutputError, match="written with schema 2, this version reads 1"):
-        Samples(out)
+        Dataset(out)
     commit.write_text("{")
     with pytest.raises(OutputError, match=f"{commit.name}.*materia validate"):
-        Samples(out)
+        Dataset(out)
 
 
 def test_a_forked_process_does_not_move_the_place_in_a_file(out: str) -> None:
     """Two processes that seek and read one descriptor would get each other's bytes."""
-    samples = Samples(out)
+    samples = Dataset(out)
     samples.read(0, ["json"])
 
     def places() -> list[tuple[str, int]]:
@@ -117,7 +117,7 @@ def test_a_forked_process_does_not_move_the_place_in_a_file(out: str) -> None:
 
 def test_clips_of_one_video_are_held_out_together(tmp_path: Path) -> None:
     make_output(tmp_path / "out", tmp_path / "clips", ["sss", "sss"])  # a video for every two rows
-    samples = Samples(str(tmp_path / "out"))
+    samples = Dataset(str(tmp_path / "out"))
     training, held_out = split(samples, 2)
     sources = samples.index["source_id"].to_pylist()
     assert len({sources[number] for number in held_out}) == 1

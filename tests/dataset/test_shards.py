@@ -17,14 +17,16 @@ from jsonschema import Draft202012Validator
 from PIL import Image
 from samples import PROVENANCE, make_dataset, make_output, make_rejection, make_sample
 
-from materia.dataset import schema
-from materia.dataset import writer as shards
-from materia.dataset.schema.rows import index_row, sample_document
+from materia.dataset import layout, writer
+from materia.dataset.documents import document_of, encode_document
+from materia.dataset.json_schema import json_schema
+from materia.dataset.rows import index_row
+from materia.dataset.schema import INDEX, REJECTS
 from stages.records import Rejection, decode_rows, encode_rows
 
 
 def write(out, rows, chunk=0):
-    return shards.write_chunk(str(out), chunk, rows, provenance=PROVENANCE)
+    return writer.write_chunk(str(out), chunk, rows, provenance=PROVENANCE)
 
 
 def read_index(out, chunk=0):
@@ -77,17 +79,17 @@ def test_key_json_and_commit_and_dataset_follow_their_schemas(tmp_path):
     out = tmp_path / "out"
     make_output(out, tmp_path / "clips", ["sr"])
     for name, file in (("commit", "commits/000000.json"), ("dataset", "dataset.json")):
-        Draft202012Validator(schema.json_schema(name)).validate(json.loads((out / file).read_bytes()))
-    document = json.loads(json.dumps(sample_document(make_sample(tmp_path, 0), PROVENANCE)))
-    Draft202012Validator(schema.json_schema("sample")).validate(document)
-    assert pq.read_schema(out / "index" / "000000.parquet").equals(schema.INDEX, check_metadata=True)
-    assert pq.read_schema(out / "rejects" / "000000.parquet").equals(schema.REJECTS, check_metadata=True)
+        Draft202012Validator(json_schema(name)).validate(json.loads((out / file).read_bytes()))
+    document = json.loads(encode_document(document_of(make_sample(tmp_path, 0), PROVENANCE)))
+    Draft202012Validator(json_schema("sample")).validate(document)
+    assert pq.read_schema(out / "index" / "000000.parquet").equals(INDEX, check_metadata=True)
+    assert pq.read_schema(out / "rejects" / "000000.parquet").equals(REJECTS, check_metadata=True)
 
 
 def test_index_counts_words_with_masks_first_and_leaves_faces_out(tmp_path):
     sample = make_sample(tmp_path, 0)
     sample.entities.insert(0, type(sample.entities[0])(word="chases", category="subject", spans=[(6, 12)]))
-    row = index_row(sample_document(sample, PROVENANCE), "shards/000000.tar", [])
+    row = index_row(document_of(sample, PROVENANCE), "shards/000000.tar", [])
     assert row["subject_words"] == ["dog", "chases"] and row["n_subjects"] == 1
     assert (row["object_words"], row["n_objects"], row["background_words"]) == (["red ball"], 1, ["meadow"])
     assert (row["subject_instances"], row["object_instances"]) == ([3], [2])
@@ -123,8 +125,8 @@ def test_a_chunk_without_samples_has_a_commit_and_rejects_but_no_tar(tmp_path):
 
 def test_a_commit_names_size_and_hash_of_every_file(tmp_path):
     commit = write(tmp_path / "out", [make_sample(tmp_path, 0), make_rejection(1)])
-    assert list(shards.commits(str(tmp_path / "out"))) == [commit]
-    assert shards.committed(str(tmp_path / "out")) == {0}
+    assert list(layout.commits(str(tmp_path / "out"))) == [commit]
+    assert layout.committed(str(tmp_path / "out")) == {0}
     for name, file in commit.files.items():
         data = (tmp_path / "out" / name).read_bytes()
         assert (file.bytes, file.sha256) == (len(data), hashlib.sha256(data).hexdigest())
@@ -182,7 +184,7 @@ def score_nonsense(sample):
         (become_a_pipe, "not_a_file", "regular file"),
         (change, "transient_exhausted", "changed"),
         (lose_a_stage, "internal_error", "background"),
-        (score_nonsense, "internal_error", "detector_score of 'dog' in frame 0 is nan"),
+        (score_nonsense, "internal_error", "instances[0].detector_score is nan"),
     ],
 )
 def test_a_clip_that_cannot_be_stored_is_rejected_and_its_neighbours_are_kept(tmp_path, accident, reason, words):
@@ -197,15 +199,15 @@ def test_a_clip_that_cannot_be_stored_is_rejected_and_its_neighbours_are_kept(tm
 
 
 def test_a_clip_that_shrinks_while_it_is_copied_leaves_no_trace_in_the_tar(tmp_path, monkeypatch):
-    monkeypatch.setattr(shards, "_RETRY_WAIT_S", 0.0)
+    monkeypatch.setattr(writer, "_RETRY_WAIT_S", 0.0)
     good, shrinking = make_sample(tmp_path, 0), make_sample(tmp_path, 1)
 
     class Shrinking(io.FileIO):
         def seek(self, offset, whence=0):
             return super().seek(offset, whence) + (500 if whence == io.SEEK_END else 0)
 
-    opened = shards.storage.open_read
-    monkeypatch.setattr(shards.storage, "open_read", lambda at: Shrinking(at) if at == shrinking.clip.address else opened(at))
+    opened = writer.storage.open_read
+    monkeypatch.setattr(writer.storage, "open_read", lambda at: Shrinking(at) if at == shrinking.clip.address else opened(at))
     write(tmp_path / "a", [good, shrinking])
     (rejected,) = read_rejects(tmp_path / "a")
     assert (rejected["stage"], rejected["reason"]) == ("source", "transient_exhausted")
@@ -234,14 +236,14 @@ def test_a_rejected_caption_is_shortened_and_broken_text_is_replaced(tmp_path):
 def test_dataset_json_is_written_once_and_never_changed(tmp_path):
     out = str(tmp_path)
     dataset = make_dataset(4, 2, 2)
-    shards.write_dataset(out, dataset)
-    shards.write_dataset(out, dataset)
-    assert shards.read_dataset(out) == dataset
+    layout.write_info(out, dataset)
+    layout.write_info(out, dataset)
+    assert layout.read_info(out) == dataset
     with pytest.raises(FileExistsError, match="another"):
-        shards.write_dataset(out, make_dataset(5, 2, 3))
+        layout.write_info(out, make_dataset(5, 2, 3))
     (tmp_path / "dataset.json").write_text('{"schema": 1}')
     with pytest.raises(ValueError, match=r"dataset\.json"):
-        shards.read_dataset(out)
+        layout.read_info(out)
 
 
 def test_an_object_store_gets_the_same_bytes_as_a_disk(tmp_path):
@@ -249,7 +251,7 @@ def test_an_object_store_gets_the_same_bytes_as_a_disk(tmp_path):
 
     rows = [make_sample(tmp_path, 0), make_rejection(1)]
     write(tmp_path / "out", rows)
-    shards.write_chunk("memory://twin", 0, rows, provenance=PROVENANCE)
+    writer.write_chunk("memory://twin", 0, rows, provenance=PROVENANCE)
     store = fsspec.filesystem("memory")
     stored = {name.removeprefix("/twin/"): store.cat_file(name) for name in store.find("/twin")}
     assert stored == files_of(tmp_path / "out")

@@ -9,8 +9,8 @@ import pytest
 from samples import make_output
 
 from materia.base import storage
+from materia.dataset.layout import commits, committed
 from materia.dataset.validate import validate
-from materia.dataset.writer import commits, committed
 
 ROOT = Path(__file__).resolve().parents[2]
 # Kills itself at the N-th event that touches a file of the output, and prints the events if it comes to the end.

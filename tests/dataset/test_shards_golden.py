@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from samples import PROVENANCE, make_dataset
 
-from materia.dataset import writer as shards
+from materia.dataset import layout, writer
 from materia.dataset.validate import validate
 from stages.records import decode_rows
 
@@ -32,8 +32,8 @@ def out(tmp_path_factory):
     (folder / "clip.mp4").write_bytes(bytes(range(256)) * 9)
     rows = decode_rows(ROWS.read_bytes())
     rows[0].clip = msgspec.structs.replace(rows[0].clip, address=str(folder / "clip.mp4"))
-    shards.write_dataset(str(folder / "out"), make_dataset(3, 1, 3))
-    shards.write_chunk(str(folder / "out"), 0, rows, provenance=PROVENANCE)
+    layout.write_info(str(folder / "out"), make_dataset(3, 1, 3))
+    writer.write_chunk(str(folder / "out"), 0, rows, provenance=PROVENANCE)
     return folder / "out"
 
 

@@ -10,8 +10,7 @@ import pytest
 from rich.console import Console
 from samples import PROVENANCE, make_dataset, make_output, make_rejection, make_sample
 
-from materia.dataset import stats
-from materia.dataset import writer as shards
+from materia.dataset import layout, stats, writer
 
 
 @pytest.fixture
@@ -79,22 +78,22 @@ def test_throughput_adds_up_the_starts_of_a_job_and_passes_over_torn_lines(out):
 
 def test_hostile_words_cannot_reach_the_terminal(tmp_path):
     sample = make_sample(tmp_path, 0, subject="\x1b[31m[bold]dog\u202e")
-    shards.write_dataset(str(tmp_path / "out"), make_dataset(1, 1, 1))
-    shards.write_chunk(str(tmp_path / "out"), 0, [sample], provenance=PROVENANCE)
+    layout.write_info(str(tmp_path / "out"), make_dataset(1, 1, 1))
+    writer.write_chunk(str(tmp_path / "out"), 0, [sample], provenance=PROVENANCE)
     text = printed(stats.collect(str(tmp_path / "out")), width=200)
     assert "\x1b" not in text and "\u202e" not in text
     assert "\\x1b[31m[bold]dog\\u202e" in text
 
 
 def test_a_job_without_samples_or_without_chunks_prints_too(tmp_path):
-    shards.write_dataset(str(tmp_path), make_dataset(1, 1, 1))
+    layout.write_info(str(tmp_path), make_dataset(1, 1, 1))
     assert "0 rows = 0 samples" in printed(stats.collect(str(tmp_path)))
-    shards.write_chunk(str(tmp_path), 0, [make_rejection(0)], provenance=PROVENANCE)
+    writer.write_chunk(str(tmp_path), 0, [make_rejection(0)], provenance=PROVENANCE)
     assert "no_subject" in printed(stats.collect(str(tmp_path)))
 
 
 def test_no_output_and_broken_tables_are_said_so(out, tmp_path):
-    with pytest.raises(shards.OutputError, match="no output"):
+    with pytest.raises(layout.OutputError, match="no output"):
         stats.collect(str(tmp_path / "nowhere"))
     (out / "index" / "000000.parquet").write_bytes(b"noise")
     with pytest.raises(ValueError, match=r"index/000000\.parquet"):

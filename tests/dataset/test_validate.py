@@ -20,8 +20,9 @@ from pycocotools import mask as coco
 from rich.console import Console
 from samples import PROVENANCE, make_dataset, make_output, make_rejection, make_sample
 
-from materia.dataset import writer as shards
-from materia.dataset.sample_checks import Recipe, decode_rle, grow
+from materia.dataset import layout, writer
+from materia.dataset.masks import decode_rle
+from materia.dataset.sample_checks import Recipe, grow
 from materia.dataset.schema import INDEX
 from materia.dataset.validate import render, validate
 
@@ -94,14 +95,14 @@ def test_a_good_output_has_no_findings(out):
 
 
 def test_a_missing_output_is_said_so(tmp_path):
-    with pytest.raises(shards.OutputError, match="no output"):
+    with pytest.raises(layout.OutputError, match="no output"):
         validate(str(tmp_path))
 
 
 def test_an_output_in_an_object_store_is_checked_the_same_way(tmp_path):
     rows = [make_sample(tmp_path, 0), make_rejection(1)]
-    shards.write_dataset("memory://checked", make_dataset(2, 1, 2))
-    shards.write_chunk("memory://checked", 0, rows, provenance=PROVENANCE)
+    layout.write_info("memory://checked", make_dataset(2, 1, 2))
+    writer.write_chunk("memory://checked", 0, rows, provenance=PROVENANCE)
     assert validate("memory://checked").findings == []
 
 
@@ -161,26 +162,26 @@ def test_a_row_that_is_lost_or_there_twice_breaks_the_conservation_law(out):
 
 
 def test_an_unknown_reason_is_found(tmp_path):
-    shards.write_dataset(str(tmp_path), make_dataset(2, 1, 2))
+    layout.write_info(str(tmp_path), make_dataset(2, 1, 2))
     rows = [make_rejection(0, "frames", "no_subject"), make_rejection(1, "any", "timeout")]
-    shards.write_chunk(str(tmp_path), 0, rows, provenance=PROVENANCE)
+    writer.write_chunk(str(tmp_path), 0, rows, provenance=PROVENANCE)
     found = messages(tmp_path)
     assert len(found) == 2 and "frames/no_subject is not a known reason" in found[0] and "any/timeout" in found[1]
 
 
 def test_the_same_key_in_two_shards_is_found(tmp_path):
-    shards.write_dataset(str(tmp_path / "out"), make_dataset(2, 2, 1))
+    layout.write_info(str(tmp_path / "out"), make_dataset(2, 2, 1))
     for chunk in range(2):
         row = make_sample(tmp_path, chunk, key="twin")
-        shards.write_chunk(str(tmp_path / "out"), chunk, [row], provenance=PROVENANCE)
+        writer.write_chunk(str(tmp_path / "out"), chunk, [row], provenance=PROVENANCE)
     assert messages(tmp_path / "out") == ["index/000001.parquet: the key is already in shards/000000.tar"]
 
 
 def test_chunks_whose_rows_overlap_are_found(tmp_path):
-    shards.write_dataset(str(tmp_path), make_dataset(4, 2, 2))
+    layout.write_info(str(tmp_path), make_dataset(4, 2, 2))
     for chunk, first in enumerate((0, 1)):
         rows = [make_rejection(first), make_rejection(first + 1)]
-        shards.write_chunk(str(tmp_path), chunk, rows, provenance=PROVENANCE)
+        writer.write_chunk(str(tmp_path), chunk, rows, provenance=PROVENANCE)
     only(tmp_path, "first_row 1 does not follow chunk 0")
 
 
@@ -223,7 +224,7 @@ def set_in(*path, value):
         (set_in("instances", 1, "parent", value=7), "is a face whose parent 7"),
         (set_in("instances", 2, "frame", value=0), "second instance of its word"),
         (set_in("instances", 0, "member", value="ref99.png"), "has the members"),
-        (set_in("instances", 0, "detector_score", value=float("nan")), "min_detector_score"),
+        (set_in("instances", 0, "detector_score", value=float("nan")), "KEY.json cannot be read"),
         (set_in("frames", 0, "index", value=118), "not in order"),
         (set_in("background", "masked_share", value=0.01), "masked_share is 0.01"),
         (set_in("background", "method", value="opencv+dilate1"), "retry_dilate was 0"),

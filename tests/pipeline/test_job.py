@@ -12,7 +12,7 @@ import pytest
 from jobs import STUBS, contents, helpers, make_config, make_manifest, outcomes, start, wait_for
 from stub_stages import BROKEN, HOLDS, STUB_SECONDS, TRACES
 
-from materia.dataset.writer import committed
+from materia.dataset.layout import committed
 from pipeline.job import run_job
 from pipeline.preflight import only_writer
 from stages.specs import STAGE_ORDER

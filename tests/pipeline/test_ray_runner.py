@@ -12,7 +12,8 @@ from jobs import STUBS, contents, helpers, make_config, make_manifest, outcomes,
 from stub_stages import GATES, STUB_SECONDS, TRACES
 
 from materia.base.ray_session import start_ray
-from materia.dataset.writer import Provenance, committed
+from materia.dataset.documents import Provenance
+from materia.dataset.layout import committed
 from pipeline.engine.messages import JobSpec
 from pipeline.engine.ray_runner import RayRunner  # before Ray
 from pipeline.job import run_job

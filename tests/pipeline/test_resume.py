@@ -7,7 +7,7 @@ import pytest
 from jobs import STUBS, contents, kill_all, make_config, make_manifest, start, wait_for
 from stub_stages import STUB_SECONDS
 
-from materia.dataset.writer import committed
+from materia.dataset.layout import committed
 from pipeline.engine.spool import spooled
 from pipeline.job import run_job
 

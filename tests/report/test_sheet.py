@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 from samples import PROVENANCE, make_dataset, make_output, make_sample
 
-from materia.dataset import writer as shards
+from materia.dataset import layout, writer
+from materia.dataset.reader import Dataset
 from materia.report import contact_sheet as sheet
 
 
@@ -18,8 +19,8 @@ def draw(out, target, n=6):
 
 def output_with(tmp_path, **samples):
     rows = [make_sample(tmp_path, row, subject=subject, thing=thing) for row, (subject, thing) in enumerate(samples.values())]
-    shards.write_dataset(str(tmp_path / "out"), make_dataset(len(rows), 1, len(rows)))
-    shards.write_chunk(str(tmp_path / "out"), 0, rows, provenance=PROVENANCE)
+    layout.write_info(str(tmp_path / "out"), make_dataset(len(rows), 1, len(rows)))
+    writer.write_chunk(str(tmp_path / "out"), 0, rows, provenance=PROVENANCE)
     return tmp_path / "out"
 
 
@@ -42,8 +43,7 @@ def test_masks_and_crops_are_drawn_in_the_colours_of_their_words(tmp_path):
 
 def test_samples_with_new_words_come_first(tmp_path):
     out = output_with(tmp_path, a=("dog", "ball"), b=("dog", "ball"), c=("cat", "ball"), d=("man", "hat"))
-    rows = sheet._varied(sheet._candidates(str(out)), 3)
-    assert [row["key"] for row in rows] == ["clip-0000", "clip-0002", "clip-0003"]
+    assert sheet._varied(Dataset(str(out)).index.to_pylist(), 3) == [0, 2, 3]
 
 
 @pytest.mark.parametrize("word", ["[bold]\x1b[31m", "x" * 400, "собака 狗 🐕", "dog\n\n\ndog", " "])
@@ -53,26 +53,33 @@ def test_any_word_can_be_drawn(tmp_path, word):
 
 
 def test_portrait_frames_leave_room_for_the_crops_beside_them(tmp_path):
-    sample = make_sample(tmp_path, 0)
-    landscape = sheet._card(sheet._Drawn(*drawn(sample)), {"dog": (255, 0, 0), "red ball": (0, 0, 255)})
-    for frame in sample.frames:
-        buffer = io.BytesIO()
-        Image.new("RGB", (72, 160)).save(buffer, "JPEG")
-        frame.jpeg = buffer.getvalue()
-    portrait = sheet._card(sheet._Drawn(*drawn(sample)), {"dog": (255, 0, 0), "red ball": (0, 0, 255)})
-    assert portrait.height < landscape.height
+    heights = {}
+    for name, size in (("landscape", None), ("portrait", (72, 160))):
+        sample = make_sample(tmp_path, 0)
+        for frame in sample.frames if size else []:
+            buffer = io.BytesIO()
+            Image.new("RGB", size).save(buffer, "JPEG")
+            frame.jpeg = buffer.getvalue()
+        layout.write_info(str(tmp_path / name), make_dataset(1, 1, 1))
+        writer.write_chunk(str(tmp_path / name), 0, [sample], provenance=PROVENANCE)
+        heights[name] = draw(tmp_path / name, tmp_path / f"{name}.png").height
+    assert heights["portrait"] < heights["landscape"]
 
 
-def drawn(sample):
-    from materia.dataset.schema.rows import sample_document
-
-    members = {f"frame{number}.jpg": frame.jpeg for number, frame in enumerate(sample.frames)}
-    members |= {f"ref{number:02d}.png": instance.png for number, instance in enumerate(sample.instances)}
-    return sample_document(sample, PROVENANCE), members | {"background.png": sample.background.png}
+def test_a_damaged_shard_is_one_line_and_no_sheet(tmp_path):
+    make_output(tmp_path / "out", tmp_path / "clips", ["s"])
+    tar = tmp_path / "out" / "shards" / "000000.tar"
+    tar.write_bytes(tar.read_bytes()[:-11000])
+    with pytest.raises(layout.OutputError, match=r"000000.tar .*materia validate"):
+        draw(tmp_path / "out", tmp_path / "sheet.png")
+    tar.unlink()
+    with pytest.raises(layout.OutputError, match=r"000000.tar cannot be read"):
+        draw(tmp_path / "out", tmp_path / "sheet.png")
+    assert not (tmp_path / "sheet.png").exists()
 
 
 def test_an_output_without_samples_is_said_so(tmp_path):
     make_output(tmp_path / "out", tmp_path / "clips", ["rr"])
-    with pytest.raises(ValueError, match="no samples to draw"):
+    with pytest.raises(ValueError, match="has no samples"):
         draw(tmp_path / "out", tmp_path / "sheet.png")
     assert not (tmp_path / "sheet.png").exists()

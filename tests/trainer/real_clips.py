@@ -9,7 +9,8 @@ import numpy as np
 from clips import make_clip
 from samples import PROVENANCE, make_dataset, make_sample
 
-from materia.dataset.writer import write_chunk, write_dataset
+from materia.dataset.layout import write_info
+from materia.dataset.writer import write_chunk
 from stages.records import Sample
 from stages.video import probe
 from trainer.data.batch import Item
@@ -23,14 +24,14 @@ def make_real_output(folder: Path, seconds: Sequence[float], per_shard: int = 2)
     clips.mkdir(parents=True)
     made = [make_real_sample(clips, row, duration) for row, duration in enumerate(seconds)]
     chunks = [made[first : first + per_shard] for first in range(0, len(made), per_shard)]
-    write_dataset(str(out), make_dataset(len(made), len(chunks), per_shard))
+    write_info(str(out), make_dataset(len(made), len(chunks), per_shard))
     for number, chunk in enumerate(chunks):
         write_chunk(str(out), number, chunk, provenance=PROVENANCE)
     return str(out)
 
 
 def make_real_sample(folder: Path, row: int, seconds: float) -> Sample:
-    """A sample of tests/pipeline/samples.py with a clip of that length at 24 frames a second."""
+    """A sample of tests/dataset/samples.py with a clip of that length at 24 frames a second."""
     sample = make_sample(folder, row)
     found = probe(make_clip(Path(sample.clip.address), round(seconds * FPS), fps=FPS, size=(96, 72)))
     assert sample.video is not None

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from real_clips import make_real_output
 
-from materia.dataset.reader import Samples
+from materia.dataset.reader import Dataset
 from tools.bench_loader import READERS, SameItems, measure
 from trainer.config import BucketSettings, DataSettings
 from trainer.data.loader import buckets
@@ -14,7 +14,7 @@ from trainer.data.loader import buckets
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_all_readers_make_the_same_work(tmp_path: Path, workers: int) -> None:
-    samples = Samples(make_real_output(tmp_path, [1.5, 0.5, 2.0, 1.2], per_shard=2))
+    samples = Dataset(make_real_output(tmp_path, [1.5, 0.5, 2.0, 1.2], per_shard=2))
     data = DataSettings(
         buckets=(BucketSettings(frames=9, height=16, width=16, batch=1),), windows=1, validation=0, shuffle_buffer=1
     )

@@ -7,7 +7,7 @@ from typing import Any
 
 from samples import make_output
 
-from materia.dataset.reader import Samples
+from materia.dataset.reader import Dataset
 
 
 def test_energon_prepares_and_reads_the_shards_as_they_are(tmp_path: Path) -> None:
@@ -18,7 +18,7 @@ def test_energon_prepares_and_reads_the_shards_as_they_are(tmp_path: Path) -> No
     energon = [sys.executable, "-c", "from megatron.energon.cli.main import main; main()"]
     subprocess.run([*energon, "prepare", *options, out], check=True, capture_output=True, timeout=120)
 
-    samples = Samples(out)
+    samples = Dataset(out)
     expected = {samples.key(number): samples.read(number, samples.members(number)) for number in range(len(samples))}
     assert _read_with_energon(out) == expected
     assert {path: path.read_bytes() for path in before} == before

@@ -5,8 +5,9 @@ import io
 import pickle
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
 
+import msgspec
 import numpy as np
 import pytest
 from clips import read_number
@@ -15,8 +16,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from real_clips import FPS, make_real_output, same_item
 
-from materia.dataset.reader import Samples
-from materia.dataset.writer import OutputError
+from materia.dataset.documents import Document
+from materia.dataset.layout import OutputError
+from materia.dataset.reader import Dataset
 from trainer.config import BucketSettings, DataSettings
 from trainer.data import augment
 from trainer.data.batch import numpy_rng
@@ -36,12 +38,12 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="module")
-def document(out: str) -> dict[str, Any]:
-    return Samples(out).document(0)
+def document(out: str) -> Document:
+    return Dataset(out).document(0)
 
 
 def test_an_item_has_the_pictures_of_its_window_at_the_configured_rate(out: str) -> None:
-    samples = Samples(out)
+    samples = Dataset(out)
     source = PixelSource(samples, DATA, seed=3)
     for step in range(4):
         item = source.read(step, 0, 1, 0)
@@ -59,7 +61,7 @@ def test_an_item_has_the_pictures_of_its_window_at_the_configured_rate(out: str)
 def test_windows_lie_within_clips_that_are_long_enough(
     duration_s: float, fps: float, frames: int, rate: float, window: int, seed: int
 ) -> None:
-    document = {"key": "a", "video": {"duration_s": duration_s, "fps": fps}}
+    document = SimpleNamespace(key="a", video=SimpleNamespace(duration_s=duration_s, fps=fps))
     bucket = BucketSettings(frames=frames, height=8, width=8, batch=1)
     data = DataSettings(buckets=(bucket,), fps=rate)
     times = window_times(document, bucket, data, window, seed)
@@ -73,9 +75,9 @@ def test_windows_lie_within_clips_that_are_long_enough(
     assert times == window_times(document, bucket, data, window, seed)
 
 
-def test_windows_differ_by_number_key_and_seed(document: dict[str, Any]) -> None:
+def test_windows_differ_by_number_key_and_seed(document: Document) -> None:
     starts = {
-        window_times(document | {"key": key}, DATA.buckets[1], DATA, window, seed)[0]
+        window_times(msgspec.structs.replace(document, key=key), DATA.buckets[1], DATA, window, seed)[0]
         for key in "ab"
         for window in range(4)
         for seed in range(3)
@@ -83,7 +85,7 @@ def test_windows_differ_by_number_key_and_seed(document: dict[str, Any]) -> None
     assert len(starts) == 24
 
 
-def test_draws_are_within_their_ranges_and_by_the_method(document: dict[str, Any]) -> None:
+def test_draws_are_within_their_ranges_and_by_the_method(document: Document) -> None:
     drawn = [draw(np.random.default_rng(seed), document, DATA, images=True) for seed in range(3000)]
     assert Counter(one.window for one in drawn).keys() == set(range(DATA.windows))
     references = [reference for one in drawn for reference in one.references]
@@ -91,14 +93,14 @@ def test_draws_are_within_their_ranges_and_by_the_method(document: dict[str, Any
     assert {len(one.references) for one in drawn} == set(range(1, 7))
     for word, members in CROPS.items():
         assert {reference.member for reference in references if reference.word == word} == set(members)
-    caption = document["caption"]
+    caption = document.caption
     assert all(caption[slice(*reference.span)] == reference.word for reference in references)
     last = [one.references[-1].member == "background.png" for one in drawn]
     assert np.mean(last) == pytest.approx(0.5, abs=0.03)
     assert caption.index("dog") == next(reference.span[0] for reference in references if reference.word == "dog")  # its first
 
 
-def test_the_choice_of_references_is_that_of_the_method(document: dict[str, Any]) -> None:
+def test_the_choice_of_references_is_that_of_the_method(document: Document) -> None:
     rng, same_rng = np.random.default_rng(5), np.random.default_rng(5)
     drawn = draw(rng, document, DATA, images=True)
     assert drawn.window == same_rng.integers(DATA.windows)
@@ -106,22 +108,22 @@ def test_the_choice_of_references_is_that_of_the_method(document: dict[str, Any]
     assert [(reference.word, reference.member) for reference in drawn.references] == expected
 
 
-def test_without_augmentation_or_images_there_is_nothing_to_vary(document: dict[str, Any]) -> None:
+def test_without_augmentation_or_images_there_is_nothing_to_vary(document: Document) -> None:
     plain = DATA.model_copy(update={"augment": False})
     drawn = [draw(np.random.default_rng(seed), document, plain, images=True) for seed in range(50)]
     assert {reference.variant for one in drawn for reference in one.references} == {0}
     assert all(not draw(np.random.default_rng(seed), document, DATA, images=False).references for seed in range(20))
 
 
-def test_a_background_without_a_word_has_no_span(document: dict[str, Any]) -> None:
-    wordless = document | {"background": {**document["background"], "word": None}}
+def test_a_background_without_a_word_has_no_span(document: Document) -> None:
+    wordless = msgspec.structs.replace(document, background=msgspec.structs.replace(document.background, word=None))
     drawn = [draw(np.random.default_rng(seed), wordless, DATA, images=True) for seed in range(20)]
     found = {reference[:3] for one in drawn for reference in one.references if reference.member == "background.png"}
     assert found == {("", (0, 0), "background.png")}
 
 
 def test_reference_pixels_follow_from_seed_key_member_and_variant(out: str) -> None:
-    png = Samples(out).read(0, ["ref00.png"])["ref00.png"]
+    png = Dataset(out).read(0, ["ref00.png"])["ref00.png"]
     first = reference_pixels(png, "a", "ref00.png", 0, DATA, 1)
     assert first.shape == (48, 48, 3)
     assert first.dtype == np.uint8
@@ -132,7 +134,7 @@ def test_reference_pixels_follow_from_seed_key_member_and_variant(out: str) -> N
 
 
 def test_without_augmentation_a_reference_is_the_crop_on_white(out: str) -> None:
-    png = Samples(out).read(0, ["ref00.png"])["ref00.png"]
+    png = Dataset(out).read(0, ["ref00.png"])["ref00.png"]
     plain = DATA.model_copy(update={"augment": False})
     expected = augment.on_white_square(np.asarray(Image.open(io.BytesIO(png))), 48)
     assert np.array_equal(reference_pixels(png, "a", "ref00.png", 0, plain, 1), expected)
@@ -155,7 +157,7 @@ def test_a_picture_is_cut_about_its_middle_and_not_distorted(h: int, w: int, hei
 
 
 def test_reading_again_from_another_process_or_the_whole_sample_gives_the_same(out: str) -> None:
-    samples = Samples(out)
+    samples = Dataset(out)
     source = PixelSource(samples, DATA, seed=0)
     copied = pickle.loads(pickle.dumps(source))
     for step in range(3):
@@ -166,7 +168,7 @@ def test_reading_again_from_another_process_or_the_whole_sample_gives_the_same(o
 
 
 def test_stage_one_reads_no_references(out: str) -> None:
-    item = PixelSource(Samples(out), DATA, seed=0, images=False).read(0, 0, 0, 1)
+    item = PixelSource(Dataset(out), DATA, seed=0, images=False).read(0, 0, 0, 1)
     assert item.references == []
     assert item.video.shape == (3, 24, 24, 3)
 
@@ -174,7 +176,7 @@ def test_stage_one_reads_no_references(out: str) -> None:
 def spoil(tmp_path: Path, member: str, data: bytes | None = None) -> PixelSource:
     """A fresh output in whose tar a member of the first sample is overwritten, behind its header (data) or with it."""
     out = make_real_output(tmp_path, [1.5])
-    samples = Samples(out)
+    samples = Dataset(out)
     place = next(place for place in samples.index["members"][0].as_py() if place["name"] == member)
     with Path(samples.address(0)).open("r+b") as tar:
         tar.seek(place["offset"] - (512 if data is None else 0))
@@ -205,4 +207,4 @@ def test_damage_is_told_in_a_line(tmp_path: Path, member: str, data: bytes | Non
 
 
 def test_the_advice_about_a_damaged_clip_leaves_it_out(out: str) -> None:
-    assert "clip-0000" not in Samples(out, where="key != 'clip-0000'").index["key"].to_pylist()
+    assert "clip-0000" not in Dataset(out, where="key != 'clip-0000'").index["key"].to_pylist()

@@ -16,8 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from real_clips import make_real_output, same_item
 
-from materia.dataset.reader import Samples
-from materia.dataset.writer import OutputError
+from materia.dataset.layout import OutputError
+from materia.dataset.reader import Dataset
 from trainer.config import BucketSettings, DataSettings
 from trainer.data.batch import Item
 from trainer.data.items import PixelSource
@@ -38,16 +38,16 @@ STEPS = 6
 
 
 @pytest.fixture(scope="module")
-def samples(tmp_path_factory: pytest.TempPathFactory) -> Samples:
-    return Samples(make_real_output(tmp_path_factory.mktemp("loader"), SECONDS))
+def samples(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    return Dataset(make_real_output(tmp_path_factory.mktemp("loader"), SECONDS))
 
 
 @pytest.fixture(scope="module")
-def undisturbed(samples: Samples) -> list[StepItems]:
+def undisturbed(samples: Dataset) -> list[StepItems]:
     return list(read(samples))
 
 
-def read(samples: Samples, start: int = 0, stop: int = STEPS, rank: int = 0, ranks: int = 1, workers: int = 0):
+def read(samples: Dataset, start: int = 0, stop: int = STEPS, rank: int = 0, ranks: int = 1, workers: int = 0):
     order = Order(buckets(samples, DATA), seed=7)
     return indexed(PixelSource(samples, DATA, seed=7), order, samples, start, stop, rank, ranks, workers)
 
@@ -63,7 +63,7 @@ def assert_same(found: list[StepItems], expected: list[StepItems], rank: int = 0
 @settings(max_examples=8, deadline=None)
 @given(st.integers(0, STEPS - 1), st.sampled_from([(rank, ranks) for ranks in (1, 2, 4) for rank in range(ranks)]))
 def test_a_restart_on_any_rank_reads_what_an_undisturbed_run_does(
-    samples: Samples, undisturbed: list[StepItems], start: int, place: tuple[int, int]
+    samples: Dataset, undisturbed: list[StepItems], start: int, place: tuple[int, int]
 ) -> None:
     rank, ranks = place
     assert_same(list(read(samples, start, STEPS, rank, ranks)), undisturbed[start:], rank, ranks)
@@ -71,13 +71,13 @@ def test_a_restart_on_any_rank_reads_what_an_undisturbed_run_does(
 
 @pytest.mark.parametrize(("workers", "start", "rank", "ranks"), [(2, 0, 0, 1), (2, 1, 1, 2), (1, 2, 3, 4)])
 def test_the_number_of_workers_changes_nothing(
-    samples: Samples, undisturbed: list[StepItems], workers: int, start: int, rank: int, ranks: int
+    samples: Dataset, undisturbed: list[StepItems], workers: int, start: int, rank: int, ranks: int
 ) -> None:
     samples.read(0, ["json"])  # the parent has files open when the workers are forked
     assert_same(list(read(samples, start, STEPS, rank, ranks, workers)), undisturbed[start:], rank, ranks)
 
 
-def test_steps_are_of_one_bucket_with_clips_long_enough(samples: Samples, undisturbed: list[StepItems]) -> None:
+def test_steps_are_of_one_bucket_with_clips_long_enough(samples: Dataset, undisturbed: list[StepItems]) -> None:
     assert {step.bucket for step in undisturbed} == {0, 1}
     duration = dict(zip(samples.index["key"].to_pylist(), SECONDS, strict=True))
     for step in undisturbed:
@@ -88,30 +88,30 @@ def test_steps_are_of_one_bucket_with_clips_long_enough(samples: Samples, undist
         assert min(duration[key] for key in step.keys) >= (bucket.frames - 1) / DATA.fps
 
 
-def test_held_out_samples_are_never_trained_on_and_stay_the_same(samples: Samples, undisturbed: list[StepItems]) -> None:
+def test_held_out_samples_are_never_trained_on_and_stay_the_same(samples: Dataset, undisturbed: list[StepItems]) -> None:
     training, held_out = split(samples, 2)
     assert sorted([*training, *held_out]) == list(range(len(SECONDS)))
     one = {samples.key(number) for number in split(samples, 1)[1].tolist()}
     two = {samples.key(number) for number in held_out.tolist()}
     assert len(one) == 1
     assert one < two
-    fewer = Samples(samples.out, where=f"key != '{samples.key(int(training[0]))}'")
+    fewer = Dataset(samples.out, where=f"key != '{samples.key(int(training[0]))}'")
     assert {fewer.key(number) for number in split(fewer, 2)[1].tolist()} == two
     assert not one & {key for step in undisturbed for key in step.keys}
     assert split(samples, 0)[1].size == 0
 
 
-def test_where_nothing_is_said_at_most_a_tenth_is_held_out(samples: Samples, tmp_path: Path) -> None:
+def test_where_nothing_is_said_at_most_a_tenth_is_held_out(samples: Dataset, tmp_path: Path) -> None:
     assert split(samples, None)[1].size == 0
-    assert split(Samples(make_real_output(tmp_path, [0.5] * 23)), None)[1].size == 2
+    assert split(Dataset(make_real_output(tmp_path, [0.5] * 23)), None)[1].size == 2
 
 
-def test_buckets_and_splits_without_samples_are_refused(samples: Samples) -> None:
+def test_buckets_and_splits_without_samples_are_refused(samples: Dataset) -> None:
     with pytest.raises(TrainError, match=r"holds out all 6 samples"):
         split(samples, 6)
     with pytest.raises(TrainError, match=r"no clip of .* is long enough for 25 frames at 8 a second; the longest lasts 3.00 s"):
         long_enough(samples, BucketSettings(frames=25, height=8, width=8, batch=1), 8)
-    shorter = Samples(samples.out, where="duration_s < 2.9")
+    shorter = Dataset(samples.out, where="duration_s < 2.9")
     longest = BucketSettings(frames=19, height=8, width=8, batch=1)  # one of them is long enough
     (only,) = long_enough(shorter, longest, 8).tolist()
     held = next(n for n in range(1, len(shorter)) if only in split(shorter, n)[1])
@@ -119,14 +119,14 @@ def test_buckets_and_splits_without_samples_are_refused(samples: Samples) -> Non
         buckets(shorter, DATA.model_copy(update={"buckets": (longest,), "validation": held}))
 
 
-def test_a_batch_that_ranks_cannot_share_evenly_is_refused(samples: Samples) -> None:
+def test_a_batch_that_ranks_cannot_share_evenly_is_refused(samples: Dataset) -> None:
     with pytest.raises(TrainError, match=r"batch of 4 cannot be shared out to 3 processes.*multiple of 3"):
         read(samples, ranks=3)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_an_error_comes_out_of_a_worker_as_it_was(tmp_path: Path, workers: int) -> None:
-    samples = Samples(make_real_output(tmp_path, [1.5, 1.5, 2.0]))
+    samples = Dataset(make_real_output(tmp_path, [1.5, 1.5, 2.0]))
     shard = Path(samples.address(0))
     shard.write_bytes(shard.read_bytes()[:2000])
     with pytest.raises(OutputError) as caught:
@@ -220,7 +220,7 @@ os.kill(os.getpid(), 9)
     assert_gone({int(pid) for pid in ended.stdout.split()})
 
 
-def test_decoding_in_the_parent_first_does_not_hang_the_workers(samples: Samples) -> None:
+def test_decoding_in_the_parent_first_does_not_hang_the_workers(samples: Dataset) -> None:
     cv2.setNumThreads(4)
     cv2.GaussianBlur(np.zeros((2000, 2000, 3), np.float32), (31, 31), 0)  # starts OpenCV's pool
     assert len(list(read(samples, 0, 2, workers=1))) == 2

@@ -12,8 +12,8 @@ import webdataset as wds
 from encoded_items import ENCODERS, same_encoding
 from real_clips import make_real_output
 
-from materia.dataset.reader import Samples
-from materia.dataset.writer import OutputError
+from materia.dataset.layout import OutputError
+from materia.dataset.reader import Dataset
 from trainer.config import TrainConfig
 from trainer.data.batch import collate
 from trainer.data.cache import CacheSource, OtherCacheError
@@ -49,7 +49,7 @@ def config(**sections: dict) -> TrainConfig:
 def shards(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Three samples in two tars; the clip of the second has been overwritten."""
     out = make_real_output(tmp_path_factory.mktemp("precompute"), SECONDS)
-    row = next(row for row in Samples(out).index.to_pylist() if row["key"] == BROKEN)
+    row = next(row for row in Dataset(out).index.to_pylist() if row["key"] == BROKEN)
     clip = next(member for member in row["members"] if member["name"] == "mp4")
     with Path(out, row["shard"]).open("r+b") as tar:
         tar.seek(clip["offset"])
@@ -79,7 +79,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("stage", [{}, {"images": False}], ids=["stage II", "stage I"])
 def test_training_from_the_cache_and_from_pixels_gives_the_same_batches(shards: str, cache: Path, stage: dict) -> None:
-    settings, samples = config(stage=stage), Samples(shards)
+    settings, samples = config(stage=stage), Dataset(shards)
     cached = CacheSource(samples, str(cache), settings)
     pixels = PixelSource(samples, settings.data, settings.seed, settings.stage.images)
     encoders = build_encoders(settings.encoders)
@@ -118,13 +118,13 @@ def test_plain_webdataset_reads_the_arrays_that_the_index_tells_of(cache: Path) 
 def test_what_cannot_be_decoded_is_listed_and_left_out(shards: str, cache: Path) -> None:
     rejects = [row for path in sorted((cache / "rejects").iterdir()) for row in pq.read_table(path).to_pylist()]
     assert [(row["key"], row["reason"]) for row in rejects] == [(BROKEN, "unreadable")]
-    samples = Samples(shards)
+    samples = Dataset(shards)
     served = CacheSource(samples, str(cache), config()).numbers()
     assert [samples.index["key"][number].as_py() for number in served.tolist()] == ["clip-0000", "clip-0002"]
 
 
 def test_a_filter_chooses_among_what_is_there(shards: str, cache: Path) -> None:
-    one = Samples(shards, where="key == 'clip-0002'")
+    one = Dataset(shards, where="key == 'clip-0002'")
     assert CacheSource(one, str(cache), config()).read(0, 0, 0, 2).key == "clip-0002"
 
 
@@ -134,7 +134,7 @@ def test_only_what_is_missing_is_made_again_and_its_bytes_are_the_same(shards: s
     (copy / "shards/000001.tar").write_bytes(b"half a t")
     (copy / "shards/.000001.tar.0123abcd.tmp").write_bytes(b"left by a killed process")
     with pytest.raises(TrainError, match=r"not finished.*000001.*materia precompute"):
-        CacheSource(Samples(shards), str(copy), config())
+        CacheSource(Dataset(shards), str(copy), config())
     precompute(config(), shards=shards, output=str(copy), say=lambda text: None)
     assert contents(copy) == before
     assert (copy / "shards/000000.tar").stat().st_mtime_ns == kept
@@ -154,27 +154,27 @@ def test_another_configuration_is_refused_naming_what_differs(shards: str, cache
     other = config(data={"fps": 8, "windows": 3})
     for use in (
         lambda settings: precompute(settings, shards=shards, output=str(cache), say=lambda text: None),
-        lambda settings: CacheSource(Samples(shards), str(cache), settings),
+        lambda settings: CacheSource(Dataset(shards), str(cache), settings),
     ):
         with pytest.raises(OtherCacheError, match=r"another data.fps, data.windows;") as refused:
             use(other)
         assert refused.value.exit_code == 4 and "\n" not in str(refused.value)
     image = {"backend": "efficientnet", "options": {"blocks": [1], "grid": 2}}
     with pytest.raises(OtherCacheError, match=r"another encoders.image; .*materia precompute"):
-        CacheSource(Samples(shards), str(cache), config(encoders={"image": image}))
+        CacheSource(Dataset(shards), str(cache), config(encoders={"image": image}))
     more = make_real_output(tmp_path, [0.8])
     with pytest.raises(OtherCacheError, match="another shards;"):
-        CacheSource(Samples(more), str(cache), config())
+        CacheSource(Dataset(more), str(cache), config())
 
 
 def test_a_cache_serves_fewer_buckets_in_other_batches(shards: str, cache: Path) -> None:
     fewer = config(data={"buckets": [{"frames": 2, "height": 16, "width": 16, "batch": 1, "weight": 3}]})
-    whole = CacheSource(Samples(shards), str(cache), config())
-    assert same_encoding(CacheSource(Samples(shards), str(cache), fewer).read(1, 0, 0, 0), whole.read(1, 0, 0, 1))
+    whole = CacheSource(Dataset(shards), str(cache), config())
+    assert same_encoding(CacheSource(Dataset(shards), str(cache), fewer).read(1, 0, 0, 0), whole.read(1, 0, 0, 1))
 
 
 def test_a_cache_that_is_none_torn_or_anothers_is_told(shards: str, copy: Path, tmp_path: Path) -> None:
-    samples = Samples(shards)
+    samples = Dataset(shards)
     with pytest.raises(TrainError, match=r"no cache.json; make one: materia precompute"):
         CacheSource(samples, str(tmp_path / "nothing"), config())
     source = CacheSource(samples, str(copy), config())

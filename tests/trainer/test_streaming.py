@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from real_clips import make_real_output, same_item
 
-from materia.dataset.reader import Samples
-from materia.dataset.writer import OutputError
+from materia.dataset.layout import OutputError
+from materia.dataset.reader import Dataset
 from trainer.config import BucketSettings, DataSettings
 from trainer.data.items import PixelSource
 from trainer.data.loader import StepItems, buckets, split
@@ -31,19 +31,19 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def read(
-    samples: Samples, data: DataSettings, stop: int, *, start: int = 0, rank: int = 0, ranks: int = 1, workers: int = 0
+    samples: Dataset, data: DataSettings, stop: int, *, start: int = 0, rank: int = 0, ranks: int = 1, workers: int = 0
 ) -> list[StepItems]:
     order = Order(buckets(samples, data), seed=7)
     return list(streamed(PixelSource(samples, data, seed=7), order, samples, start, stop, rank, ranks, workers))
 
 
-def number_of(samples: Samples, key: str) -> int:
+def number_of(samples: Dataset, key: str) -> int:
     return samples.index["key"].to_pylist().index(key)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_items_are_those_that_the_indexed_reader_makes_of_the_same_samples(out: str, workers: int) -> None:
-    samples = Samples(out)
+    samples = Dataset(out)
     order, source = Order(buckets(samples, DATA), seed=7), PixelSource(samples, DATA, seed=7)
     for step in read(samples, DATA, 5, rank=1, ranks=2, workers=workers):
         assert step.bucket == order.bucket(step.step) == order.step(step.step).bucket
@@ -55,13 +55,13 @@ def test_items_are_those_that_the_indexed_reader_makes_of_the_same_samples(out: 
 
 @pytest.mark.parametrize(("ranks", "workers"), [(1, 0), (2, 0), (2, 2), (4, 1)])
 def test_an_epoch_is_dealt_to_ranks_and_workers_without_overlap(out: str, ranks: int, workers: int) -> None:
-    samples = Samples(out)
+    samples = Dataset(out)
     steps = [step for rank in range(ranks) for step in read(samples, IN_ORDER, 2, rank=rank, ranks=ranks, workers=workers)]
     assert Counter(key for step in steps for key in step.keys) == Counter(samples.index["key"].to_pylist())
 
 
 def test_only_wanted_samples_come(out: str) -> None:
-    samples = Samples(out, where="duration_s > 1.15 and key != 'clip-0004'")
+    samples = Dataset(out, where="duration_s > 1.15 and key != 'clip-0004'")
     steps = read(samples, DATA, 12)
     held_out = {samples.key(number) for number in split(samples, 1)[1].tolist()}
     keys = {key for step in steps for key in step.keys}
@@ -72,7 +72,7 @@ def test_only_wanted_samples_come(out: str) -> None:
 
 
 def test_a_run_that_goes_on_shuffles_anew_and_every_epoch_differs(out: str) -> None:
-    samples = Samples(out)
+    samples = Dataset(out)
     first = [step.keys for step in read(samples, IN_ORDER, 6)]
     assert first == [step.keys for step in read(samples, IN_ORDER, 6)]
     assert first[2:] != [step.keys for step in read(samples, IN_ORDER, 6, start=2)]
@@ -80,20 +80,20 @@ def test_a_run_that_goes_on_shuffles_anew_and_every_epoch_differs(out: str) -> N
 
 
 def test_the_buffer_shuffles(out: str) -> None:
-    samples = Samples(out)
+    samples = Dataset(out)
     shuffled = [step.keys for step in read(samples, IN_ORDER.model_copy(update={"shuffle_buffer": 8}), 6)]
     assert shuffled != [step.keys for step in read(samples, IN_ORDER, 6)]
 
 
 def test_more_workers_than_shards_are_not_used_and_more_ranks_are_refused(out: str) -> None:
-    one_shard = Samples(out, where="key in ['clip-0000', 'clip-0001']")
+    one_shard = Dataset(out, where="key in ['clip-0000', 'clip-0001']")
     assert [step.step for step in read(one_shard, IN_ORDER, 3, workers=4)] == [0, 1, 2]
     with pytest.raises(TrainError, match=r"1 shards of .* cannot be shared out to 2 processes; set data.reader=indexed"):
         read(one_shard, IN_ORDER, 3, ranks=2)
 
 
 def test_a_cache_and_uneven_shares_are_refused(out: str) -> None:
-    samples = Samples(out)
+    samples = Dataset(out)
     order = Order(buckets(samples, DATA), seed=7)
 
     class Cache:
@@ -110,7 +110,7 @@ def test_an_object_store_is_read_without_a_shell(out: str) -> None:
     for path in Path(out).rglob("*"):
         if path.is_file():
             store.pipe_file(f"{root}/{path.relative_to(out)}", path.read_bytes())
-    local, remote = read(Samples(out), DATA, 3), read(Samples(f"memory:/{root}"), DATA, 3, workers=1)
+    local, remote = read(Dataset(out), DATA, 3), read(Dataset(f"memory:/{root}"), DATA, 3, workers=1)
     store.rm(root, recursive=True)
     assert [step.keys for step in remote] == [step.keys for step in local]
     assert not Path("hacked").exists()
@@ -126,7 +126,7 @@ def test_an_object_store_is_read_without_a_shell(out: str) -> None:
     ],
 )
 def test_a_torn_shard_is_told_in_a_line(tmp_path: Path, spoil, told: str, workers: int) -> None:
-    samples = Samples(make_real_output(tmp_path, [1.5, 1.5]))
+    samples = Dataset(make_real_output(tmp_path, [1.5, 1.5]))
     shard = Path(samples.address(0))
     shard.write_bytes(spoil(shard.read_bytes()))
     with pytest.raises(OutputError, match=told) as caught:
@@ -136,7 +136,7 @@ def test_a_torn_shard_is_told_in_a_line(tmp_path: Path, spoil, told: str, worker
 
 
 def test_the_global_random_state_decides_nothing(out: str) -> None:
-    samples = Samples(out)
+    samples = Dataset(out)
     np.random.seed(0)
     one = read(samples, DATA, 2)
     np.random.seed(1)

@@ -64,12 +64,12 @@ def test_the_encoder_reads_the_file(trained: tuple[TrainedAutoencoder, list[str]
 def test_the_latents_of_what_it_was_trained_on_are_of_unit_variance(
     trained: tuple[TrainedAutoencoder, list[str]], output: str
 ) -> None:
-    from materia.dataset.reader import Samples
+    from materia.dataset.reader import Dataset
     from trainer.data.items import PixelSource
 
     encoder = small(trained[0].path)
     encoder.setup("cpu")
-    source = PixelSource(Samples(output), config().data, 0, images=False)
+    source = PixelSource(Dataset(output), config().data, 0, images=False)
     clips = torch.stack([torch.from_numpy(source.read(step, 0, number, 0).video) for step in range(4) for number in range(3)])
     assert 0.7 < encoder.encode(clips).mean.std() < 1.4
 

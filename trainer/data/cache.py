@@ -27,12 +27,13 @@ import torch
 from torch import Tensor
 
 from materia.base import storage
-from materia.dataset.reader import HEADER_BYTES, RangeReader, Samples, is_header_of
-from materia.dataset.writer import OutputError
+from materia.dataset.layout import OutputError
+from materia.dataset.ranges import HEADER_BYTES, RangeReader, is_header_of
+from materia.dataset.reader import Dataset
 from trainer.config import BucketSettings, TrainConfig
 from trainer.data.batch import EncodedItem, numpy_rng
 from trainer.data.encode import spans_tensor
-from trainer.data.items import draw
+from trainer.data.items import Drawable, draw
 from trainer.encoders import Encoders, build_encoders
 from trainer.errors import TrainError
 
@@ -118,7 +119,7 @@ def sibling(shard: str, folder: str) -> str:
 class CacheSource:
     """Encoded items of `samples`, out of a cache. Raises TrainError for one that does not fit, OutputError for a broken one."""
 
-    def __init__(self, samples: Samples, cache: str, config: TrainConfig) -> None:
+    def __init__(self, samples: Dataset, cache: str, config: TrainConfig) -> None:
         self.config = config
         encoders = build_encoders(config.encoders)
         _require_fit(cache, fingerprint(config, encoders, samples.source_sha256), samples)
@@ -135,7 +136,7 @@ class CacheSource:
         """What `encode` makes of the item of `PixelSource.read` with the same arguments, on the CPU."""
         place = int(self._places[number])
         config, members = self.config, {member["name"]: member for member in self._index["members"][place].as_py()}
-        document = msgspec.json.decode(self._index["document"][place].as_py())
+        document = msgspec.json.decode(self._index["document"][place].as_py(), type=Drawable)
         drawn = draw(numpy_rng(config.seed, step, slot), document, config.data, config.stage.images)
         size = size_name(config.data.buckets[bucket])
         latents = [(f"{name}.{size}.npy", drawn.window) for name in ("mean", "std") if f"{name}.{size}.npy" in members]
@@ -176,7 +177,7 @@ class CacheSource:
         ]
 
 
-def _require_fit(cache: str, wanted: dict[str, Any], samples: Samples) -> None:
+def _require_fit(cache: str, wanted: dict[str, Any], samples: Dataset) -> None:
     found = read_fingerprint(cache)
     if found is None:
         raise TrainError(f"{cache} is no cache, it has no cache.json; make one: {_command(samples, cache)}")
@@ -187,11 +188,11 @@ def _require_fit(cache: str, wanted: dict[str, Any], samples: Samples) -> None:
         raise OtherCacheError(f"{cache} was made with another {', '.join(names)}; make one that fits: {command}")
 
 
-def _command(samples: Samples, output: str) -> str:
+def _command(samples: Dataset, output: str) -> str:
     return f"materia precompute --config THIS_CONFIGURATION --shards {samples.out} --output {output}"
 
 
-def _read_index(cache: str, samples: Samples) -> pa.Table:
+def _read_index(cache: str, samples: Dataset) -> pa.Table:
     tables = []
     for shard in samples.index["shard"].unique().to_pylist():
         address = storage.join(cache, sibling(shard, "index"))

@@ -10,15 +10,17 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import cv2
+import msgspec
 import numpy as np
 from PIL import Image
 
-from materia.dataset.reader import Samples, parse_document
-from materia.dataset.writer import OutputError
+from materia.dataset.documents import Document, InstanceDocument
+from materia.dataset.layout import OutputError
+from materia.dataset.reader import Dataset, parse_document
 from stages.video import VideoError, frames_at, in_memory
 from trainer.config import BucketSettings, DataSettings
 from trainer.data import augment, references
@@ -36,6 +38,36 @@ class DrawnReference(NamedTuple):
     span: tuple[int, int]
     member: str
     variant: int
+
+
+class DrawableWord(msgspec.Struct):
+    """Of an entity, see `Drawable`."""
+
+    word: str
+    spans: list[tuple[int, int]]
+
+
+class DrawableInstance(msgspec.Struct):
+    """Of an instance, see `Drawable`."""
+
+    word: str
+    parent: int | None
+    member: str
+
+
+class DrawableBackground(msgspec.Struct):
+    """Of the background, see `Drawable`."""
+
+    word: str | None
+
+
+class Drawable(msgspec.Struct):
+    """What `draw` reads of KEY.json, for a cache to keep; the masks, which are most of it, are left out."""
+
+    key: str
+    entities: list[DrawableWord]
+    instances: list[DrawableInstance]
+    background: DrawableBackground
 
 
 class Draw(NamedTuple):
@@ -56,7 +88,7 @@ class Source(Protocol):
 class PixelSource:
     """Items decoded from the clips. `images` False: without references (stage I). Can be sent to a loader's workers."""
 
-    def __init__(self, samples: Samples, data: DataSettings, seed: int, images: bool = True) -> None:
+    def __init__(self, samples: Dataset, data: DataSettings, seed: int, images: bool = True) -> None:
         self.samples = samples
         self.data = data
         self.seed = seed
@@ -75,13 +107,13 @@ class PixelSource:
         return make_item(document, members, shard, slot, drawn, self.data.buckets[bucket], self.data, self.seed)
 
 
-def draw(rng: np.random.Generator, document: dict[str, Any], data: DataSettings, images: bool) -> Draw:
+def draw(rng: np.random.Generator, document: Document | Drawable, data: DataSettings, images: bool) -> Draw:
     """Window, references and their augmentations of one item. Faces are crops of the word whose instance they belong to."""
     window = int(rng.integers(data.windows))
     if not images:
         return Draw(window, [])
-    spans = {entity["word"]: tuple(entity["spans"][0]) for entity in document["entities"]}
-    background = Reference(document["background"]["word"] or "", BACKGROUND)
+    spans = {entity.word: entity.spans[0] for entity in document.entities}
+    background = Reference(document.background.word or "", BACKGROUND)
     chosen = references.choose(rng, crops_of(document), background)
     variants = rng.integers(data.variants if data.augment else 1, size=len(chosen))
     return Draw(
@@ -93,13 +125,13 @@ def draw(rng: np.random.Generator, document: dict[str, Any], data: DataSettings,
     )
 
 
-def crops_of(document: dict[str, Any]) -> dict[str, list[str]]:
+def crops_of(document: Document | Drawable) -> dict[str, list[str]]:
     """Members that show each subject or object word, in the order of the document, faces under their parent's word."""
     crops: dict[str, list[str]] = {}
-    instances = document["instances"]
+    instances: Sequence[InstanceDocument | DrawableInstance] = document.instances
     for instance in instances:
-        shown = instance if instance["parent"] is None else instances[instance["parent"]]
-        crops.setdefault(shown["word"], []).append(instance["member"])
+        shown = instance if instance.parent is None else instances[instance.parent]
+        crops.setdefault(shown.word, []).append(instance.member)
     return crops
 
 
@@ -112,11 +144,11 @@ def latest_start_s(duration_s: Any, fps: Any, frames: int, data_fps: float) -> A
     return duration_s - 1 / fps - (frames - 1) / data_fps
 
 
-def window_times(document: dict[str, Any], bucket: BucketSettings, data: DataSettings, window: int, seed: int) -> list[float]:
+def window_times(document: Document, bucket: BucketSettings, data: DataSettings, window: int, seed: int) -> list[float]:
     """Times of a window's pictures, seconds from the clip's first: `bucket.frames` of them at `data.fps`."""
-    video = document["video"]
-    latest = latest_start_s(video["duration_s"], video["fps"], bucket.frames, data.fps)
-    start = max(0.0, latest) * _rng_of(seed, document["key"], "window", window).random()
+    video = document.video
+    latest = latest_start_s(video.duration_s, video.fps, bucket.frames, data.fps)
+    start = max(0.0, latest) * _rng_of(seed, document.key, "window", window).random()
     return [start + number / data.fps for number in range(bucket.frames)]
 
 
@@ -133,9 +165,9 @@ def reference_pixels(png: bytes, key: str, member: str, variant: int, data: Data
 
 
 def read_item(
-    samples: Samples,
+    samples: Dataset,
     number: int,
-    document: dict[str, Any],
+    document: Document,
     slot: int,
     drawn: Draw,
     bucket: BucketSettings,
@@ -146,13 +178,13 @@ def read_item(
 
     Raises OutputError for a shard, TrainError for a clip that cannot be read.
     """
-    wanted = {document["video"]["member"], *(reference.member for reference in drawn.references)}
+    wanted = {document.video.member, *(reference.member for reference in drawn.references)}
     members = samples.read(number, wanted)
     return make_item(document, members, samples.address(number), slot, drawn, bucket, data, seed)
 
 
 def make_item(
-    document: dict[str, Any],
+    document: Document,
     members: Mapping[str, bytes],
     shard: str,
     slot: int,
@@ -162,7 +194,7 @@ def make_item(
     seed: int,
 ) -> Item:
     """The item that `drawn` describes, from the members it needs. Errors as of `read_item`; they name `shard`."""
-    key = document["key"]
+    key = document.key
     images = []
     for word, span, member, variant in drawn.references:
         try:
@@ -172,11 +204,11 @@ def make_item(
         images.append(ReferenceImage(word, span, pixels))
     times_s = window_times(document, bucket, data, drawn.window, seed)
     try:
-        video = decode(members[document["video"]["member"]], times_s, bucket.height, bucket.width)
+        video = decode(members[document.video.member], times_s, bucket.height, bucket.width)
     except VideoError as error:
         advice = f"leave it out: --where \"key != '{key}'\""
         raise TrainError(f"{shard}: the video of {key} cannot be decoded: {error}; {advice}") from error
-    return Item(key=key, slot=slot, caption=document["caption"], video=video, references=images)
+    return Item(key=key, slot=slot, caption=document.caption, video=video, references=images)
 
 
 def decode(clip: bytes, times_s: list[float], height: int, width: int) -> np.ndarray:

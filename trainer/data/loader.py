@@ -23,7 +23,7 @@ import cv2
 import numpy as np
 import torch
 
-from materia.dataset.reader import Samples
+from materia.dataset.reader import Dataset
 from trainer.config import BucketSettings, DataSettings
 from trainer.data.batch import EncodedItem, Item
 from trainer.data.items import Source, latest_start_s
@@ -51,7 +51,7 @@ class StepItems(NamedTuple):
     items: list[Item] | list[EncodedItem]
 
 
-def split(samples: Samples, validation: int | None) -> tuple[np.ndarray, np.ndarray]:
+def split(samples: Dataset, validation: int | None) -> tuple[np.ndarray, np.ndarray]:
     """Numbers of the samples to train on and of those held out, each ascending.
 
     Held out are the clips of the videos (`source_id`) whose hashes are smallest, so that it does not depend on the order of the
@@ -75,7 +75,7 @@ def _hash(text: str) -> bytes:
     return hashlib.sha256(text.encode()).digest()
 
 
-def long_enough(samples: Samples, bucket: BucketSettings, fps: float) -> np.ndarray:
+def long_enough(samples: Dataset, bucket: BucketSettings, fps: float) -> np.ndarray:
     """Numbers of the samples, held out or not, whose clips last long enough for a bucket. Raises TrainError if none does."""
     latest_s = latest_start_s(samples.numbers("duration_s"), samples.numbers("fps"), bucket.frames, fps)
     numbers = np.flatnonzero(latest_s > -1e-6)
@@ -87,7 +87,7 @@ def long_enough(samples: Samples, bucket: BucketSettings, fps: float) -> np.ndar
     return numbers
 
 
-def buckets(samples: Samples, data: DataSettings) -> list[Bucket]:
+def buckets(samples: Dataset, data: DataSettings) -> list[Bucket]:
     """What each of `data.buckets` is drawn from: the clips long enough for it that are not held out. Raises TrainError."""
     training, _ = split(samples, data.validation)
     found = []
@@ -103,7 +103,7 @@ def buckets(samples: Samples, data: DataSettings) -> list[Bucket]:
 
 
 def indexed(
-    source: Source, order: Order, samples: Samples, start: int, stop: int, rank: int, ranks: int, workers: int
+    source: Source, order: Order, samples: Dataset, start: int, stop: int, rank: int, ranks: int, workers: int
 ) -> Iterator[StepItems]:
     """Steps `start` to `stop`, this rank's share of each: slots rank, rank + ranks, ...
 
@@ -201,7 +201,7 @@ def _end_with(parent: int) -> None:
 class _Steps:
     """Step number -> its items."""
 
-    def __init__(self, source: Source, order: Order, samples: Samples, rank: int, ranks: int) -> None:
+    def __init__(self, source: Source, order: Order, samples: Dataset, rank: int, ranks: int) -> None:
         self.source = source
         self.order = order
         self.samples = samples

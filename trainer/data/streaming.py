@@ -22,8 +22,8 @@ from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from materia.base import storage
 from materia.base.errors import UserError
-from materia.dataset.reader import Samples
-from materia.dataset.writer import OutputError
+from materia.dataset.layout import OutputError
+from materia.dataset.reader import Dataset
 from trainer.data.items import PixelSource, Source
 from trainer.data.loader import StepItems, ahead, check_shares
 from trainer.data.order import Order
@@ -39,7 +39,7 @@ class Streamed(NamedTuple):
 
 
 def streamed(
-    source: Source, order: Order, samples: Samples, start: int, stop: int, rank: int, ranks: int, workers: int
+    source: Source, order: Order, samples: Dataset, start: int, stop: int, rank: int, ranks: int, workers: int
 ) -> Iterator[StepItems]:
     """Steps `start` to `stop`, this rank's share of each, with this rank's keys only: it does not know the others'.
 
@@ -73,7 +73,7 @@ class _Steps:
         self,
         source: PixelSource,
         order: Order,
-        samples: Samples,
+        samples: Dataset,
         wanted: np.ndarray,
         shards: list[tuple[str, np.ndarray]],
         rank: int,
@@ -118,7 +118,7 @@ class _Steps:
                 yield from read_shard(self.samples, *self.shards[place])
 
 
-def shards_of(samples: Samples, numbers: np.ndarray) -> list[tuple[str, np.ndarray]]:
+def shards_of(samples: Dataset, numbers: np.ndarray) -> list[tuple[str, np.ndarray]]:
     """The shards that hold the samples `numbers` (n,), by their paths in the output, each with its own of them."""
     column = samples.index["shard"].take(pa.array(numbers)).combine_chunks().dictionary_encode()
     codes = column.indices.to_numpy()
@@ -127,7 +127,7 @@ def shards_of(samples: Samples, numbers: np.ndarray) -> list[tuple[str, np.ndarr
     return list(zip(column.dictionary.to_pylist(), parts, strict=True))
 
 
-def read_shard(samples: Samples, shard: str, numbers: np.ndarray) -> Iterator[Streamed]:
+def read_shard(samples: Dataset, shard: str, numbers: np.ndarray) -> Iterator[Streamed]:
     """Samples of a shard as they lie in it, without the frames of record. Raises OutputError where one of them is missing."""
     address = storage.join(samples.out, shard)
     awaited = {samples.key(number): int(number) for number in numbers.tolist()}

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from materia.dataset.reader import Samples
+from materia.dataset.reader import Dataset
 from trainer.config import TrainConfig
 from trainer.data.batch import EncodedItem, Item
 from trainer.data.cache import CacheSource
@@ -32,7 +32,7 @@ MOST_VALIDATED = 16
 class Data:
     """`source` gives items of `samples` by number, in the `order` of the steps; `validation`: numbers, for bucket 0."""
 
-    samples: Samples
+    samples: Dataset
     source: Source
     order: Order
     validation: list[int]
@@ -41,7 +41,7 @@ class Data:
 def open_data(config: TrainConfig, shards: str, cache: str | None, encoders: Encoders, world: World) -> Data:
     """Raises OutputError and TrainError for shards, a filter, a cache or buckets that give nothing or do not fit."""
     _check_buckets(config, encoders, world)
-    samples = Samples(shards, config.data.where)
+    samples = Dataset(shards, config.data.where)
     found = buckets(samples, config.data)
     held_out = split(samples, config.data.validation)[1]
     source: Source

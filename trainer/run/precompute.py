@@ -25,7 +25,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from materia.base import storage
-from materia.dataset.reader import Samples
+from materia.dataset.documents import Document
+from materia.dataset.reader import Dataset
 from materia.dataset.writer import Tar, parquet_bytes
 from stages.video import VideoError, frames_at, in_memory, open_video
 from trainer.config import BucketSettings, TrainConfig
@@ -41,7 +42,7 @@ from trainer.data.cache import (
     size_name,
 )
 from trainer.data.encode import encode_images, encode_texts, encode_videos
-from trainer.data.items import BACKGROUND, cover, reference_pixels, window_times
+from trainer.data.items import BACKGROUND, Drawable, cover, reference_pixels, window_times
 from trainer.data.loader import ahead, long_enough
 from trainer.data.streaming import shards_of
 from trainer.distributed import join, leave
@@ -64,7 +65,7 @@ class Summary(NamedTuple):
 class Pixels:
     """A sample, decoded: `clips` bucket -> (windows, T, H, W, 3); `references` member -> (variants, S, S, 3); all uint8 RGB."""
 
-    document: dict[str, Any]
+    document: Document
     clips: dict[str, np.ndarray]
     references: dict[str, np.ndarray]
 
@@ -83,7 +84,7 @@ def precompute(config: TrainConfig, *, shards: str, output: str, say: Say = tell
     Under torchrun each process takes its share of the shards. Raises OtherCacheError for a cache of other shards or another
     configuration, OutputError for shards that cannot be read, TrainError for encoders that are not there.
     """
-    samples, encoders = Samples(shards), build_encoders(config.encoders)
+    samples, encoders = Dataset(shards), build_encoders(config.encoders)
     world = join(config.run)
     try:
         _claim(output, fingerprint(config, encoders, samples.source_sha256))
@@ -128,9 +129,9 @@ def _write_shard(output: str, shard: str, decoded: Iterator[Pixels | Unreadable]
             rejects += [sample._asdict() for sample in batch if isinstance(sample, Unreadable)]
             good = [sample for sample in batch if isinstance(sample, Pixels)]
             for sample, arrays in zip(good, _encode(good, encoders) if good else [], strict=True):
-                key = sample.document["key"]
+                key = sample.document.key
                 members = [_add(tar, key, name, array) for name, array in arrays.items()]
-                rows.append({"key": key, "shard": shard, "document": _for_draws(sample.document), "members": members})
+                rows.append({"key": key, "shard": shard, "document": _drawable(sample.document), "members": members})
         tar.finish()
         staging.publish()
     for folder, records, schema in (("rejects", rejects, REJECTS), ("index", rows, INDEX)):
@@ -139,7 +140,7 @@ def _write_shard(output: str, shard: str, decoded: Iterator[Pixels | Unreadable]
 
 def _encode(samples: list[Pixels], encoders: Encoders) -> list[dict[str, np.ndarray]]:
     """The cache's arrays of each sample, by name, in the order in which they are written."""
-    texts = encode_texts([sample.document["caption"] for sample in samples], encoders)
+    texts = encode_texts([sample.document.caption for sample in samples], encoders)
     arrays = [{"text.npy": text.tokens.cpu().numpy(), "offsets.npy": text.offsets.cpu().numpy()} for text in texts]
     for size in sorted({size for sample in samples for size in sample.clips}):
         having = [place for place, sample in enumerate(samples) if size in sample.clips]
@@ -165,21 +166,14 @@ def _add(tar: Tar, key: str, name: str, array: np.ndarray) -> dict[str, Any]:
     return {"name": name, "offset": offset, "size": len(data), "dtype": array.dtype.name, "shape": array.shape}
 
 
-def _for_draws(document: dict[str, Any]) -> str:
-    """What trainer.data.items.draw reads of KEY.json; the masks, which are most of it, are left out."""
-    slim = {
-        "key": document["key"],
-        "entities": [{name: entity[name] for name in ("word", "spans")} for entity in document["entities"]],
-        "instances": [{name: shown[name] for name in ("word", "parent", "member")} for shown in document["instances"]],
-        "background": {"word": document["background"]["word"]},
-    }
-    return msgspec.json.encode(slim).decode()
+def _drawable(document: Document) -> str:
+    return msgspec.json.encode(msgspec.convert(document, Drawable, from_attributes=True)).decode()
 
 
 class _Decoded:
     """Number of a sample -> its pixels, or why there are none."""
 
-    def __init__(self, samples: Samples, config: TrainConfig) -> None:
+    def __init__(self, samples: Dataset, config: TrainConfig) -> None:
         self.samples = samples
         self.config = config
         self.long_enough = {bucket: np.zeros(len(samples), bool) for bucket in config.data.buckets}
@@ -188,17 +182,17 @@ class _Decoded:
 
     def __call__(self, number: int) -> Pixels | Unreadable:
         document = self.samples.document(number)
-        pictures = [*(instance["member"] for instance in document["instances"]), BACKGROUND]
-        members = self.samples.read(number, [document["video"]["member"], *pictures])
+        pictures = [*(instance.member for instance in document.instances), BACKGROUND]
+        members = self.samples.read(number, [document.video.member, *pictures])
         try:
-            clips = self._clips(number, document, members.pop(document["video"]["member"]))
-            return Pixels(document, clips, self._references(document["key"], members))
+            clips = self._clips(number, document, members.pop(document.video.member))
+            return Pixels(document, clips, self._references(document.key, members))
         except VideoError as error:
-            return Unreadable(document["key"], error.reason, str(error))
+            return Unreadable(document.key, error.reason, str(error))
         except ValueError as error:
-            return Unreadable(document["key"], "broken_reference", str(error))
+            return Unreadable(document.key, "broken_reference", str(error))
 
-    def _clips(self, number: int, document: dict[str, Any], clip: bytes) -> dict[str, np.ndarray]:
+    def _clips(self, number: int, document: Document, clip: bytes) -> dict[str, np.ndarray]:
         """All windows of the buckets that the clip is long enough for; decoded once for all of a height and width."""
         data, clips = self.config.data, {}
         buckets = sorted((bucket for bucket in data.buckets if self.long_enough[bucket][number]), key=_height_width)
@@ -238,7 +232,7 @@ def _summary(output: str, shards: list[str]) -> Summary:
     )
 
 
-def _decoded(config: TrainConfig, samples: Samples, numbers: list[int], say: Say) -> Generator[Pixels | Unreadable, None, None]:
+def _decoded(config: TrainConfig, samples: Dataset, numbers: list[int], say: Say) -> Generator[Pixels | Unreadable, None, None]:
     """The samples, while a bar on standard error counts them; where that is no terminal, `say` tells it now and then."""
     console = Console(stderr=True)
     columns = (TextColumn("encoding"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

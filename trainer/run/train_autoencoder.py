@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from materia.dataset.reader import Samples
+from materia.dataset.reader import Dataset
 from trainer.config import TrainConfig
 from trainer.data.items import PixelSource
 from trainer.data.loader import buckets, indexed, long_enough, split
@@ -57,7 +57,7 @@ def train_autoencoder(
     sizes = Sizes()
     transform = transform_of(sizes, str(world.device))
     _check_buckets(config, transform)
-    samples = Samples(shards, config.data.where)
+    samples = Dataset(shards, config.data.where)
     source = PixelSource(samples, config.data, config.seed, images=False)
     order = Order(buckets(samples, config.data), config.seed)
     measured = [source.read(0, slot, int(number), 0) for slot, number in enumerate(_measured(samples, config))]
@@ -107,7 +107,7 @@ def _check_buckets(config: TrainConfig, transform: Patches) -> None:
             raise TrainError(f"data.buckets: {error}") from error
 
 
-def _measured(samples: Samples, config: TrainConfig) -> np.ndarray:
+def _measured(samples: Dataset, config: TrainConfig) -> np.ndarray:
     """Numbers of the samples that tell how good it is: those held out that are long enough; where there are none, others."""
     usable = long_enough(samples, config.data.buckets[0], config.data.fps)
     held_out = np.intersect1d(usable, split(samples, config.data.validation)[1])

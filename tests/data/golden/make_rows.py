@@ -1,7 +1,7 @@
 """Makes rows.msgpack beside this script: two samples and a rejection, with the encoded pictures in it.
 
 Stored rather than made by the test: the bytes of a JPEG or PNG depend on the version of Pillow. Run it only when the records
-change, and pin the new hashes in tests/pipeline/test_shards_golden.py.
+change, and pin the new hashes in tests/dataset/test_shards_golden.py.
 """
 
 import sys

@@ -1,31 +1,15 @@
-"""The contract of an output in a form that machines check: JSON Schemas and Arrow schemas, version 1.
+"""The contract of an output's tables, version 1: `INDEX` and `REJECTS`, every column with its meaning in the field's metadata.
 
-In: nothing. Out: `json_schema(name)` for KEY.json, commit records and dataset.json (the files beside this module), `INDEX` and
-`REJECTS` for the Parquet tables, every column with its meaning in the field's metadata. Writer, validator and trainer
-all read them from here; a change of any of them needs another `VERSION`.
+Of KEY.json it is in documents.py, of the other records in layout.py. A change of any of them needs another `VERSION`.
 """
 
 from __future__ import annotations
 
-import functools
-import json
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import pyarrow as pa
 
-VERSION = 1
-CONTAINERS = ("mp4", "webm", "mkv", "avi", "ts", "mov", "gif")
-"""Probed containers, each the extension of its clip's member."""
-
-SchemaName = Literal["sample", "commit", "dataset"]
-
-
-@functools.cache
-def json_schema(name: SchemaName) -> dict[str, Any]:
-    """A JSON Schema (draft 2020-12) by name."""
-    schema: dict[str, Any] = json.loads((Path(__file__).parent / f"{name}.schema.json").read_text(encoding="utf-8"))
-    return schema
+VERSION: Literal[1] = 1
 
 
 def _column(name: str, kind: pa.DataType, meaning: str, null: bool = False) -> pa.Field:

@@ -1,0 +1,94 @@
+"""A sample's row in the index, a rejection's row in rejects: plain dictionaries that follow the Arrow schemas of schema.py.
+
+The index row is made from KEY.json alone, so the writer and `materia validate` share one definition of every column.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import msgspec
+
+from materia.dataset.documents import Document
+from stages.records import Category, Rejection
+
+CAPTION_CHARS = 2000
+"""Code points of a rejected row's caption that are kept: it may be the very thing that was too long."""
+
+
+class Member(msgspec.Struct, frozen=True):
+    """One file of a sample in a tar: name without the leading `KEY.`, byte offset of its data, bytes."""
+
+    name: str
+    offset: int
+    size: int
+
+
+def index_row(document: Document, shard: str, members: list[Member]) -> dict[str, Any]:
+    """The index row of a sample, from its KEY.json and the place of its members in `shard` (path relative to the output)."""
+    masked = [instance for instance in document.instances if not instance.is_face]
+    subjects, subject_instances = _words(document, "subject")
+    objects, object_instances = _words(document, "object")
+    backgrounds, _ = _words(document, "background")
+    area_shares = [instance.area_share for instance in masked]
+    video = document.video
+    return {
+        "row": document.row,
+        "key": document.key,
+        "id": document.id,
+        "source_id": document.source_id,
+        "shard": shard,
+        "n_subjects": len(subject_instances),
+        "n_objects": len(object_instances),
+        "n_instances": len(masked),
+        "n_faces": len(document.instances) - len(masked),
+        "subject_words": subjects,
+        "object_words": objects,
+        "background_words": backgrounds,
+        "subject_instances": subject_instances,
+        "object_instances": object_instances,
+        "frames_with_subject": len({instance.frame for instance in masked if instance.category == "subject"}),
+        "min_detector_score": min((instance.detector_score for instance in masked), default=0.0),
+        "min_mask_score": min((instance.mask_score for instance in masked), default=0.0),
+        "min_area_share": min(area_shares, default=0.0),
+        "max_area_share": max(area_shares, default=0.0),
+        "masked_share": document.background.masked_share,
+        "residual": max(document.background.residual.values(), default=None),
+        "duration_s": video.duration_s,
+        "fps": video.fps,
+        "width": video.width,
+        "height": video.height,
+        "caption_chars": len(document.caption),
+        "flags": document.flags,
+        "bytes": sum(member.size for member in members),
+        "members": [msgspec.to_builtins(member) for member in members],
+    }
+
+
+def reject_row(rejection: Rejection) -> dict[str, Any]:
+    """The rejects row of a rejection. Never raises for text: what is not valid Unicode is replaced."""
+    return {
+        "row": rejection.row,
+        "key": _text(rejection.key),
+        "id": _text(rejection.id),
+        "source_id": _text(rejection.source_id),
+        "uri": _text(rejection.uri),
+        "caption": _text(None if rejection.caption is None else rejection.caption[:CAPTION_CHARS]),
+        "stage": rejection.stage,
+        "reason": rejection.reason,
+        "message": _text(rejection.message),
+        "found": msgspec.json.encode(rejection.found).decode(),
+    }
+
+
+def _words(document: Document, category: Category) -> tuple[list[str], list[int]]:
+    """Words of a category, those with an instance first (else in the caption's order), and the instances of each of these."""
+    instances = Counter(instance.word for instance in document.instances if not instance.is_face)
+    words = [entity.word for entity in document.entities if entity.category == category]
+    found = [word for word in words if word in instances]
+    return found + [word for word in words if word not in instances], [instances[word] for word in found]
+
+
+def _text(text: str | None) -> str | None:
+    return None if text is None else text.encode("utf-8", "replace").decode("utf-8")
