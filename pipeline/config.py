@@ -61,7 +61,9 @@ class EngineSettings(Settings):
     rows_per_slice: int = Field(
         16, ge=1, le=64, description="rows processed together; a slice never crosses a chunk; many suit a language model"
     )
-    pools: Annotated[tuple[PoolSettings, ...], Execution] = Field(description="together: every stage once, in order")
+    pools: Annotated[tuple[PoolSettings, ...], Execution] = Field(
+        (PoolSettings(stages=STAGE_ORDER),), description="together: every stage once, in order"
+    )
     min_deadline_s: Annotated[float, Execution] = Field(
         20.0, gt=0, description="least time a row may take, alone or in a slice"
     )
@@ -81,7 +83,7 @@ class _WithoutStages(Settings):
 
     device: Annotated[str, Execution] = Field("cpu", description="torch device of every stage that does not name its own")
     source: SourceSettings = SourceSettings()
-    engine: EngineSettings
+    engine: EngineSettings = EngineSettings()
 
     def result_fields(self) -> dict[str, Any]:
         """As of all settings, the engine's last: the order of dataset.json."""

@@ -55,8 +55,9 @@ def after_readme(folder):
 @pytest.mark.slow
 def test_readme_commands_run_in_order(after_readme):
     assert (after_readme / "demo" / "sheet.png").stat().st_size > 50_000
-    (reader,) = blocks(ROOT / "README.md", "python")
-    assert "photo_astronaut" in run([sys.executable, "-c", reader], after_readme)
+    face, plain = blocks(ROOT / "README.md", "python")
+    assert "photo_astronaut" in run([sys.executable, "-c", plain], after_readme)
+    assert "man_in_car A man in a black suit" in run([sys.executable, "-c", face], after_readme)
 
 
 @pytest.mark.slow

@@ -60,7 +60,7 @@ def test_a_wheel_holds_the_packages_with_all_their_files_and_nothing_else(wheel)
     assert held == {path.relative_to(ROOT).as_posix() for path in files if "__pycache__" not in path.parts}
     assert {
         "configs/train/tiny.yaml",
-        "materia/dataset/schema/sample.schema.json",
+        "stages/localise/coco_words.yaml",
         "materia/base/weights/packaged/graphs.py",
     } < held
 

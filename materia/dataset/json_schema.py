@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from typing import Any, Literal
 
 import msgspec
@@ -17,4 +18,8 @@ _WRITTEN: dict[SchemaName, type[msgspec.Struct]] = {"sample": Document, "commit"
 @functools.cache
 def json_schema(name: SchemaName) -> dict[str, Any]:
     """Of KEY.json ("sample"), commits/NNNNNN.json ("commit") or dataset.json ("dataset")."""
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **msgspec.json.schema(_WRITTEN[name])}
+    schema = msgspec.json.schema(_WRITTEN[name])
+    for part in schema["$defs"].values():
+        if "description" in part:
+            part["description"] = inspect.cleandoc(part["description"])
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}

@@ -103,11 +103,13 @@ def redrawn(method: str) -> int:
 def _check_words(document: Document) -> Iterator[str]:
     """What KEY.json says about words, instances and frames, without looking at pictures."""
     caption, n_frames = document.caption, document.video.n_frames
+    if len(set(document.flags)) < len(document.flags):
+        yield f"a flag is there twice: {', '.join(document.flags)}"
     if len({entity.word.casefold() for entity in document.entities}) < len(document.entities):
         yield "two entities have the same word"
     for entity in document.entities:
         for start, end in entity.spans:
-            if caption[start:end].casefold() != entity.word.casefold() or start >= end:
+            if caption[start:end].casefold() != entity.word.casefold() or not 0 <= start < end:
                 yield f"span [{start}, {end}] of {entity.word!r} is {caption[start:end]!r} in the caption"
     yield from _check_instances(document)
     times = [frame.time_s for frame in document.frames]

@@ -59,3 +59,41 @@ def test_any_text_is_a_filter_or_a_clear_error(text: str) -> None:
         assert admitted(INDEX, text).shape == (4,)
     except FilterError as error:
         assert "--where" in str(error)
+
+
+VALUES = st.one_of(st.none(), st.integers(-3, 3), st.floats(-3, 3))
+COMPARISONS = {
+    "<": lambda a, b: a < b,
+    "<=": lambda a, b: a <= b,
+    "==": lambda a, b: a == b,
+    "!=": lambda a, b: a != b,
+    ">": lambda a, b: a > b,
+    ">=": lambda a, b: a >= b,
+}
+
+
+@given(st.lists(VALUES, min_size=1, max_size=8), st.sampled_from(sorted(COMPARISONS)), st.integers(-3, 3), st.booleans())
+def test_a_comparison_is_pythons_row_by_row_and_false_where_a_value_is_missing(values, sign, constant, negated):
+    table = pa.table({"a": pa.array(values, pa.float64())})
+    expected = [value is not None and COMPARISONS[sign](value, constant) for value in values]
+    expression = f"not (a {sign} {constant})" if negated else f"a {sign} {constant}"
+    assert admitted(table, expression).tolist() == [truth != negated for truth in expected]
+
+
+WORDS = st.text("ab .*%|\\'é狗", max_size=3)
+
+
+@given(st.lists(st.lists(WORDS, max_size=3), min_size=1, max_size=6), WORDS, st.booleans())
+def test_a_word_is_in_a_list_if_it_is_one_of_its_items(rows, word, negated):
+    table = pa.table({"words": pa.array(rows, pa.list_(pa.string()))})
+    expression = f"{word!r} {'not in' if negated else 'in'} words"
+    assert admitted(table, expression).tolist() == [(word in row and word != "") != negated for row in rows]
+
+
+UNLIKE = ["flags == ['still']", "key in subject_words", "n_subjects in flags", "'a' in key", "2 in ()"]
+
+
+@pytest.mark.parametrize("expression", UNLIKE)
+def test_what_arrow_cannot_compare_is_told(expression):
+    with pytest.raises(FilterError, match="--where"):
+        admitted(INDEX, expression)
