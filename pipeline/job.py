@@ -32,11 +32,11 @@ from pipeline.engine.serial import SerialRunner
 from pipeline.engine.spool import discard_failures, plan_folder, spool_address, spooled
 from pipeline.engine.worker import Runner
 from pipeline.plan import Plan, make_plan, open_plan
-from pipeline.preflight import RUN, JobError, check_nothing_missing, check_same, existing_dataset, only_writer
+from pipeline.preflight import RUN, JobError, check_nothing_missing, check_same, existing_dataset, only_writer, record_libraries
 from pipeline.progress import Progress
 from pipeline.runlog import RunLog
 from stages.base import Stage
-from stages.specs import STAGE_ORDER, stage_fingerprints
+from stages.specs import STAGE_ORDER, library_versions, stage_fingerprints
 
 Engine = Literal["ray", "serial"]
 
@@ -133,7 +133,7 @@ def _open_output(config: Config, stages: list[Stage], input: str, output: str) -
     """
     old = existing_dataset(output)
     if old is not None:
-        check_same(output, old, _dataset(config, stages, old.rows, old.chunks, old.plan_sha256))
+        check_same(output, old, _dataset(config, stages, old.rows, old.chunks, old.plan_sha256), library_versions())
     folder = plan_folder(output)
     plan = open_plan(folder) if old is not None else None  # one without dataset.json is of a start that died
     if plan is None or plan.changed(input, config.source):
@@ -143,6 +143,8 @@ def _open_output(config: Config, stages: list[Stage], input: str, output: str) -
         message = f"{input} is not as it was when {output} was planned ({old.rows} rows then, {plan.rows} now)"
         raise JobError(4, f"{message}; choose another output, or bring the input back")
     dataset = old or _dataset(config, stages, plan.rows, plan.n_chunks, plan.sha256)
+    if old is None:
+        record_libraries(output, library_versions())
     write_info(output, dataset)
     return plan, dataset
 

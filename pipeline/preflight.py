@@ -6,6 +6,7 @@ names what is wrong and what to do. Nothing here starts a process or loads a mod
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -22,6 +23,9 @@ from stages.records import StageName
 
 RUN = "_run"
 """Folder of an output for what is no result: plan, spool, timings, log, lock."""
+
+
+_LIBRARIES = f"{RUN}/libraries.json"
 
 
 class JobError(RuntimeError):
@@ -74,18 +78,32 @@ def existing_dataset(out: str) -> DatasetInfo | None:
     return None
 
 
-def check_same(out: str, old: DatasetInfo, new: DatasetInfo) -> None:
-    """Raises JobError(4) saying which fields of the configuration, prompts, weights or input differ, old -> new."""
+def record_libraries(out: str, libraries: dict[str, str]) -> None:
+    """Keep what a job was begun with, beside the results: fingerprints say that something differs, this says what."""
+    storage.atomic_write(storage.join(out, _LIBRARIES), json.dumps(libraries, indent=1).encode() + b"\n")
+
+
+def check_same(out: str, old: DatasetInfo, new: DatasetInfo, libraries: dict[str, str]) -> None:
+    """Raises JobError(4) saying which fields of the configuration, prompts, weights, libraries or input differ, old -> new."""
     before, after = (msgspec.json.decode(msgspec.json.encode(dataset)) for dataset in (old, new))
-    changes = [
-        f"  {name.removeprefix('config.')}: {_shown(then)} -> {_shown(now)}" for name, then, now in differences(before, after)
-    ]
-    if changes:
-        raise JobError(
-            4,
-            f"{out} was made with another configuration; choose another output, or go back to the old values (old -> new):\n"
-            + "\n".join(changes),
-        )
+    found = differences(before, after)
+    if not found:
+        return
+    if storage.exists(storage.join(out, _LIBRARIES)):
+        found += differences({"library": _read_libraries(out)}, {"library": libraries})
+    lines = [f"  {name.removeprefix('config.')}: {_shown(then)} -> {_shown(now)}" for name, then, now in found]
+    raise JobError(
+        4,
+        f"{out} was made with another configuration; choose another output, or go back to the old values (old -> new):\n"
+        + "\n".join(lines),
+    )
+
+
+def _read_libraries(out: str) -> dict[str, str]:
+    try:
+        return msgspec.json.decode(storage.read_bytes(storage.join(out, _LIBRARIES)), type=dict[str, str])
+    except (msgspec.MsgspecError, OSError):  # it only explains
+        return {}
 
 
 def _shown(value: Any) -> str:

@@ -45,10 +45,8 @@ class Cut:
         return [Missing("the libx264 encoder in PyAV", "pip install --force-reinstall --only-binary av av")]
 
     def identity(self) -> dict[str, str]:
-        """The encoder's version decides the bytes."""
-        import av
-
-        return {"pyav": av.__version__}
+        """Nothing beyond the settings."""
+        return {}
 
     def setup(self) -> None:
         """Nothing to load."""

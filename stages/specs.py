@@ -24,6 +24,7 @@ from stages.settings import (
     LocaliseSettings,
     SegmentSettings,
 )
+from stages.versions import versions
 
 
 class StageSpec(NamedTuple):
@@ -32,7 +33,7 @@ class StageSpec(NamedTuple):
     `settings`: of its section of the configuration; None: it has none, is set up by another's and has no fingerprint of its
     own. `built_with`: sections, or parts of them by dotted name, that the class is constructed with; empty: its own section.
     `reasons`: codes of its rejections. `model`: what it loads, in words for a person who waits; empty: no model, so neither
-    backend nor device.
+    backend nor device. `libraries`: whose versions decide the bytes of its results (stages/versions.py).
     """
 
     name: StageName
@@ -41,8 +42,10 @@ class StageSpec(NamedTuple):
     built_with: tuple[str, ...] = ()
     reasons: tuple[str, ...] = ()
     model: str = ""
+    libraries: tuple[str, ...] = ()
 
 
+_PICTURES = ("opencv", "pillow")
 STAGES = (
     StageSpec(
         "entities",
@@ -64,10 +67,25 @@ STAGES = (
             "no_distinct_frames",
             "several_shots",
         ),
+        libraries=("pyav", "x264", *_PICTURES),
     ),
-    StageSpec("localise", "stages.localise:Localise", LocaliseSettings, reasons=("no_instance",), model="the detector"),
-    StageSpec("segment", "stages.segment:Segment", SegmentSettings, reasons=("low_mask_score",), model="the segmenter"),
-    StageSpec("faces", "stages.faces:Faces", FacesSettings, model="the face detector"),
+    StageSpec(
+        "localise",
+        "stages.localise:Localise",
+        LocaliseSettings,
+        reasons=("no_instance",),
+        model="the detector",
+        libraries=_PICTURES,
+    ),
+    StageSpec(
+        "segment",
+        "stages.segment:Segment",
+        SegmentSettings,
+        reasons=("low_mask_score",),
+        model="the segmenter",
+        libraries=_PICTURES,
+    ),
+    StageSpec("faces", "stages.faces:Faces", FacesSettings, model="the face detector", libraries=_PICTURES),
     StageSpec(
         "background",
         "stages.background:CleanBackground",
@@ -75,6 +93,7 @@ STAGES = (
         built_with=("background", "localise"),
         reasons=("nothing_left",),
         model="the inpainter",
+        libraries=_PICTURES,
     ),
     StageSpec("cut", "stages.cut:Cut", None, built_with=("frames.cut",)),
 )
@@ -123,12 +142,26 @@ def stage_weights(config: Settings) -> Iterator[Weights]:
 
 
 def stage_fingerprints(config: Settings, stages: Iterable[Stage]) -> dict[StageName, str]:
-    """SHA-256 of what each stage's results depend on: its result settings, prompts and weights. The cut counts as frames."""
+    """SHA-256 of what each stage's results depend on: its result settings, prompts, weights, and the libraries that decode and
+    encode. The cut counts as frames.
+    """
+    specs = {spec.name: spec for spec in STAGES}
     return {
-        stage.name: fingerprint({"settings": getattr(config, stage.name).result_fields(), "identity": stage.identity()})
+        stage.name: fingerprint(
+            {
+                "settings": getattr(config, stage.name).result_fields(),
+                "identity": stage.identity(),
+                "libraries": versions(specs[stage.name].libraries),
+            }
+        )
         for stage in stages
         if stage.name in FINGERPRINTED
     }
+
+
+def library_versions() -> dict[str, str]:
+    """Of all libraries that enter fingerprints."""
+    return versions(sorted({library for spec in STAGES for library in spec.libraries}))
 
 
 def _build(config: Settings, spec: StageSpec) -> Stage:

@@ -12,9 +12,11 @@ import pytest
 from jobs import STUBS, contents, helpers, make_config, make_manifest, outcomes, start, wait_for
 from stub_stages import BROKEN, HOLDS, STUB_SECONDS, TRACES
 
+from materia import open_dataset
 from materia.dataset.layout import committed
 from pipeline.job import run_job
 from pipeline.preflight import only_writer
+from stages import versions
 from stages.specs import STAGE_ORDER
 
 DOGS = ["a dog"] * 10 + ["a dog [nothing]"] + ["a dog"] * 9
@@ -124,6 +126,16 @@ def test_a_worker_that_cannot_start_ends_the_job_with_its_words(manifest, tmp_pa
     result = run(manifest, tmp_path / "out", entities={"options": {"stub": "broken"}})
     assert result.exit_code == 1
     assert "weights are damaged" in result.message
+
+
+@pytest.mark.parametrize("library", ["pyav", "x264", "opencv", "pillow"])
+def test_another_version_of_what_decodes_or_encodes_is_refused_by_name(manifest, tmp_path, monkeypatch, library):
+    assert run(manifest, tmp_path / "out").exit_code == 0
+    monkeypatch.setitem(versions._VERSIONS, library, lambda: "99.1")
+    result = run(manifest, tmp_path / "out")
+    assert result.exit_code == 4
+    assert f"library.{library}: " in result.message and "-> '99.1'" in result.message
+    assert open_dataset(str(tmp_path / "out"))[0].document.caption  # it is read as before
 
 
 def test_two_jobs_never_write_one_output(manifest, tmp_path):
