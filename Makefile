@@ -114,10 +114,10 @@ test-all: test test-wheel test-gpu test-vllm
 endif
 
 test-gpu: gpu
-	$(GPU)/bin/pytest -m gpu --ignore tests/trainer
+	$(GPU)/bin/pytest -m gpu --ignore tests/trainer --ignore tests/benchmark
 
 test-vllm: vllm-cpu
-	$(VLLM)/bin/pytest -m vllm --ignore tests/trainer
+	$(VLLM)/bin/pytest -m vllm --ignore tests/trainer --ignore tests/benchmark
 
 test-wheel: install
 	$(BIN)/pytest -m wheel tests/test_wheel.py

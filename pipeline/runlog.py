@@ -1,8 +1,8 @@
 """What happened while a job ran, outside every equality: files in `_run/`, appended to by line, start after start.
 
 `timings.jsonl`, a line a slice: {chunk, slice, rows, kept, wall_s, seconds{stage: s}, end_s}; `end_s` counts from this start of
-the job. `workers.jsonl`, a line for each worker that began: pipeline/engine/child.py, Ready. `workers.log`: last words of
-children that died, and notices of models. To an object store, which cannot append, the files go when the job ends.
+the job. `workers.jsonl`, a line for each worker that began: pipeline/engine/child.py, Ready. `workers.log`: the end of the logs
+of children that died, and notices of models. To an object store, which cannot append, the files go when the job ends.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ import numpy as np
 from stages.localise import best_boxes
 from stages.localise.grounding import Grounding
 from stages.localise.pictures import normalise
-from stages.localise.prompt import Prompt, load_tokenizer
+from stages.localise.prompt import DetectorPrompt, load_tokenizer
 
 WORDS = ["woman", "red hat", "long brown hair", "green-capped bottle", "dog", "hot dog", "mask", "coat"]
 
@@ -44,7 +44,7 @@ def milliseconds_per_frame(n_frames: int) -> float:
     rng = np.random.Generator(np.random.PCG64(0))
     boxes, logits = torch.rand(8, 900, 4), torch.randn(8, 900, 256)
 
-    def run(pictures: list[np.ndarray], prompts: list[Prompt]) -> tuple[np.ndarray, np.ndarray]:
+    def run(pictures: list[np.ndarray], prompts: list[DetectorPrompt]) -> tuple[np.ndarray, np.ndarray]:
         normalise(pictures, "cpu")
         n_tokens = max(len(prompt.ids) for prompt in prompts)
         outputs = torch.cat([boxes[: len(pictures)], logits[: len(pictures), :, :n_tokens].sigmoid()], dim=2).numpy()

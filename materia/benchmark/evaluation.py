@@ -26,7 +26,7 @@ from materia.base import storage
 from materia.dataset.documents import Document
 from materia.dataset.masks import decode_rle
 from materia.dataset.reader import Dataset
-from materia.report.grid import Row, grid
+from materia.report.grid import GridRow, grid
 from trainer.config import BucketSettings, EncoderSettings, TrainConfig
 from trainer.data.augment import on_white_square
 from trainer.data.batch import Item
@@ -115,7 +115,7 @@ class Evaluation(NamedTuple):
     """Scores of all clips, and rows of a picture of the first: with own references beside the truth, then with others'."""
 
     scores: list[ClipScore]
-    rows: list[Row]
+    rows: list[GridRow]
 
 
 def evaluate(run: str, shards: str, options: EvalOptions, device: str = "auto") -> Evaluation:
@@ -130,7 +130,7 @@ def evaluate(run: str, shards: str, options: EvalOptions, device: str = "auto") 
     return Evaluation(score(cases, own, shuffled, scorer, options.seed), _rows(cases[:SHOWN], own, shuffled))
 
 
-def _rows(cases: Sequence[Case], *generated: np.ndarray) -> list[Row]:
+def _rows(cases: Sequence[Case], *generated: np.ndarray) -> list[GridRow]:
     """Two a clip: own and shuffled references with what was `generated` from each, (clips, T, H, W, 3) uint8 RGB."""
     rows = []
     for number, case in enumerate(cases):
@@ -138,7 +138,7 @@ def _rows(cases: Sequence[Case], *generated: np.ndarray) -> list[Row]:
             (case.own, case.shuffled), ("", " - with references of other clips"), generated, strict=True
         ):
             references = [(reference.word, reference.pixels) for reference in item.references]
-            rows.append(Row(item.caption + note, references, videos[number], None if note else item.video))
+            rows.append(GridRow(item.caption + note, references, videos[number], None if note else item.video))
     return rows
 
 

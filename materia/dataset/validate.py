@@ -1,6 +1,6 @@
 """Check a whole output: every committed shard against schemas, index, hashes, the conservation law, and itself.
 
-In: an output's address. Out: a `Report` of findings, each naming its file, sample and fault. Shards are read with plain
+In: an output's address. Out: a `Validation` of findings, each naming its file, sample and fault. Shards are read with plain
 `webdataset`, as a user would, after a scan of the tar's headers has shown that nothing in it is larger or stranger than a shard
 may hold. Shards may be damaged or hostile: whatever they contain becomes a finding, never an exception.
 """
@@ -63,7 +63,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     message: str
 
 
-class Report(msgspec.Struct, kw_only=True):
+class Validation(msgspec.Struct, kw_only=True):
     """What was read and what was found."""
 
     chunks: int = 0
@@ -88,10 +88,10 @@ class Report(msgspec.Struct, kw_only=True):
             self.findings.append(Finding(severity=severity, file=file, key=key, message=message))
 
 
-def validate(out: str) -> Report:
+def validate(out: str) -> Validation:
     """Check an output. Memory is bounded by the largest sample. Raises OutputError when there is no output at all."""
     require_output(out)
-    report = Report()
+    report = Validation()
     dataset = _read_record(report, out, "dataset.json", "dataset", DatasetInfo)
     seen: list[Commit] = []
     with tempfile.TemporaryDirectory(prefix="materia-") as folder, closing(sqlite3.connect(f"{folder}/keys")) as keys:
@@ -112,7 +112,7 @@ def validate(out: str) -> Report:
     return report
 
 
-def render(report: Report, console: Console) -> None:
+def render(report: Validation, console: Console) -> None:
     """Print a report for a person; nothing that a shard contains can move the cursor."""
     for finding in report.findings:
         colour = "red" if finding.severity == "error" else "yellow"
@@ -125,7 +125,7 @@ def render(report: Report, console: Console) -> None:
     console.print(f"{report.chunks} chunks, {report.samples} samples, {report.rejections} rejections: {verdict}")
 
 
-def _read_record(report: Report, out: str, name: str, schema: SchemaName, kind: type[_Record]) -> _Record | None:
+def _read_record(report: Validation, out: str, name: str, schema: SchemaName, kind: type[_Record]) -> _Record | None:
     """A JSON record that satisfies its schema, or None and findings."""
     address = storage.join(out, name)
     try:
@@ -146,7 +146,7 @@ def _read_record(report: Report, out: str, name: str, schema: SchemaName, kind: 
 class _Chunk:
     """The state of checking one chunk: where findings go, and what its samples must agree with."""
 
-    def __init__(self, report: Report, out: str, commit: Commit, dataset: DatasetInfo | None) -> None:
+    def __init__(self, report: Validation, out: str, commit: Commit, dataset: DatasetInfo | None) -> None:
         self.report, self.out, self.commit, self.dataset = report, out, commit, dataset
         self.recipe = _recipe(dataset)
         self.record, self.shard = (relative_path(folder, commit.chunk) for folder in ("commits", "shards"))
@@ -329,7 +329,7 @@ def _recipe(dataset: DatasetInfo | None) -> Recipe | None:
     return msgspec.convert(values, Recipe)
 
 
-def _check_whole(report: Report, dataset: DatasetInfo | None, seen: list[Commit]) -> None:
+def _check_whole(report: Validation, dataset: DatasetInfo | None, seen: list[Commit]) -> None:
     """All chunks together: none missing, none foreign, their rows side by side."""
     for before, after in pairwise(seen):
         gap = after.first_row - (before.first_row + before.rows)
@@ -351,7 +351,7 @@ def _check_whole(report: Report, dataset: DatasetInfo | None, seen: list[Commit]
         report.add("dataset.json", "does not say how background masks grew; backgrounds were not compared", severity="warning")
 
 
-def _check_strays(report: Report, out: str, seen: list[Commit]) -> None:
+def _check_strays(report: Validation, out: str, seen: list[Commit]) -> None:
     """Files that no commit record vouches for: harmless to readers, and gone or replaced when the job is finished."""
     trusted = {name for commit in seen for name in commit.files} | {relative_path("commits", commit.chunk) for commit in seen}
     for folder in ("shards", "index", "rejects", "commits"):

@@ -23,7 +23,7 @@ _PAPER, _CARD, _INK, _GREY = (243, 242, 238), (255, 255, 255), (34, 34, 38), (12
 _PALETTE = ((226, 72, 61), (36, 123, 211), (22, 150, 98), (222, 133, 16), (137, 87, 199), (205, 66, 140))
 
 
-class Row(NamedTuple):
+class GridRow(NamedTuple):
     """A clip. `references`: word ("" if it has none) and (S, S, 3) uint8 RGB; `generated`, `truth` (T, H, W, 3) uint8 RGB."""
 
     caption: str
@@ -32,7 +32,7 @@ class Row(NamedTuple):
     truth: np.ndarray | None = None
 
 
-def grid(rows: list[Row]) -> Image.Image:
+def grid(rows: list[GridRow]) -> Image.Image:
     """Draw at least one row, each a card with its caption above."""
     parts = [_row(row) for row in rows]
     columns = [max(row[place].width for row in parts) for place in range(3)]  # wide as the widest, so that rows line up
@@ -52,7 +52,7 @@ def grid(rows: list[Row]) -> Image.Image:
     return picture
 
 
-def _row(row: Row) -> tuple[Image.Image, Image.Image, Image.Image]:
+def _row(row: GridRow) -> tuple[Image.Image, Image.Image, Image.Image]:
     """References, generated frames and true frames; a part that is not there has no width."""
     nothing = Image.new("RGB", (0, 0))
     truth = nothing if row.truth is None else _frames(row.truth, "truth")

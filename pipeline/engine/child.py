@@ -100,7 +100,7 @@ def run_side_by_side(
 
 
 def _process(stage: Stage, samples: list[Sample]) -> list[Row]:
-    """Stages promise not to raise; should one do so, its rows run alone and the guilty ones become `internal_error`."""
+    """Stages promise not to raise; should one do so, its rows run alone and those that fail become `internal_error`."""
     try:
         return _checked(samples, stage.process(samples))
     except Exception as error:

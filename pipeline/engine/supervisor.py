@@ -1,8 +1,8 @@
-"""Runs stages in a child process and keeps what happens there from costing more than the guilty row.
+"""Runs stages in a child process and keeps what happens there from costing more than the row that causes it.
 
 In: rows of a slice. Out: one row for each, in order; a row that kills its child or overruns its deadline while running alone,
 twice, is a rejection. A batch whose child died is first repeated as it was: if the kill came from outside, no batch is formed
-differently and no byte of the output changes. Only then its rows run one by one, which finds any number of guilty rows and
+differently and no byte of the output changes. Only then its rows run one by one, which finds any number of such rows and
 costs a hanging one three deadlines (two, if the pool hands over single rows); bisection would cost six.
 """
 
@@ -63,7 +63,7 @@ class Limits:
 
 
 class Processed(NamedTuple):
-    """Rows in the order given, seconds per stage, one note (with the child's last words) for each death of a child, what the
+    """Rows in the order given, seconds per stage, one note (with the end of its log) for each death of a child, what the
     models had to say (stages/notices.py), and the introduction of a child that was asked for the first time."""
 
     rows: list[Row]

@@ -17,15 +17,15 @@ import numpy as np
 from stages.backends import Detections
 from stages.batching import Batches
 from stages.localise.pictures import has_enough_cells, network_size, resize, to_pixels
-from stages.localise.prompt import Prompt, make_prompts, word_scores
+from stages.localise.prompt import DetectorPrompt, make_prompts, word_scores
 from stages.precision import check_dtype
 
 SMALLEST_SIDE_PX = 224
 """A square of this side has a feature cell for each of the model's 900 queries; a smaller one has not."""
 
-Item = tuple[int, Prompt]
+Item = tuple[int, DetectorPrompt]
 """Index of an image and one of its prompts."""
-Run = Callable[[list[np.ndarray], list[Prompt]], tuple[np.ndarray, np.ndarray]]
+Run = Callable[[list[np.ndarray], list[DetectorPrompt]], tuple[np.ndarray, np.ndarray]]
 """Pictures (h, w, 3) uint8 of one size and a prompt each -> boxes (B, 900, 4) float32, centre and size as shares of the picture
 of width and height, and probabilities (B, 900, T) float32 of the longest prompt's T tokens."""
 
@@ -63,7 +63,7 @@ class Grounding:
 
         Without boxes for an image without words, or so narrow that the network has fewer cells than queries.
         """
-        known: dict[tuple[str, ...], list[Prompt]] = {}  # the frames of a clip ask for the same words
+        known: dict[tuple[str, ...], list[DetectorPrompt]] = {}  # the frames of a clip ask for the same words
         groups: dict[tuple[tuple[int, int], int], list[Item]] = {}  # of one picture size, and one prompt length if need be
         for index, (image, wanted) in enumerate(zip(images, words, strict=True)):
             key = tuple(wanted)

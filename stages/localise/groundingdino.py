@@ -27,7 +27,7 @@ from stages.backends import Detections, Detector
 from stages.localise.grounding import Grounding
 from stages.localise.groundingdino_model import ARCHITECTURES
 from stages.localise.pictures import normalise
-from stages.localise.prompt import Prompt, load_tokenizer
+from stages.localise.prompt import DetectorPrompt, load_tokenizer
 from stages.precision import autocast
 from stages.records import EntityWord
 
@@ -121,7 +121,7 @@ class GroundingDino(Detector):
             images, [[word.word for word in wanted] for wanted in words], self.model.tokenizer, self._run
         )
 
-    def _run(self, pictures: list[np.ndarray], prompts: list[Prompt]) -> tuple[np.ndarray, np.ndarray]:
+    def _run(self, pictures: list[np.ndarray], prompts: list[DetectorPrompt]) -> tuple[np.ndarray, np.ndarray]:
         """Pictures (h, w, 3) uint8 of one size -> boxes (B, 900, 4), probabilities (B, 900, T), float32."""
         import torch
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from materia.base.weights.checkpoints import CheckpointError
 from stages.localise.grounding import replaced
-from stages.localise.prompt import Prompt, phrase_mask, separator_ids
+from stages.localise.prompt import DetectorPrompt, phrase_mask, separator_ids
 
 if TYPE_CHECKING:
     import torch
@@ -64,7 +64,7 @@ class Text:
     """A prompt's tokens on their way through the network: features (1, T, C), which token attends to which (1, T, T) bool, and
     places in the phrase (1, T)."""
 
-    def __init__(self, model: Any, prompt: Prompt, device: torch.device) -> None:
+    def __init__(self, model: Any, prompt: DetectorPrompt, device: torch.device) -> None:
         import torch
         from groundingdino.models.GroundingDINO.utils import get_sine_pos_embed
 
@@ -79,7 +79,7 @@ class Text:
         self.position_embedding = get_sine_pos_embed(positions[..., None], num_pos_feats=model.hidden_dim, exchange_xy=False)
 
 
-def forward(model: Any, pixels: torch.Tensor, prompts: list[Prompt]) -> tuple[torch.Tensor, torch.Tensor]:
+def forward(model: Any, pixels: torch.Tensor, prompts: list[DetectorPrompt]) -> tuple[torch.Tensor, torch.Tensor]:
     """Pixels (B, 3, h, w) float32, normalised, and B prompts -> boxes (B, 900, 4), centre and size as shares of the picture's
     width and height, and logits (B, 900, T), -inf where a prompt is shorter than the longest [GroundingDINO.forward]."""
     import torch

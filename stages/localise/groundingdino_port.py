@@ -26,7 +26,7 @@ from materia.base.weights.files import (
 from stages.backends import Detections, Detector
 from stages.localise.grounding import Grounding, replaced
 from stages.localise.pictures import normalise
-from stages.localise.prompt import Prompt, load_tokenizer, phrase_mask, separator_ids
+from stages.localise.prompt import DetectorPrompt, load_tokenizer, phrase_mask, separator_ids
 from stages.precision import autocast
 from stages.records import EntityWord
 
@@ -102,7 +102,7 @@ class GroundingDinoPort(Detector):
             raise RuntimeError("GroundingDinoPort.detect before setup")
         return self.grounding.detect(images, [[word.word for word in wanted] for wanted in words], self.tokenizer, self._run)
 
-    def _run(self, pictures: list[np.ndarray], prompts: list[Prompt]) -> tuple[np.ndarray, np.ndarray]:
+    def _run(self, pictures: list[np.ndarray], prompts: list[DetectorPrompt]) -> tuple[np.ndarray, np.ndarray]:
         """Pictures (h, w, 3) uint8 of one size, prompts of T tokens -> boxes (B, 900, 4), probabilities (B, 900, T)."""
         import torch
         from transformers.models.grounding_dino import modeling_grounding_dino as package
@@ -125,7 +125,7 @@ class GroundingDinoPort(Detector):
         return outputs[..., :4], outputs[..., 4:]
 
 
-def _phrase_masks(prompts: list[Prompt], separators: frozenset[int], input_ids: Any) -> tuple[Any, Any]:
+def _phrase_masks(prompts: list[DetectorPrompt], separators: frozenset[int], input_ids: Any) -> tuple[Any, Any]:
     """Which tokens attend to which (B, T, T) bool, and places in the phrase (B, T) int64, as the network was trained.
 
     The port's own (transformers 5) gives the full stop behind each phrase the place 0, and knows separators by the ids of one

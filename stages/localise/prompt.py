@@ -44,7 +44,7 @@ def separator_ids(tokenizer: Any) -> frozenset[int]:
 
 
 @dataclass(frozen=True)
-class Prompt:
+class DetectorPrompt:
     """One text of the model: `ids` of its T tokens, [CLS] first, [SEP] last. `spans[k]`: positions of the tokens of its k-th
     phrase, ascending, at least one; `columns[k]`: indices of the words asked for that read like this."""
 
@@ -63,7 +63,7 @@ def phrase(word: str) -> str:
     return " ".join(word.lower().replace(".", " ").replace("?", " ").split())
 
 
-def make_prompts(words: list[str], tokenizer: Any, max_words: int) -> list[Prompt]:
+def make_prompts(words: list[str], tokenizer: Any, max_words: int) -> list[DetectorPrompt]:
     """Prompts of at most `max_words` words and 256 tokens each that together ask for all words.
 
     `tokenizer`: a fast tokenizer of transformers (BERT's). Words that read the same share their tokens; words without any token
@@ -94,7 +94,7 @@ def _fitted(text: str, tokenizer: Any) -> tuple[str, int]:
     return (text[: offsets[longest - 1][1]], longest) if len(offsets) > longest else (text, len(offsets))
 
 
-def _encode(texts: list[str], columns: list[tuple[int, ...]], tokenizer: Any) -> Prompt:
+def _encode(texts: list[str], columns: list[tuple[int, ...]], tokenizer: Any) -> DetectorPrompt:
     """Phrases joined by " . ", ending in "." (method), with the tokens that lie in each phrase's stretch of characters."""
     prompt = " . ".join(texts) + " ."
     encoded = tokenizer(prompt, return_offsets_mapping=True, return_special_tokens_mask=True)
@@ -106,7 +106,7 @@ def _encode(texts: list[str], columns: list[tuple[int, ...]], tokenizer: Any) ->
         inside = real & (offsets[:, 0] >= start) & (offsets[:, 1] <= start + len(text))
         spans.append(tuple(np.flatnonzero(inside).tolist()))
         start += len(text) + len(" . ")
-    return Prompt(ids=tuple(encoded["input_ids"]), spans=tuple(spans), columns=tuple(columns))
+    return DetectorPrompt(ids=tuple(encoded["input_ids"]), spans=tuple(spans), columns=tuple(columns))
 
 
 def phrase_mask(ids: tuple[int, ...], separators: frozenset[int]) -> tuple[np.ndarray, np.ndarray]:
@@ -126,7 +126,7 @@ def phrase_mask(ids: tuple[int, ...], separators: frozenset[int]) -> tuple[np.nd
     return mask, positions
 
 
-def word_scores(probabilities: np.ndarray, prompt: Prompt, n_words: int) -> np.ndarray:
+def word_scores(probabilities: np.ndarray, prompt: DetectorPrompt, n_words: int) -> np.ndarray:
     """Method: score(box, word) = (max + mean) / 2 of the box's probabilities over the word's tokens.
 
     `probabilities` (N, >= T) float32 in [0, 1] -> (N, W) float32 in [0, 1]; 0 for the words of other prompts.

@@ -90,6 +90,14 @@ def test_a_pull_brings_what_a_model_needs_and_nothing_of_other_frameworks(materi
     assert sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()) == USED
 
 
+def test_a_configuration_of_training_names_the_weights_of_its_encoders():
+    command = [MATERIA, "models", "list", "--json", "--config", "train/paper-stage1", "--set"]
+    done = subprocess.run([*command, "encoders.text.options.checkpoint=hf://a/b"], capture_output=True, text=True, check=False)
+    found = pulled(done)
+    assert found["hf://a/b"]["options"] == ["encoders.text.options.checkpoint"]
+    assert {model["options"][0].split(".")[1] for model in found.values()} == {"text", "image", "video"}
+
+
 def test_after_a_pull_nothing_asks_the_network(materia, server):
     options = {"text_encoder": REPO, "checkpoint": FILE, "sha256": sha256(TENSORS)}
     first = pulled(materia("models", "pull", "--json", **options))

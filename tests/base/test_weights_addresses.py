@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from materia.base.weights.files import (
     PACKAGED,
     PULL,
-    FileHash,
+    HashedFile,
     Weights,
     check_address,
     folder_sha256,
@@ -218,7 +218,7 @@ def test_a_folder_may_state_its_own_hash(tmp_path):
 
 @given(st.dictionaries(st.text(string.ascii_letters, min_size=1), st.sampled_from(["a" * 64, "b" * 64]), min_size=1))
 def test_the_order_of_files_does_not_matter(hashes):
-    files = {name: FileHash(1, sha) for name, sha in hashes.items()}
+    files = {name: HashedFile(1, sha) for name, sha in hashes.items()}
     assert folder_sha256(files) == folder_sha256(dict(reversed(files.items())))
 
 

@@ -8,7 +8,7 @@ import pytest
 from clips import picture
 from PIL import Image
 
-from materia.report.grid import FRAMES, Row, grid
+from materia.report.grid import FRAMES, GridRow, grid
 from trainer.sample.video_io import write_mp4
 
 RED, GREEN, BLUE = (200, 0, 0), (0, 200, 0), (0, 0, 200)
@@ -23,9 +23,9 @@ def columns_of(image: Image.Image, colour: tuple[int, int, int]) -> np.ndarray:
     return np.flatnonzero((np.asarray(image) == colour).all(axis=2).any(axis=0))
 
 
-def row(references: int = 2, frames: int = 9, height: int = 32, width: int = 48) -> Row:
+def row(references: int = 2, frames: int = 9, height: int = 32, width: int = 48) -> GridRow:
     shown = [("dog", plain(RED, 64, 64))] * references
-    return Row("a dog", shown, plain(GREEN, frames, height, width), plain(BLUE, frames, height, width))
+    return GridRow("a dog", shown, plain(GREEN, frames, height, width), plain(BLUE, frames, height, width))
 
 
 def test_references_generated_and_true_frames_stand_from_left_to_right() -> None:
@@ -41,7 +41,7 @@ def test_a_clip_without_truth_has_none() -> None:
 
 def test_frames_are_spread_from_the_first_to_the_last() -> None:
     video = np.stack([plain((10 * number, 10 * number, 255), 32, 32) for number in range(20)])
-    image = np.asarray(grid([Row("a dog", [], video)])).reshape(-1, 3)
+    image = np.asarray(grid([GridRow("a dog", [], video)])).reshape(-1, 3)
     shown = {int(pixel[0]) // 10 for pixel in np.unique(image, axis=0) if pixel[2] == 255 and pixel[0] < 200}
     assert {0, 19} <= shown and len(shown) == FRAMES
 
@@ -49,7 +49,7 @@ def test_frames_are_spread_from_the_first_to_the_last() -> None:
 @pytest.mark.parametrize("size", [(1, 1), (16, 400), (400, 16)])
 def test_any_size_of_frames_and_any_caption_can_be_drawn(size: tuple[int, int]) -> None:
     hostile = "a \x1b[31mdog\n\0\ud800 \u202e" + 10_000 * "w"
-    rows = [Row(hostile, [(hostile, plain(RED, 3, 3))] * 6, plain(GREEN, 1, *size)), row()]
+    rows = [GridRow(hostile, [(hostile, plain(RED, 3, 3))] * 6, plain(GREEN, 1, *size)), row()]
     image = grid(rows)
     assert image.width < 3000 and image.height < 1000
 

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from materia.base import storage
-from materia.report.grid import Row, grid
+from materia.report.grid import GridRow, grid
 from trainer.config import TrainConfig
 from trainer.data.batch import EncodedItem
 from trainer.data.encode import encode_images, encode_texts, spans_tensor
@@ -125,7 +125,7 @@ def _write(part: _Prepared, video: np.ndarray, fps: float, made_with: dict[str, 
     request = part.request
     stem = request.output.removesuffix(".mp4")
     words = [picture.word for picture in request.pictures]
-    sheet = grid([Row(request.prompt, list(zip(words, part.pixels, strict=True)), video)])
+    sheet = grid([GridRow(request.prompt, list(zip(words, part.pixels, strict=True)), video)])
     frames, height, width = video.shape[:3]
     pictures = [picture._asdict() for picture in request.pictures]
     size = {"frames": frames, "height": height, "width": width, "fps": fps}

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from materia.report.grid import Row
+from materia.report.grid import GridRow
 from trainer.config import TrainConfig
 from trainer.data.batch import EncodedItem, Item, collate
 from trainer.data.encode import encode
@@ -119,11 +119,11 @@ def generate(
     return videos
 
 
-def sample_rows(trained: Trained, items: Sequence[Item], steps: int) -> list[Row]:
+def sample_rows(trained: Trained, items: Sequence[Item], steps: int) -> list[GridRow]:
     """Rows of a sample grid: a clip generated for each of some held-out items, one by one, beside its truth."""
     rows = []
     for place, (item, encoded) in enumerate(zip(items, encode(items, trained.encoders), strict=True)):
         video = generate(trained, [encoded], [place], steps=steps)[0]
         references = [(reference.word, reference.pixels) for reference in item.references]
-        rows.append(Row(item.caption, references, video, item.video))
+        rows.append(GridRow(item.caption, references, video, item.video))
     return rows

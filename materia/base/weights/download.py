@@ -21,7 +21,7 @@ import requests
 
 from materia.base.weights.files import (
     WEIGHT_SUFFIXES,
-    FileHash,
+    HashedFile,
     HubAddress,
     hash_files,
     local_path,
@@ -223,7 +223,7 @@ def _remove(cached: Path) -> None:
     blob.unlink(missing_ok=True)
 
 
-def _write_manifest(folder: Path, files: dict[str, FileHash]) -> None:
+def _write_manifest(folder: Path, files: dict[str, HashedFile]) -> None:
     path = manifest_path(folder)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.part")

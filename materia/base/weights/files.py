@@ -211,7 +211,7 @@ def identity_of(address: str) -> str:
     return folder_sha256(read_manifest(path) or hash_files(path, model_files(_files_below(path))))
 
 
-def folder_sha256(files: dict[str, FileHash]) -> str:
+def folder_sha256(files: dict[str, HashedFile]) -> str:
     """SHA-256 (hex) over the sorted names and hashes of a folder's files."""
     lines = (f"{name} {file.sha256}\n" for name, file in sorted(files.items()))
     return hashlib.sha256("".join(lines).encode()).hexdigest()
@@ -259,16 +259,16 @@ def model_files(names: Iterable[str]) -> list[str]:
     return [name for name in plain if name not in drop]
 
 
-class FileHash(NamedTuple):
+class HashedFile(NamedTuple):
     """Size in bytes and SHA-256 (hex) of a file."""
 
     size: int
     sha256: str
 
 
-def hash_files(folder: Path, names: Iterable[str]) -> dict[str, FileHash]:
+def hash_files(folder: Path, names: Iterable[str]) -> dict[str, HashedFile]:
     """Read the named files of a folder."""
-    return {name: FileHash((folder / name).stat().st_size, sha256_of(folder / name)) for name in names}
+    return {name: HashedFile((folder / name).stat().st_size, sha256_of(folder / name)) for name in names}
 
 
 def manifest_path(snapshot: Path) -> Path:
@@ -276,12 +276,12 @@ def manifest_path(snapshot: Path) -> Path:
     return weights_path("hub") / snapshot.parent.parent.name / f"{snapshot.name}.json"
 
 
-def read_manifest(folder: Path) -> dict[str, FileHash] | None:
+def read_manifest(folder: Path) -> dict[str, HashedFile] | None:
     """The files of a hub snapshot as they were when it was pulled and verified; None for any other folder."""
     if folder.parent.name != "snapshots":
         return None
     try:
-        return {name: FileHash(*entry) for name, entry in json.loads(manifest_path(folder).read_text()).items()}
+        return {name: HashedFile(*entry) for name, entry in json.loads(manifest_path(folder).read_text()).items()}
     except (OSError, ValueError):  # none, or one that did not reach the disk: as if it were not pulled
         return None
 
