@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from materia.benchmark import evaluation
-from materia.benchmark.evaluation import Interval, summarise
+from materia.benchmark.evaluation import summarise
+from materia.benchmark.statistics import Interval
 from tools.synthetic_world import ROWS_PER_CHUNK
 
 CONFIG = "configs/train/synthetic.yaml"

@@ -15,7 +15,7 @@ import click
 from materia.cli.shared import config_option, guarded, json_option, print_table, set_option
 
 if TYPE_CHECKING:
-    from materia.benchmark.evaluation import Interval
+    from materia.benchmark.statistics import Interval
     from trainer.config import TrainConfig
 
 TRAIN_EXAMPLES = """\b
@@ -192,7 +192,8 @@ def evaluate(synthetic: bool, run: str, shards: str, output: str | None, device:
     """Score how well generated subjects match their references: with own references against shuffled ones, 95 % intervals."""
 
     def work() -> dict[str, Interval]:
-        from materia.benchmark.evaluation import EvalOptions, evaluate, summarise, write
+        from materia.benchmark.cases import EvalOptions
+        from materia.benchmark.evaluation import evaluate, summarise, write
 
         asked = EvalOptions(**options)
         evaluation = evaluate(run, shards, asked, device)

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
-from materia.benchmark import evaluation
-from materia.benchmark.evaluation import Case, ClipScore, EvalOptions
+from materia.benchmark import evaluation, metrics, statistics
+from materia.benchmark.cases import Case, EvalOptions, read_cases
+from materia.benchmark.evaluation import ClipScore
 from materia.dataset.reader import Dataset
 from tools import synthetic_world
 from trainer.errors import TrainError
@@ -34,38 +35,38 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def cases(shards: str) -> list[Case]:
-    return evaluation.read_cases(Dataset(shards), CONFIG, CONFIG.data.buckets[0], EvalOptions(clips=12))
+    return read_cases(Dataset(shards), CONFIG, CONFIG.data.buckets[0], EvalOptions(clips=12))
 
 
 @given(COLOURS, COLOURS, COLOURS)
 @settings(deadline=None, max_examples=30)
 def test_the_distance_of_colours_is_a_distance(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> None:
-    a, b, c = map(evaluation.colours, (a, b, c))
-    assert evaluation.apart(a, a) == 0
-    assert evaluation.apart(a, b) == evaluation.apart(b, a)
-    assert evaluation.apart(a, c) <= evaluation.apart(a, b) + evaluation.apart(b, c) + 1e-6
+    a, b, c = map(metrics.colours, (a, b, c))
+    assert metrics.apart(a, a) == 0
+    assert metrics.apart(a, b) == metrics.apart(b, a)
+    assert metrics.apart(a, c) <= metrics.apart(a, b) + metrics.apart(b, c) + 1e-6
 
 
 def test_the_distance_of_two_greys_is_their_difference_in_lightness() -> None:
-    black, white = (evaluation.colours(np.full((5, 3), value, np.uint8)) for value in (0, 255))
-    assert evaluation.apart(black, white) == pytest.approx(100, rel=0.02)
+    black, white = (metrics.colours(np.full((5, 3), value, np.uint8)) for value in (0, 255))
+    assert metrics.apart(black, white) == pytest.approx(100, rel=0.02)
 
 
 @given(COLOURS, st.randoms())
 @settings(deadline=None, max_examples=20)
 def test_where_in_a_region_a_colour_is_does_not_matter(rgb: np.ndarray, random: Callable) -> None:
     order = random.sample(range(len(rgb)), len(rgb))  # type: ignore[attr-defined]
-    assert evaluation.apart(evaluation.colours(rgb), evaluation.colours(rgb[order])) == pytest.approx(0, abs=1e-5)
+    assert metrics.apart(metrics.colours(rgb), metrics.colours(rgb[order])) == pytest.approx(0, abs=1e-5)
 
 
 def test_shares_have_wilsons_interval() -> None:
-    assert evaluation.wilson(8, 10) == pytest.approx((0.8, 0.4902, 0.9433), abs=1e-4)
-    assert evaluation.wilson(0, 10).low == pytest.approx(0, abs=1e-12)
+    assert statistics.wilson(8, 10) == pytest.approx((0.8, 0.4902, 0.9433), abs=1e-4)
+    assert statistics.wilson(0, 10).low == pytest.approx(0, abs=1e-12)
 
 
 def test_a_bootstrap_of_many_clips_is_the_normal_interval() -> None:
     values = np.random.default_rng(0).normal(3, 1, size=(1, 400))
-    found = evaluation.bootstrap(values, np.random.default_rng(1))
+    found = statistics.bootstrap(values, np.random.default_rng(1))
     half = 1.96 * values.std() / math.sqrt(400)
     assert found == pytest.approx((values.mean(), values.mean() - half, values.mean() + half), abs=0.02)
 
@@ -73,7 +74,7 @@ def test_a_bootstrap_of_many_clips_is_the_normal_interval() -> None:
 def test_runs_that_differ_make_the_interval_wider() -> None:
     clips = np.random.default_rng(0).normal(0, 1, size=200)
     alike, unlike = np.stack([clips] * 3), np.stack([clips - 1, clips, clips + 1])
-    widths = [found.high - found.low for found in (evaluation.bootstrap(v, np.random.default_rng(1)) for v in (alike, unlike))]
+    widths = [found.high - found.low for found in (statistics.bootstrap(v, np.random.default_rng(1)) for v in (alike, unlike))]
     assert widths[1] > 2 * widths[0]
 
 
@@ -134,7 +135,7 @@ def test_a_run_is_evaluated_and_read_back(shards: str, tmp_path: Path) -> None:
 
 def test_a_single_clip_cannot_be_shuffled(shards: str) -> None:
     with pytest.raises(TrainError, match="one clip"):
-        evaluation.read_cases(Dataset(shards, "row == 0"), CONFIG, CONFIG.data.buckets[0], EvalOptions())
+        read_cases(Dataset(shards, "row == 0"), CONFIG, CONFIG.data.buckets[0], EvalOptions())
 
 
 def _scorer() -> small_run.Colours:
