@@ -8,17 +8,31 @@ when it is complete. Paths without a protocol never touch fsspec, so small local
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import secrets
 import stat
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, BinaryIO
+from typing import IO, Any, BinaryIO, TypeVar
+
+T = TypeVar("T")
 
 _TEMPORARY = re.compile(r"\.[^/]+\.[0-9a-f]{8}\.tmp")
+
+
+PAUSES_S = (0.0, 0.2, 1.0, 3.0)
+"""Before each attempt at storage that may not answer."""
+_NO_SUCH_FILE = {errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP}
+
+
+class StorageFailed(OSError):
+    """The storage failed for every attempt; the message names the last error's type, not its text, which may hold request ids
+    that differ from run to run."""
 
 
 class NotAFile(OSError):
@@ -36,6 +50,25 @@ class Staged:
         """Make what was written visible under its name, whole and durable; replaces what was there."""
         self.file.flush()
         self._publish()
+
+
+def persistently(attempt: Callable[[], T]) -> T:
+    """Ask the storage, again after a pause if it fails in a way that may pass.
+
+    Raises StorageFailed, or at once the OSError of a file that is not there, may not be seen, or is none.
+    """
+    failure = ""
+    for pause_s in PAUSES_S:
+        time.sleep(pause_s)
+        try:
+            return attempt()
+        except Exception as error:  # every storage library has exceptions of its own
+            if isinstance(error, FileNotFoundError | NotADirectoryError | PermissionError | NotAFile):
+                raise
+            if isinstance(error, OSError) and error.errno in _NO_SUCH_FILE:
+                raise
+            failure = type(error).__name__
+    raise StorageFailed(f"the storage failed {len(PAUSES_S)} times, last with {failure}")
 
 
 def local_path(address: str) -> Path | None:

@@ -7,19 +7,18 @@ roots is ever opened, and the address handed on is the real path itself, so that
 
 from __future__ import annotations
 
-import errno
 import functools
 import os
 import posixpath
 import re
 import stat
-import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import fsspec
 import msgspec
 
+from materia.base import storage
 from pipeline.sources.settings import SourceSettings
 from stages.records import Clip, Rejection, Sample, reject
 
@@ -27,8 +26,6 @@ T = TypeVar("T")
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*)://")
 _PROTOCOL = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*):")  # FFmpeg's concat:, subfile:, data: ... need no slashes
-_PAUSES_S = (0.0, 0.2, 1.0, 3.0)  # before each attempt at storage that may not answer
-_NO_SUCH_FILE = {errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP}
 _KINDS = (
     (stat.S_ISDIR, "a folder"),
     (stat.S_ISFIFO, "a named pipe"),
@@ -166,28 +163,15 @@ def _refuse_protocol(uri: str, path: str) -> None:
 
 
 def _attempt(look: Callable[[], T], shown: str) -> T:
-    """Ask the storage, again after a pause if it fails in a way that may pass. Raises Denied."""
-    failure = ""
-    for pause_s in _PAUSES_S:
-        time.sleep(pause_s)
-        try:
-            return _ask(look, shown)
-        except Denied:
-            raise
-        except Exception as error:  # every storage library has exceptions of its own
-            failure = type(error).__name__  # without its text, which may hold request ids that differ from run to run
-    raise Denied("transient_exhausted", f"{shown}: the storage failed {len(_PAUSES_S)} times, last with {failure}")
-
-
-def _ask(look: Callable[[], T], shown: str) -> T:
+    """Ask the storage. Raises Denied."""
     try:
-        return look()
+        return storage.persistently(look)
+    except storage.StorageFailed as failed:
+        raise Denied("transient_exhausted", f"{shown}: {failed}") from None
     except PermissionError:
         raise Denied("not_found", f"{shown} cannot be seen: permission denied") from None
-    except OSError as error:
-        if isinstance(error, FileNotFoundError | NotADirectoryError) or error.errno in _NO_SUCH_FILE:
-            raise Denied("not_found", f"{shown} does not exist{_hint(shown)}") from None
-        raise
+    except OSError:
+        raise Denied("not_found", f"{shown} does not exist{_hint(shown)}") from None
 
 
 def _hint(shown: str) -> str:

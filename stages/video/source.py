@@ -16,6 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from materia.base import storage
+
 if TYPE_CHECKING:
     from av.container import InputContainer
 
@@ -35,17 +37,19 @@ class VideoError(Exception):
 def local_copy(address: str) -> Iterator[Path]:
     """The video as a local file: itself if `address` is a path, else a temporary download that is removed afterwards.
 
-    Raises OSError (or the file system's own error) if it cannot be fetched.
+    Raises OSError: of a file that is not there, or materia.base.storage.StorageFailed after some attempts.
     """
     if "://" not in address:
         yield Path(address)
         return
-    import fsspec
-
     with tempfile.TemporaryDirectory(prefix="materia-") as folder:
         copy = Path(folder) / "video"
-        with fsspec.open(address, "rb") as remote, copy.open("wb") as local:
-            shutil.copyfileobj(remote, local, 1 << 20)
+
+        def fetch() -> None:
+            with storage.open_read(address) as remote, copy.open("wb") as local:
+                shutil.copyfileobj(remote, local, 1 << 20)
+
+        storage.persistently(fetch)
         yield copy
 
 

@@ -1,12 +1,16 @@
 """Files appear whole or not at all, on a disk and in an object store."""
 
 import os
+import secrets
 import uuid
 from pathlib import Path
 
+import fsspec
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from materia.base import storage
+from stages.video.source import local_copy
 
 
 @pytest.fixture(params=["disk", "store"])
@@ -82,3 +86,46 @@ def test_file_urls_are_paths():
     assert storage.local_path("s3://bucket/key") is None
     assert storage.join("s3://bucket/out/", "shards", "0.tar") == "s3://bucket/out/shards/0.tar"
     assert storage.join("/", "tmp") == "/tmp"
+
+
+class Unreliable(MemoryFileSystem):
+    """Fails as often as is said, each time with another request id."""
+
+    protocol = "unreliable"
+    failures = 0
+
+    def _open(self, path, *arguments, **options):
+        if Unreliable.failures:
+            Unreliable.failures -= 1
+            raise RuntimeError(f"request {secrets.token_hex(8)} timed out")
+        return super()._open(path, *arguments, **options)
+
+
+@pytest.fixture
+def unreliable(monkeypatch):
+    fsspec.register_implementation("unreliable", Unreliable, clobber=True)
+    monkeypatch.setattr(storage, "PAUSES_S", (0.0,) * 4)
+    with fsspec.open("unreliable://clips/a.mp4", "wb") as file:
+        file.write(b"a clip")
+    return "unreliable://clips/a.mp4"
+
+
+def test_a_clip_is_fetched_again_when_its_storage_fails_for_a_moment(unreliable):
+    Unreliable.failures = 3
+    with local_copy(unreliable) as path:
+        assert path.read_bytes() == b"a clip"
+
+
+def test_a_storage_that_stays_away_is_told_in_the_same_words_every_time(unreliable):
+    told = set()
+    for _ in range(2):
+        Unreliable.failures = 4
+        with pytest.raises(storage.StorageFailed) as failed, local_copy(unreliable):
+            pass
+        told.add(str(failed.value))
+    assert told == {"the storage failed 4 times, last with RuntimeError"}
+
+
+def test_what_is_not_there_is_not_asked_for_again(unreliable):
+    with pytest.raises(FileNotFoundError), local_copy("unreliable://clips/none.mp4"):
+        pass
