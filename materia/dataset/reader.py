@@ -236,11 +236,12 @@ def _index_files(commit: Commit) -> list[str]:
 def _read_table(out: str, name: str, columns: Sequence[str] | None, sha256: str | None) -> pa.Table:
     address = storage.join(out, name)
     try:
-        with storage.local_copy(address) as path:
-            if sha256 is not None:
-                with path.open("rb") as file:
-                    if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
-                        raise OutputError(f"{address} is not the file that was committed; run: materia validate {out}")
-            return pq.read_table(path, columns=list(columns) if columns else None, partitioning=None)
+        with storage.open_read(address) as file:
+            if sha256 is None:
+                return pq.read_table(file, columns=list(columns) if columns else None)
+            data = file.read()
+        if hashlib.sha256(data).hexdigest() != sha256:
+            raise OutputError(f"{address} is not the file that was committed; run: materia validate {out}")
+        return pq.read_table(io.BytesIO(data), columns=list(columns) if columns else None)
     except (OSError, pa.ArrowException) as error:
         raise OutputError(f"{address} is committed but cannot be read: {error}; run: materia validate {out}") from None
