@@ -18,7 +18,8 @@ _held: set[Path] = set()
 def only_one(path: Path, is_held: Callable[[str], None]) -> Iterator[None]:
     """Hold the lock of a file, which is made if need be and names its holder.
 
-    If another has it, `is_held` is told who; when that returns, we wait. Where the file system knows no locks, nothing is held.
+    If another has it, `is_held` is told who; when that returns, we wait for another process. Where the file system knows no
+    locks, nothing is held.
     Not flock: forked workers would inherit it, and hold it for a while after their parent was killed.
     """
     path = path.resolve()
@@ -41,4 +42,4 @@ def only_one(path: Path, is_held: Callable[[str], None]) -> Iterator[None]:
         try:
             yield
         finally:
-            _held.remove(path)
+            _held.discard(path)

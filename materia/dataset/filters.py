@@ -58,6 +58,13 @@ def arrow_filter(schema: pa.Schema, expression: str) -> pc.Expression:
 
 
 Kind = Literal["number", "text", "truth", "list of numbers", "list of texts"]
+_KINDS: tuple[tuple[Callable[[pa.DataType], bool], Kind, Kind | None], ...] = (
+    (pa.types.is_integer, "number", "list of numbers"),
+    (pa.types.is_floating, "number", "list of numbers"),
+    (pa.types.is_string, "text", "list of texts"),
+    (pa.types.is_boolean, "truth", None),
+)
+"""Arrow's type -> what it holds alone, and in a list."""
 
 
 class _Operand(NamedTuple):
@@ -154,16 +161,11 @@ class _Filter:
             kind = infer(*of)
         except (OverflowError, pa.ArrowException, UnicodeEncodeError):
             raise self.error(node, "is too large, or no text") from None
-        item = kind.value_type if pa.types.is_list(kind) else kind
-        name = (
-            "number" if pa.types.is_integer(item) or pa.types.is_floating(item)
-            else "text" if pa.types.is_string(item)
-            else "truth" if pa.types.is_boolean(item)
-            else None
-        )  # fmt: skip
-        if name is None or (item is not kind and name == "truth"):
-            raise self.error(node, f"holds {kind}, which is not compared")
-        return f"list of {name}s" if item is not kind else name  # type: ignore[return-value]
+        is_list = pa.types.is_list(kind)
+        for is_one, alone, listed in _KINDS:
+            if is_one(kind.value_type if is_list else kind) and (name := listed if is_list else alone):
+                return name
+        raise self.error(node, f"holds {kind}, which is not compared")
 
     def error(self, node: ast.expr, why: str) -> FilterError:
         return FilterError(f"--where {self.expression!r}: {ast.unparse(node)} {why}")

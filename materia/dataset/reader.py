@@ -21,42 +21,54 @@ from PIL import Image
 from materia.base import storage
 from materia.dataset.documents import Document, decode_document
 from materia.dataset.filters import arrow_filter
-from materia.dataset.layout import Commit, OutputError, commits, require_output
+from materia.dataset.layout import Commit, OutputError, address_of, commits, relative_path, require_output
 from materia.dataset.masks import decode_rle
 from materia.dataset.ranges import HEADER_BYTES, RangeReader, is_header_of
 
 
-def read_tables(
-    out: str, folder: Literal["index", "rejects"], columns: Sequence[str] | None = None, verify: bool = False
-) -> Iterator[tuple[Commit, pa.Table]]:
-    """The table of each committed chunk, in order; of `columns` only, if they are given. `verify`: compare SHA-256 first.
+def read_table(
+    out: str, commit: Commit, folder: Literal["index", "rejects"], columns: Sequence[str] | None = None, verify: bool = False
+) -> pa.Table:
+    """A committed chunk's table; of `columns` only, if they are given. `verify`: compare its SHA-256 first.
 
-    Raises OutputError for a record or table that cannot be read, or is not what was committed.
+    Raises OutputError for one that cannot be read, or is not what was committed.
     """
-    for commit in commits(out):
-        for name, file in sorted(commit.files.items()):
-            if name.startswith(f"{folder}/"):
-                yield commit, _read_table(out, name, columns, file.sha256 if verify else None)
+    address = address_of(out, folder, commit.chunk)
+    wanted = list(columns) if columns else None
+    try:
+        with storage.open_read(address) as file:
+            if not verify:
+                return pq.read_table(file, columns=wanted)
+            data = file.read()
+        if hashlib.sha256(data).hexdigest() != commit.files[relative_path(folder, commit.chunk)].sha256:
+            raise OutputError(f"{address} is not the file that was committed; run: materia validate {out}")
+        return pq.read_table(io.BytesIO(data), columns=wanted)
+    except (OSError, KeyError, pa.ArrowException) as error:
+        raise OutputError(f"{address} is committed but cannot be read: {error}; run: materia validate {out}") from None
 
 
 class Dataset:
     """The samples of an output that a filter admits, in the order of the manifest; `len`, iteration, by number or by key.
 
-    `index`: their rows of the index (materia/dataset/schema.py). `source_sha256`: of all index files. Raises OutputError for an
-    output that cannot be read or of which nothing is left, FilterError for an expression that is not understood
-    (materia/dataset/filters.py).
+    `index`: their rows of the index (materia/dataset/schema.py). `source_sha256`: of the index files. `at_most`: of the first
+    so many samples; the tables behind them are not read. Raises OutputError for an output that cannot be read or of which
+    nothing is left, FilterError for an expression that is not understood (materia/dataset/filters.py).
     """
 
-    def __init__(self, out: str, where: str | None = None) -> None:
+    def __init__(self, out: str, where: str | None = None, at_most: int | None = None) -> None:
         require_output(out)
-        tables, digest = [], hashlib.sha256()
-        for commit, table in read_tables(out, "index", verify=True):
-            digest.update("".join(f"{name} {commit.files[name].sha256}\n" for name in _index_files(commit)).encode())
-            tables.append(table)
-        if not tables or not sum(map(len, tables)):
+        tables, rows, digest = [], 0, hashlib.sha256()
+        for commit in commits(out):
+            if at_most is not None and rows >= at_most:
+                break
+            tables.append(read_table(out, commit, "index", verify=True))
+            rows += len(tables[-1])
+            name = relative_path("index", commit.chunk)
+            digest.update(f"{name} {commit.files[name].sha256}\n".encode())
+        if not rows:
             raise OutputError(f"{out} has no samples; look at its rejections: materia stats {out}")
         self.out = out
-        self.index = pa.concat_tables(tables)
+        self.index = pa.concat_tables(tables).slice(0, at_most)
         self.source_sha256 = digest.hexdigest()
         self._shards = RangeReader(out, f"run: materia validate {out}")
         self._where = ""
@@ -100,15 +112,15 @@ class Dataset:
     def __getitem__(self, which: int | str) -> StoredSample:
         """A sample by its number, or by its key. Raises IndexError, KeyError."""
         if isinstance(which, str):
-            if which not in self._numbers:
+            if which not in self._number_of_key:
                 raise KeyError(which)
-            return StoredSample(self, self._numbers[which])
+            return StoredSample(self, self._number_of_key[which])
         if not -len(self) <= which < len(self):
             raise IndexError(f"sample {which} of {len(self)}")
         return StoredSample(self, which % len(self))
 
     @cached_property
-    def _numbers(self) -> dict[str, int]:
+    def _number_of_key(self) -> dict[str, int]:
         return {key: number for number, key in enumerate(self.index["key"].to_pylist())}
 
     def numbers(self, column: str) -> np.ndarray:
@@ -227,21 +239,3 @@ def parse_document(data: bytes, shard: str) -> Document:
         return decode_document(data)
     except ValueError as error:
         raise OutputError(f"{shard} holds a KEY.json that cannot be understood: {error}; run: materia validate") from error
-
-
-def _index_files(commit: Commit) -> list[str]:
-    return sorted(name for name in commit.files if name.startswith("index/"))
-
-
-def _read_table(out: str, name: str, columns: Sequence[str] | None, sha256: str | None) -> pa.Table:
-    address = storage.join(out, name)
-    try:
-        with storage.open_read(address) as file:
-            if sha256 is None:
-                return pq.read_table(file, columns=list(columns) if columns else None)
-            data = file.read()
-        if hashlib.sha256(data).hexdigest() != sha256:
-            raise OutputError(f"{address} is not the file that was committed; run: materia validate {out}")
-        return pq.read_table(io.BytesIO(data), columns=list(columns) if columns else None)
-    except (OSError, pa.ArrowException) as error:
-        raise OutputError(f"{address} is committed but cannot be read: {error}; run: materia validate {out}") from None

@@ -20,8 +20,8 @@ from rich.text import Text
 
 from materia.base import storage
 from materia.base.terminal import printable
-from materia.dataset.layout import read_info, require_output
-from materia.dataset.reader import read_tables
+from materia.dataset.layout import commits, read_info, require_output
+from materia.dataset.reader import read_table
 
 CATEGORIES = ("subject", "object", "background")
 MEASURES = {
@@ -127,8 +127,9 @@ def collect(out: str) -> Stats:
     flags: Counter[str] = Counter()
     words = {category: _Words() for category in CATEGORIES}
     measures = {name: _Values() for name in MEASURES}
-    tables = zip(read_tables(out, "index", _COLUMNS), read_tables(out, "rejects", ["stage", "reason"]), strict=True)
-    for (_, index), (_, rejects) in tables:
+    for commit in commits(out):
+        index = read_table(out, commit, "index", _COLUMNS)
+        rejects = read_table(out, commit, "rejects", ["stage", "reason"])
         stats.chunks += 1
         reasons.update(zip(rejects["stage"].to_pylist(), rejects["reason"].to_pylist(), strict=True))
         stats.samples += index.num_rows

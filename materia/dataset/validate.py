@@ -38,7 +38,7 @@ from materia.dataset.layout import Commit, DatasetInfo, committed, relative_path
 from materia.dataset.rows import CAPTION_CHARS, Member, index_row
 from materia.dataset.sample_checks import Recipe, check_sample, parse_document
 from materia.dataset.schema import INDEX, REJECTS
-from stages.specs import REASONS
+from stages.specs import FINGERPRINTED, REASONS
 
 MAX_FINDINGS = 1000
 """Findings that a report keeps word by word; the others are counted."""
@@ -314,8 +314,8 @@ def _check_member(
 
 
 def _made_by(provenance: Provenance, dataset: DatasetInfo) -> bool:
-    stages = provenance.stage_sha.items()
-    return provenance.prompt_sha == dataset.prompt_sha and all(dataset.stage_sha.get(stage) == sha for stage, sha in stages)
+    stages = {stage: sha for stage, sha in dataset.stage_sha.items() if stage in FINGERPRINTED}
+    return (provenance.prompt_sha, provenance.stage_sha) == (dataset.prompt_sha, stages)
 
 
 def _recipe(dataset: DatasetInfo | None) -> Recipe | None:

@@ -39,8 +39,8 @@ _CHOOSE_BY = ["n_instances", "n_subjects", "n_objects", "subject_words", "object
 
 def contact_sheet(out: str, target_png: str, n: int = 6) -> None:
     """Draw up to `n` samples, in manifest order. Raises OutputError when there is none, or one that cannot be read."""
-    dataset = Dataset(out)
-    samples = [dataset[number] for number in _varied(dataset.index.slice(0, _CANDIDATES).select(_CHOOSE_BY).to_pylist(), n)]
+    dataset = Dataset(out, at_most=_CANDIDATES)
+    samples = [dataset[number] for number in _varied(dataset.index.select(_CHOOSE_BY).to_pylist(), n)]
     words = dict.fromkeys(instance.word.casefold() for sample in samples for instance in sample.document.instances)
     colours = {word: _PALETTE[number % len(_PALETTE)] for number, word in enumerate(words)}
     cards = [_card(sample, colours) for sample in samples]

@@ -122,3 +122,12 @@ def test_clips_of_one_video_are_held_out_together(tmp_path: Path) -> None:
     sources = samples.index["source_id"].to_pylist()
     assert len({sources[number] for number in held_out}) == 1
     assert not {sources[number] for number in held_out} & {sources[number] for number in training}
+
+
+def test_of_the_first_samples_only_the_first_tables_are_read(out: str) -> None:
+    every = Dataset(out)
+    Path(out, "index", "000002.parquet").write_bytes(b"")
+    first = Dataset(out, at_most=1)
+    assert first.index["key"].to_pylist() == every.index["key"].to_pylist()[:1]
+    with pytest.raises(OutputError, match="not the file that was committed"):
+        Dataset(out)
