@@ -12,7 +12,6 @@ windows and variants of a member are one array, so an item is a few byte ranges 
 
 from __future__ import annotations
 
-import io
 import json
 import math
 from collections.abc import Sequence
@@ -22,14 +21,13 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
 from materia.base import storage
 from materia.dataset.layout import OutputError
 from materia.dataset.ranges import HEADER_BYTES, RangeReader, is_header_of
-from materia.dataset.reader import Dataset
+from materia.dataset.reader import Dataset, parquet_table
 from trainer.config import BucketSettings, TrainConfig
 from trainer.data.batch import EncodedItem, numpy_rng
 from trainer.data.encode import spans_tensor
@@ -197,9 +195,9 @@ def _read_index(cache: str, samples: Dataset) -> pa.Table:
     for shard in samples.index["shard"].unique().to_pylist():
         address = storage.join(cache, sibling(shard, "index"))
         try:
-            tables.append(pq.read_table(io.BytesIO(storage.read_bytes(address)), schema=INDEX))
+            tables.append(parquet_table(storage.read_bytes(address)).cast(INDEX))
         except FileNotFoundError:
             raise TrainError(f"{cache} is not finished, {address} is missing; go on: {_command(samples, cache)}") from None
-        except (OSError, pa.ArrowException) as error:
+        except (OSError, ValueError, pa.ArrowException) as error:
             raise OutputError(f"{address} cannot be read: {error}; remove it and run materia precompute again") from error
     return pa.concat_tables(tables)
