@@ -12,6 +12,7 @@ from pydantic import Field, create_model, field_validator, model_validator
 
 from materia.base.settings import Execution, Settings
 from materia.base.settings_file import load_settings
+from materia.base.storage_settings import StorageSettings
 from pipeline.sources.settings import SourceSettings
 from stages.records import StageName
 from stages.specs import MODEL_STAGES, STAGE_ORDER, STAGES
@@ -82,6 +83,7 @@ class _WithoutStages(Settings):
     """The whole configuration of `materia run`; each stage's section has the stage's name."""
 
     device: Annotated[str, Execution] = Field("cpu", description="torch device of every stage that does not name its own")
+    storage: StorageSettings = Field({}, description="how object stores are reached, by scheme")
     source: SourceSettings = SourceSettings()
     engine: EngineSettings = EngineSettings()
 

@@ -22,6 +22,7 @@ import numpy as np
 
 from materia.base import storage
 from materia.base.signals import heard
+from materia.base.storage_settings import use_storage
 from materia.dataset.documents import Provenance
 from materia.dataset.layout import DatasetInfo, commits, committed, write_info
 from pipeline.config import Config
@@ -77,6 +78,7 @@ def run_job(
     input raise ConfigError, BackendError, SourceError. `stage_factory` is an import path (pipeline/engine/child.py:
     StageFactory).
     """
+    use_storage(config.storage)
     try:
         with _signals_raise(), only_writer(output):
             try:

@@ -24,7 +24,7 @@ import msgspec
 
 from materia.base import storage
 from pipeline.sources import SourceError, find_source, read_rows, stamp
-from pipeline.sources.access import absolute, filesystem
+from pipeline.sources.access import absolute
 from pipeline.sources.settings import SourceSettings
 from stages.records import Clip, Rejection, Sample, reject
 
@@ -86,11 +86,10 @@ class Plan:
         """Rows of one slice, in manifest order; safe from any process and node that can open `folder`."""
         if not 0 <= slice_ < self.n_slices:
             raise IndexError(f"slice {slice_} of {self.n_slices}")
-        fs = filesystem(self.folder)
         at = slice_ * _OFFSET.size
-        ends = fs.cat_file(f"{self.folder}/{_OFFSETS}", start=at, end=at + 2 * _OFFSET.size)
+        ends = storage.read_bytes(storage.join(self.folder, _OFFSETS), start=at, end=at + 2 * _OFFSET.size)
         start, end = (offset for (offset,) in _OFFSET.iter_unpack(ends))
-        return _decode_slice(fs.cat_file(f"{self.folder}/{_ROWS}", start=start, end=end))
+        return _decode_slice(storage.read_bytes(storage.join(self.folder, _ROWS), start=start, end=end))
 
     def changed(self, input_address: str, settings: SourceSettings) -> bool:
         """Whether the input looks different from when it was planned (names, sizes, times; contents are not read).

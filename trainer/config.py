@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from materia.base.settings import Execution, Settings
+from materia.base.storage_settings import StorageSettings
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -156,6 +157,7 @@ class TrainConfig(Settings):
     run: RunSettings = RunSettings()
     log: LogSettings = LogSettings()
     checkpoint: CheckpointSettings = CheckpointSettings()
+    storage: StorageSettings = Field({}, description="how object stores are reached, by scheme")
 
     @model_validator(mode="after")
     def _batches_can_be_cut(self) -> TrainConfig:

@@ -127,14 +127,16 @@ def _explain(kind: type[Settings], path: Path, problem: Any) -> str:
     message = problem["msg"].removeprefix("Value error, ")
     if isinstance(problem["input"], dict):  # a whole section: its parts are fine, but not together
         return f"{path}: {field}: {message}" if field else f"{path}: {message}"
+    if location[0] == "storage":  # what is wrong there may be a secret that should not be there
+        return f"{path}: {field}: {message}"
     return f"{path}: {field} = {problem['input']!r}: {message}"
 
 
 def _known_fields(kind: type[Settings], location: list[str]) -> list[str]:
-    """Names of the fields at a place in the tree; list indices are passed over."""
+    """Names of the fields at a place in the tree; indices of lists and keys of mappings are passed over."""
     model: Any = kind
     for part in location:
-        if part.isdigit():
+        if part not in model.model_fields:
             continue
         annotation = model.model_fields[part].annotation
         args = [arg for arg in getattr(annotation, "__args__", ()) if isinstance(arg, type) and issubclass(arg, BaseModel)]

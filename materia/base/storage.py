@@ -1,6 +1,8 @@
 """Files of an output, on a local disk or in an object store, written so that a reader sees a whole file or none.
 
 In: addresses (a local path, `file://`, or any fsspec address: `s3://`, `gs://`, `memory://`). Out: bytes, names, whole files.
+Nothing else here opens, lists, reads or uploads. An object store that fails is asked again (`persistently`); how it is reached,
+materia/base/storage_settings.py says.
 Locally a file is written beside its target under a temporary name (`.NAME.TOKEN.tmp`), fsynced, renamed over the target, and
 its folder fsynced; to an object store it is uploaded in one piece from a local file, because a store shows an object only
 when it is complete. Paths without a protocol never touch fsspec, so small local files stay cheap.
@@ -31,8 +33,13 @@ _NO_SUCH_FILE = {errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP}
 
 
 class StorageFailed(OSError):
-    """The storage failed for every attempt; the message names the last error's type, not its text, which may hold request ids
-    that differ from run to run."""
+    """The storage failed for every attempt; the message names the last error's type and number, not its text.
+
+    That may hold addresses of servers, credentials, and request ids that differ from run to run. `address` is what was asked
+    for, if it is known.
+    """
+
+    address = ""
 
 
 class NotAFile(OSError):
@@ -52,22 +59,32 @@ class Staged:
         self._publish()
 
 
-def persistently(attempt: Callable[[], T]) -> T:
+def again(ask: Callable[[], T], may_pass: Callable[[Exception], bool]) -> T:
+    """What `ask` gives; asked again after a pause if it raises what may pass. Raises what it raised last."""
+    for pause_s in PAUSES_S[:-1]:
+        time.sleep(pause_s)
+        try:
+            return ask()
+        except Exception as error:
+            if not may_pass(error):
+                raise
+    time.sleep(PAUSES_S[-1])
+    return ask()
+
+
+def persistently(ask: Callable[[], T]) -> T:
     """Ask the storage, again after a pause if it fails in a way that may pass.
 
     Raises StorageFailed, or at once the OSError of a file that is not there, may not be seen, or is none.
     """
-    failure = ""
-    for pause_s in PAUSES_S:
-        time.sleep(pause_s)
-        try:
-            return attempt()
-        except Exception as error:  # every storage library has exceptions of its own
-            if isinstance(error, FileNotFoundError | NotADirectoryError | PermissionError | NotAFile):
-                raise
-            if isinstance(error, OSError) and error.errno in _NO_SUCH_FILE:
-                raise
-            failure = type(error).__name__
+    try:
+        return again(ask, _may_pass)
+    except Exception as error:
+        if not _may_pass(error):
+            raise
+        failure = type(error).__name__
+        if isinstance(error, OSError) and error.errno is not None:
+            failure += f" ({os.strerror(error.errno)})"
     raise StorageFailed(f"the storage failed {len(PAUSES_S)} times, last with {failure}")
 
 
@@ -76,6 +93,16 @@ def local_path(address: str) -> Path | None:
     if address.startswith("file://"):
         return Path(address.removeprefix("file://"))
     return None if "://" in address else Path(address)
+
+
+def check_scheme(scheme: str) -> None:
+    """Raises ValueError if there is no storage of that scheme, or if the package that knows it is not installed."""
+    import fsspec
+
+    try:
+        fsspec.get_filesystem_class(scheme)
+    except (ImportError, ValueError) as error:
+        raise ValueError(str(error)) from None
 
 
 def join(root: str, *parts: str) -> str:
@@ -88,8 +115,11 @@ def exists(address: str) -> bool:
     path = local_path(address)
     if path is not None:
         return path.exists()
-    store, name = _store(address)
-    return bool(store.exists(name))
+    try:
+        _ask(address, lambda store, name: store.info(name))
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def size(address: str) -> int:
@@ -97,8 +127,35 @@ def size(address: str) -> int:
     path = local_path(address)
     if path is not None:
         return path.stat().st_size
-    store, name = _store(address)
-    return int(store.size(name))
+    return int(_ask(address, lambda store, name: store.size(name)))
+
+
+def info(address: str) -> dict[str, Any]:
+    """What the storage tells of a file or folder, by fsspec's names: type ("file", "directory"), size, and more.
+
+    Of a store's file it may be what `walk` was told. Raises FileNotFoundError, PermissionError, StorageFailed.
+    """
+    found: dict[str, Any] = _ask(address, lambda store, name: store.info(name), listings=True)
+    return found
+
+
+def walk(folder: str) -> Iterator[tuple[str, list[str]]]:
+    """(path inside the folder, names of its files) of a folder and those below, parents first, sorted.
+
+    Symbolic links to folders are not followed: they may loop. Raises OSError for a folder that cannot be listed: what it holds
+    would be missing without a word.
+    """
+    path = local_path(folder)
+    if path is not None:
+        listing = os.walk(path, onerror=_raise)
+        root = str(path)
+    else:
+        store, root = _store(folder, listings=True)
+        store.invalidate_cache()
+        listing = store.walk(root, on_error="raise")
+    for place, folders, names in listing:
+        folders.sort()
+        yield place.strip("/").removeprefix(root.strip("/")).strip("/"), sorted(names)
 
 
 def listdir(address: str) -> list[str]:
@@ -127,18 +184,20 @@ def clean_temporaries(out: str) -> int:
     return len(leftovers)
 
 
-def read_bytes(address: str) -> bytes:
-    """A whole small file. Raises FileNotFoundError."""
+def read_bytes(address: str, start: int = 0, end: int | None = None) -> bytes:
+    """A whole small file, or its bytes from `start` to before `end`. Raises FileNotFoundError."""
+    if local_path(address) is None:
+        return bytes(_ask(address, lambda store, name: store.cat_file(name, start=start, end=end)))
     with open_read(address) as file:
-        return file.read()
+        file.seek(start)
+        return file.read(-1 if end is None else end - start)
 
 
 def open_read(address: str) -> BinaryIO:
     """Open a regular file for reading, never waiting (a pipe or a device raises NotAFile). Raises FileNotFoundError."""
     path = local_path(address)
     if path is None:
-        store, name = _store(address)
-        opened: BinaryIO = store.open(name, "rb")
+        opened: BinaryIO = _ask(address, lambda store, name: store.open(name, "rb"))
         return opened
     # Without O_NONBLOCK, opening a pipe that nobody writes to waits for ever.
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -154,8 +213,7 @@ def remove(address: str) -> None:
     if path is not None:
         path.unlink(missing_ok=True)
     elif exists(address):
-        store, name = _store(address)
-        store.rm_file(name)
+        _ask(address, lambda store, name: store.rm_file(name))
 
 
 @contextmanager
@@ -165,10 +223,9 @@ def local_copy(address: str) -> Iterator[Path]:
     if path is not None:
         yield path
         return
-    store, name = _store(address)
     with tempfile.TemporaryDirectory(prefix="materia-") as folder:
-        copy = Path(folder, name.rsplit("/", 1)[-1])
-        store.get_file(name, str(copy))
+        copy = Path(folder, address.rsplit("/", 1)[-1])
+        _ask(address, lambda store, name: store.get_file(name, str(copy)))
         yield copy
 
 
@@ -209,9 +266,8 @@ def _staged_rename(path: Path) -> Iterator[Staged]:
 
 @contextmanager
 def _staged_upload(address: str) -> Iterator[Staged]:
-    store, name = _store(address)
     with tempfile.NamedTemporaryFile(prefix="materia-") as file:
-        yield Staged(file, lambda: store.put_file(file.name, name))
+        yield Staged(file, lambda: _ask(address, lambda store, name: store.put_file(file.name, name)))
 
 
 def _fsync_folder(folder: Path) -> None:
@@ -228,15 +284,40 @@ def _names(address: str) -> list[str]:
     try:
         if path is not None:
             return sorted(os.listdir(path))  # noqa: PTH208 - names, not paths
-        store, name = _store(address)
-        return sorted(entry.rstrip("/").rsplit("/", 1)[-1] for entry in store.ls(name, detail=False))
+        entries = _ask(address, lambda store, name: store.ls(name, detail=False))
+        return sorted(entry.rstrip("/").rsplit("/", 1)[-1] for entry in entries)
     except (FileNotFoundError, NotADirectoryError):
         return []
 
 
-def _store(address: str) -> tuple[Any, str]:
-    """The fsspec file system of an address and the name of the file in it, seen afresh (no cached listings)."""
+def _may_pass(error: Exception) -> bool:
+    """Every storage library has exceptions of its own; what none of them means by these is a failure of the storage."""
+    if isinstance(error, FileNotFoundError | NotADirectoryError | PermissionError | NotAFile | StorageFailed):
+        return False
+    return not (isinstance(error, OSError) and error.errno in _NO_SUCH_FILE)
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def _ask(address: str, question: Callable[[Any, str], T], listings: bool = False) -> T:
+    """Ask the address's storage about the file there, persistently."""
+    try:
+        return persistently(lambda: question(*_store(address, listings)))
+    except StorageFailed as failed:
+        failed.address = address
+        raise
+
+
+def _store(address: str, listings: bool = False) -> tuple[Any, str]:
+    """The fsspec file system of an address and the name of the file in it; seen afresh, or with listings that it remembers.
+
+    Raises PermissionError for an address that chains file systems with "::", which could lead anywhere.
+    """
     import fsspec
 
-    store, name = fsspec.core.url_to_fs(address, use_listings_cache=False)
+    if "::" in address:
+        raise PermissionError(f"{address!r}: '::' would chain file systems and is never followed")
+    store, name = fsspec.core.url_to_fs(address, use_listings_cache=listings)
     return store, name

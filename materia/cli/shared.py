@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 import click
 
 from materia.base.errors import UserError
+from materia.base.storage import StorageFailed
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -36,6 +37,9 @@ def guarded(call: Callable[[], T]) -> T:
     except UserError as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(error.exit_code)
+    except StorageFailed as failed:
+        click.echo(f"error: {failed.address}: {failed}; see that the address and the storage's options are right", err=True)
+        sys.exit(2)
 
 
 def print_table(columns: list[str], rows: Iterable[Sequence[str | Text]]) -> None:

@@ -53,18 +53,25 @@ class RangeReader:
         if self._process != os.getpid():  # after a fork: the place in a file would be shared with the parent
             self._files, self._process = {}, os.getpid()
         try:
-            if name not in self._files:
-                if len(self._files) == OPEN_FILES:
-                    self._files.pop(next(iter(self._files))).close()
-                self._files[name] = storage.open_read(address)
-            file = self._files[name]
-            file.seek(offset)
-            data = file.read(size)
+            data = storage.persistently(lambda: self._read_once(address, offset, size))
         except OSError as error:
             raise OutputError(f"{address} cannot be read: {error}; {self.advice}") from error
         if len(data) != size:
             raise OutputError(f"{address} ends before byte {offset + size}; {self.advice}")
         return data
+
+    def _read_once(self, address: str, offset: int, size: int) -> bytes:
+        if address not in self._files:
+            if len(self._files) == OPEN_FILES:
+                self._files.pop(next(iter(self._files))).close()
+            self._files[address] = storage.open_read(address)
+        file = self._files[address]
+        try:
+            file.seek(offset)
+            return file.read(size)
+        except Exception:  # another attempt opens it anew
+            self._files.pop(address).close()
+            raise
 
 
 def is_header_of(header: bytes, name: str) -> bool:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import io
 import tarfile
-import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import IO, Any
@@ -26,8 +25,6 @@ from materia.dataset.schema import INDEX, REJECTS
 from stages.records import Rejection, Row, Sample, reject
 
 _COPY_BYTES = 1 << 20
-_READ_ATTEMPTS = 3
-_RETRY_WAIT_S = 0.2
 
 
 class LostClip(Exception):
@@ -151,16 +148,13 @@ def _add_clip(tar: Tar, sample: Sample, name: str) -> Member:
     member = f"{sample.clip.key}.{name}"
     if sample.media is not None:
         return Member(name, tar.add(member, len(sample.media), [sample.media]), len(sample.media))
-    start, attempt = tar.file.tell(), 1
-    while True:
-        try:
-            return _copy_clip(tar, sample, member, name)
-        except LostClip as lost:
-            tar.rewind(start)
-            if not lost.transient or attempt == _READ_ATTEMPTS:
-                raise
-        time.sleep(_RETRY_WAIT_S * attempt)
-        attempt += 1
+    start = tar.file.tell()
+
+    def copy() -> Member:
+        tar.rewind(start)
+        return _copy_clip(tar, sample, member, name)
+
+    return storage.again(copy, lambda error: isinstance(error, LostClip) and error.transient)
 
 
 def _copy_clip(tar: Tar, sample: Sample, member: str, name: str) -> Member:
@@ -197,7 +191,7 @@ def _reading(uri: str) -> Iterator[None]:
     except storage.NotAFile:
         raise LostClip("not_a_file", f"{uri} is no longer a regular file") from None
     except Exception as error:  # what an object store's client raises is up to the client
-        message = f"{uri} cannot be read any more ({type(error).__name__}); read {_READ_ATTEMPTS} times"
+        message = f"{uri} cannot be read any more ({type(error).__name__}); read {len(storage.PAUSES_S)} times"
         raise LostClip("transient_exhausted", message, transient=True) from error
 
 

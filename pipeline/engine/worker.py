@@ -13,6 +13,7 @@ from typing import Protocol
 import numpy as np
 
 from materia.base import storage
+from materia.base.storage_settings import use_storage
 from pipeline.config import Config, PoolSettings
 from pipeline.engine.messages import Hello, JobSpec, Report, Work
 from pipeline.engine.spool import plan_folder, spool_address
@@ -45,6 +46,7 @@ class PoolWorker:
 
     def __init__(self, job: JobSpec, pool: int) -> None:
         config = Config.model_validate_json(job.config_json)
+        use_storage(config.storage)
         plan = open_plan(plan_folder(job.out))
         if plan is None:
             raise FileNotFoundError(f"no plan in {plan_folder(job.out)}; workers must see the output's folder")

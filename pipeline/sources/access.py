@@ -15,7 +15,6 @@ import stat
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-import fsspec
 import msgspec
 
 from materia.base import storage
@@ -58,11 +57,6 @@ def split_scheme(address: str) -> tuple[str, str]:
     """Scheme (lower case; "file" if there is none) and path of an address: `s3://a/b` -> ("s3", "a/b")."""
     match = _URL.match(address)
     return (match[1].lower(), address[match.end() :]) if match else ("file", address)
-
-
-def filesystem(address: str) -> Any:
-    """The fsspec file system of an address; unlike fsspec's own look-up, never one that the address chains with "::"."""
-    return fsspec.filesystem(split_scheme(address)[0])
 
 
 def absolute(name: str, root: str) -> str:
@@ -149,7 +143,7 @@ def _find(uri: str, root: str, settings: SourceSettings) -> str:
         return check_local(path, roots, uri)
     if not any(is_below(address, folder) for folder in roots):
         raise Denied("outside_root", f"{shown} lies outside the allowed roots; add its folder to source.allowed_roots")
-    info: dict[str, Any] = _attempt(lambda: filesystem(address).info(address), shown)
+    info: dict[str, Any] = _attempt(lambda: storage.info(address), shown)
     if info["type"] != "file":
         raise Denied("not_a_file", f"{shown} is a {info['type']}, not a file")
     return address
@@ -165,7 +159,7 @@ def _refuse_protocol(uri: str, path: str) -> None:
 def _attempt(look: Callable[[], T], shown: str) -> T:
     """Ask the storage. Raises Denied."""
     try:
-        return storage.persistently(look)
+        return look()
     except storage.StorageFailed as failed:
         raise Denied("transient_exhausted", f"{shown}: {failed}") from None
     except PermissionError:

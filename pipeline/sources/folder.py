@@ -6,14 +6,11 @@ loop); a link to a file is judged like any video, on its real path.
 
 from __future__ import annotations
 
-import os
 import posixpath
 from collections.abc import Iterator
-from pathlib import Path
 
-import fsspec
-
-from pipeline.sources.access import Denied, allowed_roots, check_local, quoted, split_scheme
+from materia.base import storage
+from pipeline.sources.access import Denied, allowed_roots, check_local, quoted
 from pipeline.sources.rows import RawRow, SourceError, encoding_problem, too_long
 from pipeline.sources.settings import SourceSettings
 from pipeline.sources.text import parse_object
@@ -24,8 +21,8 @@ _SIDECARS = (".json", ".txt")
 
 def folder_files(folder: str) -> Iterator[str]:
     """Names, relative to the folder, of all videos and the files that may describe them, sorted."""
-    for inside, names in _walk(folder):
-        for name in sorted(names):
+    for inside, names in storage.walk(folder):
+        for name in names:
             if posixpath.splitext(name)[1].lower() in (*VIDEO_SUFFIXES, *_SIDECARS):
                 yield posixpath.join(inside, name)
 
@@ -33,9 +30,9 @@ def folder_files(folder: str) -> Iterator[str]:
 def read_folder(folder: str, settings: SourceSettings) -> Iterator[RawRow]:
     """One row for each video. Raises SourceError if there is none."""
     n_videos = 0
-    for inside, names in _walk(folder):
+    for inside, names in storage.walk(folder):
         present = set(names)
-        for name in sorted(names):
+        for name in names:
             stem, suffix = posixpath.splitext(name)
             if suffix.lower() in VIDEO_SUFFIXES:
                 sidecars = [posixpath.join(inside, stem + end) for end in _SIDECARS if stem + end in present]
@@ -43,21 +40,6 @@ def read_folder(folder: str, settings: SourceSettings) -> Iterator[RawRow]:
                 n_videos += 1
     if not n_videos:
         raise SourceError(f"{folder}: holds no video ({', '.join(VIDEO_SUFFIXES)}); give a manifest file, or another folder")
-
-
-def _walk(folder: str) -> Iterator[tuple[str, list[str]]]:
-    """(path inside the folder, names of its files) of every folder below, parents first, sorted."""
-    scheme, path = split_scheme(folder)
-    # fsspec's local walk follows links to folders, so the standard library's is taken there.
-    walk = os.walk(path, onerror=_stop) if scheme == "file" else fsspec.filesystem(scheme).walk(path, on_error="raise")
-    for place, folders, names in walk:
-        folders.sort()
-        yield place.strip("/").removeprefix(path.strip("/")).strip("/"), list(names)
-
-
-def _stop(error: OSError) -> None:
-    """A folder that cannot be listed stops the reading: its videos would be missing without a word."""
-    raise error
 
 
 def _row(folder: str, video: str, sidecars: list[str], settings: SourceSettings) -> RawRow:
@@ -88,11 +70,8 @@ def _row(folder: str, video: str, sidecars: list[str], settings: SourceSettings)
 
 def _read_sidecar(folder: str, name: str, settings: SourceSettings) -> bytes:
     """At most `max_line_bytes` + 1 bytes of a file beside a video, without byte order mark. Raises Denied, OSError."""
-    scheme, path = split_scheme(folder)
-    path = posixpath.join(path, name)
-    if scheme == "file":
-        with Path(check_local(path, allowed_roots(folder, settings), name)).open("rb") as file:
-            content = file.read(settings.max_line_bytes + 1)
-    else:
-        content = fsspec.filesystem(scheme).cat_file(path, start=0, end=settings.max_line_bytes + 1)
+    file = storage.join(folder, name)
+    if storage.local_path(folder) is not None:
+        file = check_local(file, allowed_roots(folder, settings), name)
+    content = storage.read_bytes(file, end=settings.max_line_bytes + 1)
     return content.removeprefix(b"\xef\xbb\xbf")

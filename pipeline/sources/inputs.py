@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import fsspec
-
-from pipeline.sources.access import absolute, filesystem, split_scheme
+from materia.base import storage
+from pipeline.sources.access import absolute, split_scheme
 from pipeline.sources.folder import folder_files, read_folder
 from pipeline.sources.normalise import normalise
 from pipeline.sources.parquet import read_parquet
@@ -73,13 +72,12 @@ def stamp(source: Source) -> dict[str, Any]:
 
     Contents are not read: a touched but equal file has another stamp. Raises SourceError if files vanish meanwhile.
     """
-    fs = filesystem(source.address)
     names = folder_files(source.address) if source.kind == "folder" else [""]
     files = n_bytes = 0
     digest = hashlib.sha256()
     try:
         for name in names:
-            info = fs.info(f"{source.address}/{name}" if name else source.address)
+            info = storage.info(f"{source.address}/{name}" if name else source.address)
             version = next((info[field] for field in _VERSION_FIELDS if field in info), "")
             digest.update(repr((name, info["size"], str(version))).encode())
             files += 1
@@ -94,7 +92,7 @@ def _read(source: Source, settings: SourceSettings) -> Iterator[RawRow]:
         if source.kind == "folder":
             yield from read_folder(source.address, settings)
             return
-        with filesystem(source.address).open(source.address, "rb") as file:
+        with storage.open_read(source.address) as file:
             if source.kind == "jsonl":
                 yield from read_jsonl(file, settings)
             elif source.kind == "parquet":
@@ -110,19 +108,18 @@ def _check_scheme(scheme: str, address: str, settings: SourceSettings) -> None:
         wanted = ", ".join([*settings.schemes, scheme])
         raise SourceError(f"{address}: scheme {scheme!r} is not allowed; set source.schemes=[{wanted}]")
     try:
-        fsspec.get_filesystem_class(scheme)
-    except (ImportError, ValueError) as error:
+        storage.check_scheme(scheme)
+    except ValueError as error:
         raise SourceError(f"source.schemes: {scheme!r} cannot be used here: {error}") from None
 
 
 def _info(address: str) -> dict[str, Any]:
     try:
-        info: dict[str, Any] = filesystem(address).info(address)
+        return storage.info(address)
     except FileNotFoundError:
         raise SourceError(f"{address}: no such file or folder") from None
-    except Exception as error:  # every storage library has exceptions of its own
-        raise SourceError(f"{address}: cannot be seen: {error}") from error
-    return info
+    except OSError as error:
+        raise SourceError(f"{address}: cannot be seen: {error}") from None
 
 
 def _parent(address: str) -> str:

@@ -8,13 +8,13 @@ that is exchanged meanwhile changes nothing. Only the demuxers below may run; no
 from __future__ import annotations
 
 import os
-import shutil
 import stat
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from materia.base import storage
 
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 DEMUXERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,gif"
 """FFmpeg's names of the containers that are read. Playlists (hls, dash, concat), image patterns, sdp and lavfi are not here."""
+KEPT_BYTES = 4 << 30
+"""Of fetched videos that a process keeps; the one that was used last may be larger."""
 
 
 class VideoError(Exception):
@@ -35,22 +37,71 @@ class VideoError(Exception):
 
 @contextmanager
 def local_copy(address: str) -> Iterator[Path]:
-    """The video as a local file: itself if `address` is a path, else a temporary download that is removed afterwards.
+    """The video as a local file: itself if `address` is a path, else a download that all stages of the process share.
 
     Raises OSError: of a file that is not there, or materia.base.storage.StorageFailed after some attempts.
     """
     if "://" not in address:
         yield Path(address)
         return
-    with tempfile.TemporaryDirectory(prefix="materia-") as folder:
-        copy = Path(folder) / "video"
-
-        def fetch() -> None:
-            with storage.open_read(address) as remote, copy.open("wb") as local:
-                shutil.copyfileobj(remote, local, 1 << 20)
-
-        storage.persistently(fetch)
+    with _downloads.borrow(address) as copy:
         yield copy
+
+
+class _Download:
+    """A video that is being fetched, or was: then `file` is open, and has no name any more."""
+
+    def __init__(self) -> None:
+        self.fetching = threading.Lock()
+        self.users = 0
+        self.file: BinaryIO | None = None
+        self.n_bytes = 0
+
+    def fetch(self, address: str) -> Path:
+        """Fetch it, if that was not yet done. Raises OSError."""
+        with self.fetching:
+            if self.file is None:
+                with storage.local_copy(address) as copy:
+                    self.file = copy.open("rb")
+                    self.n_bytes = copy.stat().st_size
+        return Path(f"/dev/fd/{self.file.fileno()}")
+
+
+class _Downloads:
+    """The videos that were used last, as many as there is room for; their space is free when the process ends, however it ends.
+
+    Stages run one after the other over a slice, and several rows may be ranges of one video: each is fetched once.
+    """
+
+    def __init__(self) -> None:
+        self._kept: dict[str, _Download] = {}  # the longest unused first
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def borrow(self, address: str) -> Iterator[Path]:
+        """The local file of a video, which stays for as long as the block lasts."""
+        with self._lock:
+            download = self._kept.pop(address) if address in self._kept else _Download()
+            self._kept[address] = download
+            download.users += 1
+        try:
+            yield download.fetch(address)
+        finally:
+            with self._lock:
+                download.users -= 1
+                self._make_room()
+
+    def _make_room(self) -> None:
+        n_bytes = sum(download.n_bytes for download in self._kept.values())
+        for address, download in list(self._kept.items())[:-1]:
+            if not download.users and (n_bytes > KEPT_BYTES or download.file is None):
+                del self._kept[address]
+                n_bytes -= download.n_bytes
+                if download.file is not None:
+                    download.file.close()
+
+
+_downloads = _Downloads()
 
 
 @contextmanager

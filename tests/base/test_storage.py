@@ -105,9 +105,10 @@ class Unreliable(MemoryFileSystem):
 def unreliable(monkeypatch):
     fsspec.register_implementation("unreliable", Unreliable, clobber=True)
     monkeypatch.setattr(storage, "PAUSES_S", (0.0,) * 4)
-    with fsspec.open("unreliable://clips/a.mp4", "wb") as file:
+    address = f"unreliable://{secrets.token_hex(8)}/a.mp4"
+    with fsspec.open(address, "wb") as file:
         file.write(b"a clip")
-    return "unreliable://clips/a.mp4"
+    return address
 
 
 def test_a_clip_is_fetched_again_when_its_storage_fails_for_a_moment(unreliable):

@@ -7,7 +7,6 @@ import sys
 import threading
 from pathlib import Path
 
-import fsspec
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -103,14 +102,6 @@ def test_no_descriptor_is_left_open(clip: Path, tmp_path: Path) -> None:
         with pytest.raises(VideoError):
             probe(tmp_path / "text.mp4")
     assert sum(1 for _ in Path("/dev/fd").iterdir()) == before
-
-
-def test_a_remote_video_is_fetched_and_removed(clip: Path) -> None:
-    with fsspec.open("memory://clips/a.mp4", "wb") as remote:
-        remote.write(clip.read_bytes())
-    with local_copy("memory://clips/a.mp4") as copy:
-        assert read_number(frames_at(copy, [0.5]).frames[0]) == 12
-    assert not copy.exists()
 
 
 def test_a_local_video_is_used_where_it_lies(clip: Path) -> None:

@@ -51,8 +51,9 @@ def only_writer(run: Path) -> Iterator[None]:
 
 
 def record(config: TrainConfig, data_sha256: str, encoders: dict[str, Any]) -> dict[str, Any]:
-    """What config.json holds."""
-    return {"config": config.model_dump(mode="json"), "data_sha256": data_sha256, "encoders": to_jsonable_python(encoders)}
+    """What config.json holds: all but how storage is reached."""
+    told = config.model_dump(mode="json", exclude={"storage"})
+    return {"config": told, "data_sha256": data_sha256, "encoders": to_jsonable_python(encoders)}
 
 
 def read_config(run: Path) -> TrainConfig:

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from materia.base import storage
 from materia.base.signals import Interrupt, interruptible
+from materia.base.storage_settings import use_storage
 from trainer import distributed
 from trainer.config import TrainConfig
 from trainer.data.batch import EncodedItem, collate
@@ -80,6 +81,7 @@ def train(
     TrainError or OutputError for what the user can mend, runs.OtherRunError for a run that was started with other settings,
     NonFiniteError where a loss or gradient is not finite.
     """
+    use_storage(config.storage)
     run = runs.run_folder(output)
     world = distributed.join(config.run)
     try:

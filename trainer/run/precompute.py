@@ -25,6 +25,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from materia.base import storage
+from materia.base.storage_settings import use_storage
 from materia.dataset.documents import Document
 from materia.dataset.reader import Dataset
 from materia.dataset.writer import Tar, parquet_bytes
@@ -84,6 +85,7 @@ def precompute(config: TrainConfig, *, shards: str, output: str, say: Say = tell
     Under torchrun each process takes its share of the shards. Raises OtherCacheError for a cache of other shards or another
     configuration, OutputError for shards that cannot be read, TrainError for encoders that are not there.
     """
+    use_storage(config.storage)
     samples, encoders = Dataset(shards), build_encoders(config.encoders)
     world = join(config.run)
     try:

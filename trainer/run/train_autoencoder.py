@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from materia.base.storage_settings import use_storage
 from materia.dataset.reader import Dataset
 from trainer.config import TrainConfig
 from trainer.data.items import PixelSource
@@ -53,6 +54,7 @@ def train_autoencoder(
 
     Raises TrainError and OutputError for shards, buckets or a device that will not do, and for a loss that is not finite.
     """
+    use_storage(config.storage)
     world = join(config.run)
     sizes = Sizes()
     transform = transform_of(sizes, str(world.device))
