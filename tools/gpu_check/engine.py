@@ -13,11 +13,9 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
 import torch
 
@@ -27,6 +25,7 @@ from stages.backends import FaceDetector
 from stages.base import Stage
 from stages.records import EntityWord, Row, Sample, StageName
 from stages.specs import STAGE_ORDER, build_stages
+from stages.video.encode import write_rgb
 from tools.bench_pipeline import Stub
 from tools.gpu_check import weights
 from tools.gpu_check.card import seconds, synchronise
@@ -222,18 +221,15 @@ def _clips(folder: Path, n_clips: int, context: Context) -> Path:
 
 def _film(target: Path, size: tuple[int, int], seed: int) -> None:
     """Two seconds, 24 frames a second."""
-    width, height = size
+    write_rgb(target, _crossing(*size, seed), size=size, fps=24, crf=20, preset="veryfast")
+
+
+def _crossing(width: int, height: int, seed: int) -> Iterator[np.ndarray]:
     ground = np.random.default_rng(seed).integers(90, 160, (height, width, 3), np.uint8)
     side = height // 3
-    with av.open(str(target), "w") as container:
-        stream: Any = container.add_stream("libx264", rate=24, options={"crf": "20", "preset": "veryfast"})
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        for number in range(48):
-            picture = ground.copy()
-            left = (width - side) * number // 47
-            picture[side : 2 * side, left : left + side] = (200, 30, 30)
-            picture[: side // 2, width - side - left : width - left] = (30, 30, 200)
-            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
-            frame.pts, frame.time_base = number, Fraction(1, 24)
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
+    for number in range(48):
+        picture = ground.copy()
+        left = (width - side) * number // 47
+        picture[side : 2 * side, left : left + side] = (200, 30, 30)
+        picture[: side // 2, width - side - left : width - left] = (30, 30, 200)
+        yield picture

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from trainer.model.dit import Conditions, cut_words
+from trainer.model.shapes import assert_shape
 
 ITEM, NOISE = 0, 1
 """Streams of random numbers that must not meet: what is drawn for an item's content, and for its training."""
@@ -55,6 +56,16 @@ class EncodedItem:
     images: Tensor
     spans: Tensor
 
+    def __post_init__(self) -> None:
+        """Raises AssertionError for shapes that do not fit each other."""
+        assert_shape("mean", self.mean, None, None, None, None)
+        if self.std is not None:
+            assert_shape("std", self.std, *self.mean.shape)
+        assert_shape("text", self.text, len(self.offsets), None)
+        assert_shape("offsets", self.offsets, None, 2)
+        assert_shape("images", self.images, len(self.spans), None, None)
+        assert_shape("spans", self.spans, None, 2)
+
     def __getstate__(self) -> dict[str, Any]:
         """From a loader's worker it goes as arrays, all in one message: PyTorch would open shared memory for every tensor."""
         return {name: value.numpy() if isinstance(value, Tensor) else value for name, value in self.__dict__.items()}
@@ -74,6 +85,15 @@ class Batch:
     mean: Tensor
     std: Tensor | None
     conditions: Conditions
+
+    def __post_init__(self) -> None:
+        """Raises AssertionError for shapes that do not fit each other."""
+        b = len(self.keys)
+        assert len(self.slots) == b, f"{len(self.slots)} slots of {b} keys"
+        assert_shape("mean", self.mean, b, None, None, None, None)
+        if self.std is not None:
+            assert_shape("std", self.std, *self.mean.shape)
+        assert_shape("text", self.conditions.text, b, None, None)
 
     def to(self, device: torch.device | str) -> Batch:
         """The same on another device."""

@@ -19,6 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from trainer.model.shapes import assert_shape
+
 TIME_WIDTH = 256
 """Channels of the sinusoidal timestep embedding [DiT]."""
 TIME_SCALE = 1000.0
@@ -77,6 +79,15 @@ class Conditions:
     image_mask: Tensor
     words: Tensor
 
+    def __post_init__(self) -> None:
+        """Raises AssertionError for shapes that do not fit each other."""
+        b, tokens, width = self.text.shape
+        n = self.images.shape[1]
+        assert_shape("text_mask", self.text_mask, b, tokens)
+        assert_shape("images", self.images, b, n, None, None)
+        assert_shape("image_mask", self.image_mask, b, n)
+        assert_shape("words", self.words, b, n, None, width)
+
     @classmethod
     def cat(cls, parts: list[Conditions]) -> Conditions:
         """Those of several batches with equally many tokens and images, one after the other."""
@@ -100,6 +111,8 @@ def cut_words(text: Tensor, offsets: Tensor, spans: Tensor, length: int) -> Tens
     `text` (B, T, C); `offsets` (B, T, 2) characters of each token in the caption, (0, 0) for special tokens; `spans` (B, N, 2)
     characters of each word, end exclusive, (0, 0) for none -> (B, N, length, C).
     """
+    assert_shape("offsets", offsets, *text.shape[:2], 2)
+    assert_shape("spans", spans, len(text), None, 2)
     if length == 0:
         return text.new_zeros(len(spans), spans.shape[1], 0, text.shape[2])
     inside = (offsets[:, None, :, 0] < spans[:, :, None, 1]) & (offsets[:, None, :, 1] > spans[:, :, None, 0])  # (B, N, T)
@@ -158,7 +171,15 @@ class VideoDiT(nn.Module):
 
         `estimate` (B, C, T, H, W): an earlier estimate of the clean latents, for self-conditioning; None: zeros.
         """
-        if self.config.self_conditioning:
+        config, b = self.config, len(latents)
+        assert_shape("latents", latents, b, config.latent_channels, None, None, None)
+        assert_shape("t", t, b)
+        assert_shape("text", conditions.text, b, None, config.text_width)
+        assert_shape("images", conditions.images, b, None, None, config.image_width)
+        assert_shape("words", conditions.words, b, None, config.word_tokens, config.text_width)
+        if estimate is not None:
+            assert_shape("estimate", estimate, *latents.shape)
+        if config.self_conditioning:
             latents = torch.cat([latents, torch.zeros_like(latents) if estimate is None else estimate], dim=1)
         tokens, grid = patchify(latents, self.config.patch)
         x = self.patch_in(tokens)  # (B, L, D)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from trainer.model.dit import Conditions
+from trainer.model.shapes import assert_shape
 
 TEXT_GUIDANCE = 8.0
 IMAGE_GUIDANCE = 3.0
@@ -57,12 +58,15 @@ def draw_times(
 
 def interpolate(latents: Tensor, noise: Tensor, t: Tensor) -> Tensor:
     """x_t of clean `latents` and `noise` (B, C, T, H, W) at `t` (B,)."""
+    assert_shape("noise", noise, *latents.shape)
+    assert_shape("t", t, len(latents))
     t = t.reshape(-1, 1, 1, 1, 1).to(latents.dtype)
     return (1 - t) * latents + t * noise
 
 
 def clean_estimate(x: Tensor, velocity: Tensor, t: Tensor) -> Tensor:
     """The clean latents that a velocity at (x, t) points to: x - t v."""
+    assert_shape("velocity", velocity, *x.shape)
     return x - t.reshape(-1, 1, 1, 1, 1).to(x.dtype) * velocity
 
 
@@ -71,6 +75,7 @@ def flow_losses(
 ) -> Tensor:
     """Mean squared error of the velocity for each clip, (B,) float32."""
     velocity = model(interpolate(latents, noise, t), t, conditions, estimate)
+    assert_shape("velocity", velocity, *latents.shape)
     return (velocity.float() - (noise - latents).float()).square().mean(dim=(1, 2, 3, 4))
 
 

@@ -15,6 +15,7 @@ from trainer.config import ObjectiveSettings
 from trainer.data.batch import Batch, torch_rng
 from trainer.model.dit import Conditions, ModelConfig
 from trainer.model.flow import Velocity, clean_estimate, draw_times, flow_losses, interpolate, shift_for
+from trainer.model.shapes import assert_shape
 
 SELF_CONDITIONED = 0.5
 """Share of the clips that are given their own estimate in training (Chen et al. 2022)."""
@@ -52,8 +53,12 @@ def draw(batch: Batch, objective: ObjectiveSettings, config: ModelConfig, *, see
 
 def batch_losses(model: Velocity, batch: Batch, draws: Draws, config: ModelConfig) -> Tensor:
     """(B,) float32: the mean squared error of each clip's velocity."""
-    latents = batch.mean
+    latents, b = batch.mean, len(batch.mean)
+    assert_shape("noise", draws.noise, *latents.shape)
+    for name, drawn in (("t", draws.t), ("drop_text", draws.drop_text), ("drop_images", draws.drop_images)):
+        assert_shape(name, drawn, b)
     if batch.std is not None and draws.posterior is not None:
+        assert_shape("posterior", draws.posterior, *latents.shape)
         latents = latents + batch.std * draws.posterior
     conditions = batch.conditions.without(text=draws.drop_text, images=draws.drop_images)
     estimate = _estimate(model, latents, draws, conditions) if config.self_conditioning else None
@@ -63,6 +68,7 @@ def batch_losses(model: Velocity, batch: Batch, draws: Draws, config: ModelConfi
 @torch.no_grad()
 def _estimate(model: Velocity, latents: Tensor, draws: Draws, conditions: Conditions) -> Tensor:
     """Clean latents as the model sees them without an estimate; zeros for clips that are to have none."""
+    assert_shape("self_condition", draws.self_condition, len(latents))
     x = interpolate(latents, draws.noise, draws.t)
     estimate = clean_estimate(x, model(x, draws.t, conditions).float(), draws.t)
     return estimate * draws.self_condition.reshape(-1, 1, 1, 1, 1)
