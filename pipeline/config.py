@@ -37,8 +37,8 @@ class PoolSettings(Settings):
         ge=0,
         description="GPUs that Ray books for one worker; below 1 they share a card; dropped if all its stages run on the cpu",
     )
-    card_gib: float = Field(
-        0.0, ge=0, description="memory of the cards it runs on; its share must hold its stages; 0: unchecked"
+    gib_per_gpu: float = Field(
+        0.0, ge=0, description="memory of each GPU it runs on; its share must hold its stages; 0: unchecked"
     )
     resources: dict[str, float] = Field({}, description="custom Ray resources that a worker books, by name")
     labels: dict[str, str] = Field(
@@ -108,12 +108,12 @@ class _WithoutStages(Settings):
                     f" {getattr(self, on_card[0]).device!r}; give it num_gpus (below 1 workers share a card), or set"
                     f" {on_card[0]}.device=cpu"
                 )
-            needed, share = sum(getattr(self, stage).gpu_memory_gib for stage in on_card), pool.num_gpus * pool.card_gib
-            if pool.card_gib and needed > share + 1e-6:
+            needed, share = sum(getattr(self, stage).gpu_memory_gib for stage in on_card), pool.num_gpus * pool.gib_per_gpu
+            if pool.gib_per_gpu and needed > share + 1e-6:
                 raise ValueError(
                     f"the pool of {', '.join(pool.stages)} needs {needed:g} GiB (gpu_memory_gib of {', '.join(on_card)}),"
-                    f" but num_gpus {pool.num_gpus:g} x card_gib {pool.card_gib:g} = {share:g} GiB; raise num_gpus, or lower"
-                    " batch sizes and with them the estimates"
+                    f" but num_gpus {pool.num_gpus:g} x gib_per_gpu {pool.gib_per_gpu:g} = {share:g} GiB;"
+                    " raise num_gpus, or lower batch sizes and with them the estimates"
                 )
         return self
 

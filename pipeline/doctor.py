@@ -73,8 +73,8 @@ def _cards_here() -> Check:
 def _pool(config: Config, pool: PoolSettings, on_card: list[StageName]) -> Check:
     needed_gib = sum(getattr(config, stage).gpu_memory_gib for stage in on_card)
     found = f"{pool.workers} workers, each {pool.num_gpus:g} GPUs"
-    if pool.card_gib:
-        found += f" = {pool.num_gpus * pool.card_gib:g} GiB of a card of {pool.card_gib:g} GiB"
+    if pool.gib_per_gpu:
+        found += f" = {pool.num_gpus * pool.gib_per_gpu:g} GiB of a card of {pool.gib_per_gpu:g} GiB"
     name = pool.stages[0] if len(pool.stages) == 1 else f"{pool.stages[0]}..{pool.stages[-1]}"
     return Check(f"pool {name}", "ok", f"{found}; its stages need {needed_gib:g} GiB")
 

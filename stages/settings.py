@@ -25,7 +25,7 @@ class BackendSettings(Settings):
     gpu_memory_gib: Annotated[float, Execution] = Field(
         0.0,
         ge=0,
-        description="estimate of what the stage needs on a card, weights and its largest batch; see PoolSettings.card_gib",
+        description="estimate of what the stage needs on a card, weights and its largest batch; see PoolSettings.gib_per_gpu",
     )
 
     def result_fields(self) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.config import load_config
 from tools import demo_clips
 
 ROOT = Path(__file__).parents[1]
@@ -58,6 +59,31 @@ def test_readme_commands_run_in_order(after_readme):
     face, plain = blocks(ROOT / "README.md", "python")
     assert "photo_astronaut" in run([sys.executable, "-c", plain], after_readme)
     assert "man_in_car A man in a black suit" in run([sys.executable, "-c", face], after_readme)
+
+
+@pytest.mark.slow
+def test_readme_snippets_work_in_a_notebook(after_readme):
+    """One after the other in one kernel, as people try them; there, a table and a sample show what they are by themselves."""
+    import nbformat.v4 as notebook
+    from nbclient import NotebookClient
+
+    face, plain = blocks(ROOT / "README.md", "python")
+    sources = [face, plain, "dataset.index.to_pandas().head(2)", "dataset[0]"]
+    page = notebook.new_notebook(cells=[notebook.new_code_cell(source) for source in sources])
+    NotebookClient(page, timeout=120, resources={"metadata": {"path": str(after_readme)}}).execute()
+    told = ["".join(output.get("text", "") for output in cell.outputs) for cell in page.cells]
+    assert "man_in_car A man in a black suit" in told[0] and "photo_astronaut" in told[1]
+    table, sample = (cell.outputs[0].data for cell in page.cells[2:])
+    assert "<table" in table["text/html"] and "man_in_car" in table["text/html"]
+    assert sample["text/plain"].startswith("<")
+
+
+def test_readmes_storage_section_is_a_configuration(tmp_path):
+    (settings,) = blocks(ROOT / "README.md", "yaml")
+    (tmp_path / "store.yaml").write_text(settings)
+    config = load_config(tmp_path / "store.yaml")
+    assert config.source.schemes == ["file", "s3"]
+    assert config.storage["s3"].endpoint and config.storage["s3"].region and config.storage["s3"].profile
 
 
 @pytest.mark.slow

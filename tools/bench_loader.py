@@ -53,7 +53,7 @@ class SameItems(PixelSource):
     @cached_property
     def numbers(self) -> dict[str, int]:
         """Key -> number of a sample."""
-        return {key: number for number, key in enumerate(self.samples.index["key"].to_pylist())}
+        return {key: index for index, key in enumerate(self.samples.index["key"].to_pylist())}
 
 
 def plain_webdataset(source: PixelSource, bucket: Bucket, epochs: int, workers: int, *, split: bool) -> Iterator[Any]:

@@ -57,9 +57,9 @@ def evaluate(manifest: Path) -> dict[str, Any]:
     localise.setup()
     counts = {"clips": 0, "words": 0, "mapped": 0, "labelled": 0, "boxed": 0, "met": 0}
     per_frame, missed = [0, 0, 0], []
-    for number, line in enumerate(manifest.read_text("utf-8").splitlines()):
+    for index, line in enumerate(manifest.read_text("utf-8").splitlines()):
         row = json.loads(line)
-        sample = sample_of(number, row, manifest.parent)
+        sample = sample_of(index, row, manifest.parent)
         decoded = frames.process([sample])[0]
         if not isinstance(decoded, Rejection):
             localise.process([sample])

@@ -141,9 +141,9 @@ def make(out: str, clips: int, seed: int, held_out: bool = False) -> None:
         stage_sha=provenance.stage_sha,
     )
     write_info(out, dataset)
-    for number, rows in enumerate(chunks):
+    for index, rows in enumerate(chunks):
         with tempfile.TemporaryDirectory(prefix="materia-") as folder:
-            write_chunk(out, number, _samples(rows, seed, held_out, Path(folder)), provenance=provenance)
+            write_chunk(out, index, _samples(rows, seed, held_out, Path(folder)), provenance=provenance)
         print(f"{out}: {rows.stop} of {clips} clips", flush=True)
 
 

@@ -56,27 +56,27 @@ def read_cases(samples: Dataset, config: TrainConfig, bucket: BucketSettings, op
     if len(samples) < 2:
         raise TrainError(f"{samples.out} has one clip; references can be shuffled among several only")
     numbers = range(min(max(options.clips, 2), len(samples)))
-    documents = [samples.document(number) for number in numbers]
+    documents = [samples.document(index) for index in numbers]
     crops = [crops_of(document) for document in documents]
-    offers = [(word, number, member) for number in numbers for word, members in crops[number].items() for member in members]
+    offers = [(word, index, member) for index in numbers for word, members in crops[index].items() for member in members]
 
     def pixels(number: int, member: str) -> np.ndarray:
-        return reference_pixels(samples.read(number, [member])[member], "", member, 0, data, config.seed)
+        return reference_pixels(samples.read(index, [member])[member], "", member, 0, data, config.seed)
 
     cases = []
-    for number, document in enumerate(documents):
+    for index, document in enumerate(documents):
         spans = {entity.word: entity.spans[0] for entity in document.entities}
-        words = [list(crops[number])[place] for place in rng.permutation(len(crops[number]))]
-        drawn = [DrawnReference(word, spans[word], str(rng.choice(crops[number][word])), 0) for word in words]
-        own = read_item(samples, number, document, number, Draw(0, drawn), bucket, data, config.seed)
+        words = [list(crops[index])[place] for place in rng.permutation(len(crops[index]))]
+        drawn = [DrawnReference(word, spans[word], str(rng.choice(crops[index][word])), 0) for word in words]
+        own = read_item(samples, index, document, index, Draw(0, drawn), bucket, data, config.seed)
         foreign = []
         for reference in own.references:
-            others = [offer for offer in offers if offer[1] != number]
+            others = [offer for offer in offers if offer[1] != index]
             others = [offer for offer in others if offer[0] == reference.word] or others
             _, other, member = others[int(rng.integers(len(others)))]
             foreign.append(reference._replace(pixels=pixels(other, member)))
         times_s = window_times(document, bucket, data, 0, config.seed)
-        cases.append(Case(own, replace(own, references=foreign), _subjects(samples, number, document, bucket, times_s)))
+        cases.append(Case(own, replace(own, references=foreign), _subjects(samples, index, document, bucket, times_s)))
     return cases
 
 

@@ -80,12 +80,12 @@ def evaluate(run: str, shards: str, options: EvalOptions, device: str = "auto") 
 def _rows(cases: Sequence[Case], *generated: np.ndarray) -> list[GridRow]:
     """Two a clip: own and shuffled references with what was `generated` from each, (clips, T, H, W, 3) uint8 RGB."""
     rows = []
-    for number, case in enumerate(cases):
+    for index, case in enumerate(cases):
         for item, note, videos in zip(
             (case.own, case.shuffled), ("", " - with references of other clips"), generated, strict=True
         ):
             references = [(reference.word, reference.pixels) for reference in item.references]
-            rows.append(GridRow(item.caption + note, references, videos[number], None if note else item.video))
+            rows.append(GridRow(item.caption + note, references, videos[index], None if note else item.video))
     return rows
 
 
@@ -107,8 +107,8 @@ def score(cases: Sequence[Case], own: np.ndarray, shuffled: np.ndarray, scorer: 
     """Scores of generated clips (N, T, H, W, 3) uint8 RGB against the true references of their cases."""
     rng = np.random.default_rng(seed)
     references = [[metrics.colours(metrics.opaque(subject.crops)) for subject in case.subjects] for case in cases]
-    places = [(clip, place) for clip, case in enumerate(cases) for place in range(len(case.subjects))]
-    word = {(clip, place): cases[clip].subjects[place].word for clip, place in places}
+    indices = [(clip, index) for clip, case in enumerate(cases) for index in range(len(case.subjects))]
+    word = {(clip, index): cases[clip].subjects[index].word for clip, index in indices}
     features = [[metrics.features(subject.crops, scorer) for subject in case.subjects] for case in cases]
     scores = []
     for clip, case in enumerate(cases):
@@ -117,12 +117,12 @@ def score(cases: Sequence[Case], own: np.ndarray, shuffled: np.ndarray, scorer: 
         tables = [metrics.colours(metrics.opaque(crops)) for crops in looks]
         distance = [metrics.apart(a, b) for a, b in zip(tables, references[clip], strict=True)]
         found = []
-        for place, table in enumerate(tables):
-            foreign = [other for other in places if other[0] != clip]
-            same = [other for other in foreign if word[other] == word[clip, place]]
+        for index, table in enumerate(tables):
+            foreign = [other for other in indices if other[0] != clip]
+            same = [other for other in foreign if word[other] == word[clip, index]]
             rivals = _choose(rng, same, CANDIDATES - 1)
             rivals += _choose(rng, [other for other in foreign if other not in same], CANDIDATES - 1 - len(rivals))
-            found.append(all(distance[place] < metrics.apart(table, references[a][b]) for a, b in rivals))
+            found.append(all(distance[index] < metrics.apart(table, references[a][b]) for a, b in rivals))
         scores.append(
             ClipScore(
                 key=case.own.key,

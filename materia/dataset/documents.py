@@ -167,12 +167,10 @@ def document_of(sample: Sample, provenance: Provenance) -> Document:
         **{name: getattr(clip, name) for name in Document.__struct_fields__ if hasattr(clip, name) and name != "extra"},
         **{name: getattr(sample, name) for name in SampleFacts.__struct_fields__},
         "video": {"member": video.container, **_fields(video, VideoInfo)},
-        "frames": [
-            {**_fields(frame, FrameFacts), "member": f"frame{number}.jpg"} for number, frame in enumerate(sample.frames)
-        ],
+        "frames": [{**_fields(frame, FrameFacts), "member": f"frame{index}.jpg"} for index, frame in enumerate(sample.frames)],
         "instances": [
-            {**_fields(instance, InstanceFacts), "member": f"ref{number:02d}.png"}
-            for number, instance in enumerate(sample.instances)
+            {**_fields(instance, InstanceFacts), "member": f"ref{index:02d}.png"}
+            for index, instance in enumerate(sample.instances)
         ],
         "background": {**_fields(background, BackgroundFacts), "member": "background.png"},
         "provenance": {
@@ -221,7 +219,7 @@ def _rounded(value: Any, name: str, digits: int = 6) -> Any:
     if isinstance(value, dict):
         return {key: _rounded(part, f"{name}.{key}".lstrip("."), _digits(key, part)) for key, part in value.items()}
     if isinstance(value, list):
-        return [_rounded(part, f"{name}[{place}]", digits) for place, part in enumerate(value)]
+        return [_rounded(part, f"{name}[{index}]", digits) for index, part in enumerate(value)]
     if not isinstance(value, float):
         return value
     if not math.isfinite(value):

@@ -55,9 +55,9 @@ def check_sample(document: Document, members: dict[str, bytes], recipe: Recipe |
     """Everything that can be wrong with a sample whose KEY.json satisfies its schema and whose members are all there."""
     yield from _check_words(document)
     frames = [_picture(members[frame.member], "JPEG") for frame in document.frames]
-    for number, frame in enumerate(frames):
+    for index, frame in enumerate(frames):
         if isinstance(frame, str):
-            yield f"frame{number}.jpg {frame}"
+            yield f"frame{index}.jpg {frame}"
     pictures = [frame for frame in frames if not isinstance(frame, str)]
     if len(pictures) < 3:
         return
@@ -66,10 +66,10 @@ def check_sample(document: Document, members: dict[str, bytes], recipe: Recipe |
         return
     pixels = [np.asarray(picture.convert("RGB")) for picture in pictures]
     hidden = np.zeros(pixels[1].shape[:2], bool)
-    for number, instance in enumerate(document.instances):
-        problems, mask = _check_instance(document, number, members[instance.member], pixels[instance.frame])
+    for index, instance in enumerate(document.instances):
+        problems, mask = _check_instance(document, index, members[instance.member], pixels[instance.frame])
         for problem in problems:
-            yield f"instance {number} ({instance.word!r}): {problem}"
+            yield f"instance {index} ({instance.word!r}): {problem}"
         if mask is not None and instance.frame == 1:
             hidden |= mask
     if recipe is not None:
@@ -124,12 +124,12 @@ def _check_instances(document: Document) -> Iterator[str]:
     if not any(instance.category == "subject" for instance in instances):
         yield "no instance is a subject"
     seen: set[tuple[str, int]] = set()
-    for number, instance in enumerate(instances):
-        about, place = f"instance {number} ({instance.word!r})", (instance.word, instance.frame)
+    for index, instance in enumerate(instances):
+        about, place = f"instance {index} ({instance.word!r})", (instance.word, instance.frame)
         if categories.get(instance.word) != instance.category:
             yield f"{about} is no {instance.category} word of the entities"
-        if instance.member != f"ref{number:02d}.png":
-            yield f"{about} has member {instance.member}, not ref{number:02d}.png"
+        if instance.member != f"ref{index:02d}.png":
+            yield f"{about} has member {instance.member}, not ref{index:02d}.png"
         if instance.is_face:
             yield from _check_parent(about, instance, instances)
             continue

@@ -134,8 +134,8 @@ def _pack(tar: Tar, sample: Sample, shard: str, provenance: Provenance) -> dict[
         return reject(sample, "source", lost.reason, str(lost))
     parts = [
         ("json", text),
-        *((f"frame{number}.jpg", frame.jpeg) for number, frame in enumerate(sample.frames)),
-        *((f"ref{number:02d}.png", instance.png) for number, instance in enumerate(sample.instances)),
+        *((f"frame{index}.jpg", frame.jpeg) for index, frame in enumerate(sample.frames)),
+        *((f"ref{index:02d}.png", instance.png) for index, instance in enumerate(sample.instances)),
     ]
     if sample.background is not None:
         parts.append(("background.png", sample.background.png))

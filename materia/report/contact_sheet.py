@@ -40,9 +40,9 @@ _CHOOSE_BY = ["n_instances", "n_subjects", "n_objects", "subject_words", "object
 def contact_sheet(out: str, target_png: str, n: int = 6) -> None:
     """Draw up to `n` samples, in manifest order. Raises OutputError when there is none, or one that cannot be read."""
     dataset = Dataset(out, at_most=_CANDIDATES)
-    samples = [dataset[number] for number in _varied(dataset.index.select(_CHOOSE_BY).to_pylist(), n)]
+    samples = [dataset[index] for index in _varied(dataset.index.select(_CHOOSE_BY).to_pylist(), n)]
     words = dict.fromkeys(instance.word.casefold() for sample in samples for instance in sample.document.instances)
-    colours = {word: _PALETTE[number % len(_PALETTE)] for number, word in enumerate(words)}
+    colours = {word: _PALETTE[index % len(_PALETTE)] for index, word in enumerate(words)}
     cards = [_card(sample, colours) for sample in samples]
     margin = _MARGIN // _SCALE
     height = sum(card.height + margin for card in cards) + margin
@@ -156,8 +156,8 @@ def _pictures(sample: StoredSample, colours: dict[str, tuple[int, int, int]], wi
     height = min(_MAX_HEIGHT, int(column / aspect))
     size = (int(height * aspect), height)
     pictures = []
-    for number, (frame, about) in enumerate(zip(frames, document.frames, strict=True)):
-        shown = [pair for pair in zip(document.instances, sample.masks, strict=True) if pair[0].frame == number]
+    for index, (frame, about) in enumerate(zip(frames, document.frames, strict=True)):
+        shown = [pair for pair in zip(document.instances, sample.masks, strict=True) if pair[0].frame == index]
         drawn = _annotated(frame, shown, colours, size)
         pictures.append(_titled(drawn, f"{about.percent} %  ·  {about.time_s:.1f} s"))
     background = Image.fromarray(sample.background)
@@ -224,9 +224,9 @@ def _crops(sample: StoredSample, colours: dict[str, tuple[int, int, int]], width
         if lines == 1 or lines * step - _GAP <= height:
             break
     image = Image.new("RGB", (width, lines * step - _GAP), _CARD)
-    for number, (instance, crop) in enumerate(instances):
+    for index, (instance, crop) in enumerate(instances):
         tile = _tile(Image.fromarray(crop), instance, colours[instance.word.casefold()], side)
-        image.paste(tile, (number % columns * (side + _GAP), number // columns * step))
+        image.paste(tile, (index % columns * (side + _GAP), index // columns * step))
     return image
 
 

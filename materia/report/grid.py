@@ -66,10 +66,10 @@ def _frames(video: np.ndarray, title: str) -> Image.Image:
     size = (max(24, round(width * scale)), max(24, round(height * scale)))
     shown = np.linspace(0, count - 1, min(FRAMES, count)).round().astype(int)
     image = Image.new("RGB", (len(shown) * (size[0] + _GAP) - _GAP, size[1] + _LINE), _CARD)
-    for place, number in enumerate(shown):
-        left = place * (size[0] + _GAP)
+    for index, number in enumerate(shown):
+        left = index * (size[0] + _GAP)
         image.paste(Image.fromarray(video[number]).resize(size, Image.Resampling.BICUBIC), (left, 0))
-        label = f"{title}  ·  {number + 1}" if place == 0 else f"{number + 1}"
+        label = f"{title}  ·  {number + 1}" if index == 0 else f"{number + 1}"
         _write(image, left, size[1], label, size[0])
     return image
 
@@ -81,8 +81,8 @@ def _tiles(references: list[tuple[str, np.ndarray]]) -> Image.Image:
     step = _TILE + _LINE
     image = Image.new("RGB", (columns * (_TILE + _GAP) - _GAP, (2 if len(references) > 1 else 1) * step), _CARD)
     draw = ImageDraw.Draw(image)
-    for number, (word, pixels) in enumerate(references):
-        left, top = number % columns * (_TILE + _GAP), number // columns * step
+    for index, (word, pixels) in enumerate(references):
+        left, top = index % columns * (_TILE + _GAP), index // columns * step
         image.paste(Image.fromarray(pixels).resize((_TILE, _TILE), Image.Resampling.BICUBIC), (left, top))
         colour = _PALETTE[words.index(word) % len(_PALETTE)]
         draw.rectangle((left, top + _TILE - 3, left + _TILE - 1, top + _TILE - 1), colour)

@@ -58,15 +58,15 @@ def run_stages(stages: Sequence[Stage], rows: Sequence[Row], on_stage: Callable[
     rows = list(rows)
     seconds: dict[StageName, float] = {}
     for stage in stages:
-        places = [place for place, row in enumerate(rows) if isinstance(row, Sample)]
-        if not places:
+        indices = [index for index, row in enumerate(rows) if isinstance(row, Sample)]
+        if not indices:
             break
         on_stage(stage.name)
         began = time.perf_counter()
         done = _process(stage, [row for row in rows if isinstance(row, Sample)])
         seconds[stage.name] = time.perf_counter() - began
-        for place, row in zip(places, done, strict=True):
-            rows[place] = row
+        for index, row in zip(indices, done, strict=True):
+            rows[index] = row
     return Answer(rows, seconds, notices.drain())
 
 

@@ -88,14 +88,14 @@ class Supervisor:
     def process(self, rows: list[Row]) -> Processed:
         """Run the samples among the rows through the stages; rejections stay where they are. Raises SetupError."""
         done = Processed(list(rows), {}, [], [], [])
-        places = [place for place, row in enumerate(rows) if isinstance(row, Sample)]
+        indices = [index for index, row in enumerate(rows) if isinstance(row, Sample)]
         samples = [row for row in rows if isinstance(row, Sample)]
         step = self._limits.rows_per_batch
         finished: list[Row] = []
         for first in range(0, len(samples), step):
             finished += self._run(samples[first : first + step], done)
-        for place, row in zip(places, finished, strict=True):
-            done.rows[place] = row
+        for index, row in zip(indices, finished, strict=True):
+            done.rows[index] = row
         done.ready.extend(self._introductions)
         self._introductions.clear()
         return done

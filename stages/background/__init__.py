@@ -89,16 +89,16 @@ class CleanBackground:
         residual stays, the earlier one if two are equal."""
         holes = [self._hole(sample, 0) for sample in samples]
         best: dict[int, Drawing] = {}
-        todo = {place: mask for place, mask in enumerate(holes) if self._leaves_enough(mask)}
+        todo = {index: mask for index, mask in enumerate(holes) if self._leaves_enough(mask)}
         for again in range(self.settings.retry_dilate + 1):
             if again:
                 todo = self._larger(samples, todo, best, again)
-            drawings = self._draw([samples[place] for place in todo], list(todo.values()), again)
-            for place, drawing in zip(todo, drawings, strict=True):
-                best[place] = min(best.get(place, drawing), drawing, key=lambda drawn: drawn.worst)
+            drawings = self._draw([samples[index] for index in todo], list(todo.values()), again)
+            for index, drawing in zip(todo, drawings, strict=True):
+                best[index] = min(best.get(index, drawing), drawing, key=lambda drawn: drawn.worst)
         return [
-            self._record(sample, best[place]) if place in best else self._nothing_left(sample, holes[place])
-            for place, sample in enumerate(samples)
+            self._record(sample, best[index]) if index in best else self._nothing_left(sample, holes[index])
+            for index, sample in enumerate(samples)
         ]
 
     def _larger(
@@ -127,12 +127,12 @@ class CleanBackground:
         if not samples:
             return []
         pictures = [sample.frames[MIDDLE].rgb for sample in samples]
-        masked = [place for place, mask in enumerate(masks) if mask.any()]
+        masked = [index for index, mask in enumerate(masks) if mask.any()]
         if masked:
-            words = [_background_word(samples[place]) for place in masked]
+            words = [_background_word(samples[index]) for index in masked]
             filled = self.inpainter.inpaint([pictures[k] for k in masked], [masks[k] for k in masked], words)
-            for place, picture in zip(masked, filled, strict=True):
-                pictures[place] = np.where(masks[place][..., None], picture, pictures[place])
+            for index, picture in zip(masked, filled, strict=True):
+                pictures[index] = np.where(masks[index][..., None], picture, pictures[index])
         residuals = self._residuals(samples, pictures)
         return [Drawing(*drawn, again) for drawn in zip(masks, pictures, residuals, strict=True)]
 

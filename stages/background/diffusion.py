@@ -125,10 +125,10 @@ class DiffusionInpainter(Inpainter):
         pictures = [self._picture(*given) for given in zip(images, masks, prompts, strict=True)]
         results: dict[int, np.ndarray] = {}
         for size in dict.fromkeys(picture[0].shape for picture in pictures):
-            alike = [place for place, picture in enumerate(pictures) if picture[0].shape == size]
-            painted = self.batches.run([pictures[place] for place in alike], self._paint)
+            alike = [index for index, picture in enumerate(pictures) if picture[0].shape == size]
+            painted = self.batches.run([pictures[index] for index in alike], self._paint)
             results |= zip(alike, painted, strict=True)
-        return [self._as_large(results[place], image) for place, image in enumerate(images)]
+        return [self._as_large(results[index], image) for index, image in enumerate(images)]
 
     def _picture(self, image: np.ndarray, mask: np.ndarray, word: str | None) -> Picture:
         """What the model is given for a picture: shrunk to `max_side_px`, then padded at the right and below by repetition."""

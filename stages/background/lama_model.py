@@ -81,9 +81,9 @@ class BatchedLaMa(LaMa):  # type: ignore[misc]  # the package has no types
         padded = [tuple(pad_img_to_modulo(pixels, mod=self.pad_mod) for pixels in part) for part in parts]
         results: dict[int, np.ndarray] = {}
         for size in dict.fromkeys(image.shape for image, _ in padded):
-            alike = [place for place, (image, _) in enumerate(padded) if image.shape == size]
-            results |= zip(alike, self.batches.run([padded[place] for place in alike], self._forward_batch), strict=True)
-        return [results[place][: image.shape[0], : image.shape[1]] for place, (image, _) in enumerate(parts)]
+            alike = [index for index, (image, _) in enumerate(padded) if image.shape == size]
+            results |= zip(alike, self.batches.run([padded[index] for index in alike], self._forward_batch), strict=True)
+        return [results[index][: image.shape[0], : image.shape[1]] for index, (image, _) in enumerate(parts)]
 
     def _forward_batch(self, parts: Sequence[Part]) -> list[np.ndarray]:
         """Padded parts of one size -> (h, w, 3) uint8 RGB each; as in the package, levels are cut, not rounded."""

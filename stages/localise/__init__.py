@@ -60,10 +60,10 @@ class Localise:
         scores = np.array([scores for _, scores in frames], np.float32).reshape(len(frames), len(words))
         keep = scores > self.settings.min_score
         sample.boxes = [
-            _box(word, number, found[number].boxes_xyxy_px[boxes[column]], scores[number, column])
-            for number, (boxes, _) in enumerate(frames)
+            _box(word, index, found[index].boxes_xyxy_px[boxes[column]], scores[index, column])
+            for index, (boxes, _) in enumerate(frames)
             for column, word in enumerate(words)
-            if keep[number, column] and boxes[column] >= 0
+            if keep[index, column] and boxes[column] >= 0
         ]
         seen_in = {box.frame for box in sample.boxes if box.category == "subject"}
         if len(seen_in) >= self.settings.min_subject_frames:

@@ -92,8 +92,8 @@ FramesBoxes = tuple[int, Frame, list[Box]]
 
 def _frames_with_boxes(samples: list[Sample]) -> Iterator[FramesBoxes]:
     for n, sample in enumerate(samples):
-        for number, frame in enumerate(sample.frames):
-            if boxes := [box for box in sample.boxes if box.frame == number]:
+        for index, frame in enumerate(sample.frames):
+            if boxes := [box for box in sample.boxes if box.frame == index]:
                 yield n, frame, boxes
 
 

@@ -17,9 +17,9 @@ localise: {backend: nanodet, gpu_memory_gib: 5, options: {word_table: of the bas
 segment: {gpu_memory_gib: 3, device: "cuda:0"}
 engine:
   pools:
-    - {stages: [entities], num_gpus: 0.5, card_gib: 24}
+    - {stages: [entities], num_gpus: 0.5, gib_per_gpu: 24}
     - {stages: [frames], num_gpus: 0.5}
-    - {stages: [localise, segment, faces, background], num_gpus: 0.5, card_gib: 24}
+    - {stages: [localise, segment, faces, background], num_gpus: 0.5, gib_per_gpu: 24}
     - {stages: [cut]}
 """
 """A language model and a pool of vision models that share a card of 24 GB."""
@@ -129,7 +129,7 @@ def test_estimates_beyond_the_share_of_the_card_are_refused_with_the_sum(tmp_pat
     with pytest.raises(ConfigError) as error:
         load_config(path, ("segment.gpu_memory_gib=7.5",))
     assert str(error.value).startswith(f"{path}: the pool of localise, segment, faces, background needs 12.5 GiB")
-    assert "num_gpus 0.5 x card_gib 24 = 12 GiB" in str(error.value)
+    assert "num_gpus 0.5 x gib_per_gpu 24 = 12 GiB" in str(error.value)
     load_config(path, ("segment.gpu_memory_gib=7.5", "segment.device=cpu"))  # then it is in the machine's memory
 
 

@@ -70,7 +70,7 @@ def test_a_row_that_takes_its_worker_down_is_rejected_and_its_neighbours_are_kep
     assert done.rows[1].stage == "frames"
 
 
-def test_two_guilty_rows_of_one_batch_are_both_found(supervise):
+def test_two_rows_of_one_batch_that_kill_their_child_are_both_found(supervise):
     done = supervise().process(samples("a dog [segfault]", "a dog", "a dog [exit]"))
     assert reasons(done.rows) == ["worker_crash", "sample", "worker_crash"]
 
@@ -86,7 +86,7 @@ def test_a_hanging_row_costs_few_deadlines(supervise, rows_per_batch, deadlines)
     assert time.monotonic() - began >= deadlines * 1.0
 
 
-def test_an_exception_is_the_guilty_rows_own(supervise):
+def test_an_exception_is_the_matter_of_the_row_that_raised_it(supervise):
     done = supervise().process(samples("a dog", "a dog [raise]", "a dog"))
     assert reasons(done.rows) == ["sample", "internal_error", "sample"]
     assert "KeyError: 'a surprise'" in done.rows[1].message
@@ -111,7 +111,9 @@ def test_a_kill_from_outside_costs_no_row(supervise, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("attempt", [1, 2])
-def test_a_kill_from_outside_does_not_change_what_a_guilty_row_is_blamed_for(supervise, attempt, tmp_path, monkeypatch):
+def test_a_kill_from_outside_does_not_change_what_a_row_that_kills_its_child_is_blamed_for(
+    supervise, attempt, tmp_path, monkeypatch
+):
     monkeypatch.setenv(GATES, str(tmp_path))
     supervisor = supervise(rows_per_batch=1, min_deadline_s=2)
     supervisor.process(samples("a dog"))

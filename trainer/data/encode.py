@@ -28,14 +28,14 @@ def encode(items: Sequence[Item], encoders: Encoders) -> list[EncodedItem]:
     images = encode_images(np.stack(pixels), encoders) if pixels else _no_images(encoders, texts[0].tokens.device)
     videos = encode_videos(np.stack([item.video for item in items]), encoders)
     encoded, first = [], 0
-    for place, (item, text) in enumerate(zip(items, texts, strict=True)):
+    for index, (item, text) in enumerate(zip(items, texts, strict=True)):
         last = first + len(item.references)
         encoded.append(
             EncodedItem(
                 key=item.key,
                 slot=item.slot,
-                mean=videos.mean[place],
-                std=None if videos.std is None else videos.std[place],
+                mean=videos.mean[index],
+                std=None if videos.std is None else videos.std[index],
                 text=text.tokens,
                 offsets=text.offsets,
                 images=images[first:last],

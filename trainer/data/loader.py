@@ -137,10 +137,10 @@ def ahead(read: Callable[[int], T], numbers: Sequence[int], workers: int, *, in_
     most = READ_AHEAD * workers * (2 if in_turns else 1)
     try:
         waiting: deque[Future[T]] = deque()
-        for turn, number in enumerate(numbers):
+        for turn, index in enumerate(numbers):
             if len(waiting) == most:
                 yield waiting.popleft().result()
-            waiting.append(pools[turn % len(pools)].submit(_in_worker, number))
+            waiting.append(pools[turn % len(pools)].submit(_in_worker, index))
         while waiting:
             yield waiting.popleft().result()
     except BrokenProcessPool:

@@ -80,8 +80,8 @@ def _those_of(held: np.ndarray, bucket: Bucket, cache: str) -> Bucket:
 def _check_buckets(config: TrainConfig, encoders: Encoders, world: World) -> None:
     """Raises TrainError for clips that cannot become latents or tokens, and batches that cannot be cut into equal parts."""
     parts = world.ranks * config.run.accumulate
-    for place, bucket in enumerate(config.data.buckets):
-        name = f"data.buckets[{place}]"
+    for index, bucket in enumerate(config.data.buckets):
+        name = f"data.buckets[{index}]"
         try:
             latents = encoders.video.latent_size(bucket.frames, bucket.height, bucket.width)
         except ValueError as error:

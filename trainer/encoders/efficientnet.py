@@ -87,10 +87,10 @@ class EfficientNet(ImageEncoder):
             pixels = F.interpolate(pixels, (self.side, self.side), mode="bicubic", antialias=True).clamp(0, 255)
         x = self.model._swish(self.model._bn0(self.model._conv_stem((pixels - MEAN) / STD)))
         levels = []
-        for number, block in enumerate(self.model._blocks[: self.blocks[-1] + 1]):
+        for index, block in enumerate(self.model._blocks[: self.blocks[-1] + 1]):
             x = block(x)  # (B, CHANNELS[number], side, side)
-            if number in self.blocks:
-                mean, deviation = self.statistics[number]
+            if index in self.blocks:
+                mean, deviation = self.statistics[index]
                 levels.append(F.adaptive_avg_pool2d((x - mean) / deviation, self.grid))
         return torch.cat(levels, dim=1).flatten(2).transpose(1, 2)
 

@@ -89,8 +89,8 @@ def open_steps(run: Path, start: int) -> IO[str]:
     path.touch()
     keep = 0
     with path.open("rb+") as file:
-        for number, line in enumerate(file):
-            if number >= start or not line.endswith(b"\n"):
+        for index, line in enumerate(file):
+            if index >= start or not line.endswith(b"\n"):
                 break
             keep += len(line)
         file.truncate(keep)

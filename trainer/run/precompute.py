@@ -145,17 +145,17 @@ def _encode(samples: list[Pixels], encoders: Encoders) -> list[dict[str, np.ndar
     texts = encode_texts([sample.document.caption for sample in samples], encoders)
     arrays = [{"text.npy": text.tokens.cpu().numpy(), "offsets.npy": text.offsets.cpu().numpy()} for text in texts]
     for size in sorted({size for sample in samples for size in sample.clips}):
-        having = [place for place, sample in enumerate(samples) if size in sample.clips]
-        moments = encode_videos(np.concatenate([samples[place].clips[size] for place in having]), encoders)
+        having = [index for index, sample in enumerate(samples) if size in sample.clips]
+        moments = encode_videos(np.concatenate([samples[index].clips[size] for index in having]), encoders)
         for name, values in zip(("mean", "std"), moments, strict=True):
             if values is not None:
-                for place, part in zip(having, np.split(values.cpu().numpy(), len(having)), strict=True):
-                    arrays[place][f"{name}.{size}.npy"] = part
-    named = [(place, member) for place, sample in enumerate(samples) for member in sample.references]
+                for index, part in zip(having, np.split(values.cpu().numpy(), len(having)), strict=True):
+                    arrays[index][f"{name}.{size}.npy"] = part
+    named = [(index, member) for index, sample in enumerate(samples) for member in sample.references]
     if named:
-        images = encode_images(np.concatenate([samples[place].references[member] for place, member in named]), encoders)
-        for (place, member), part in zip(named, np.split(images.cpu().numpy(), len(named)), strict=True):
-            arrays[place][array_name(member)] = part
+        images = encode_images(np.concatenate([samples[index].references[member] for index, member in named]), encoders)
+        for (index, member), part in zip(named, np.split(images.cpu().numpy(), len(named)), strict=True):
+            arrays[index][array_name(member)] = part
     return arrays
 
 

@@ -62,7 +62,7 @@ def train_autoencoder(
     samples = Dataset(shards, config.data.where)
     source = PixelSource(samples, config.data, config.seed, images=False)
     order = Order(buckets(samples, config.data), config.seed)
-    measured = [source.read(0, slot, int(number), 0) for slot, number in enumerate(_measured(samples, config))]
+    measured = [source.read(0, slot, int(index), 0) for slot, index in enumerate(_measured(samples, config))]
     read = indexed(source, order, samples, 0, steps, rank=0, ranks=1, workers=config.data.workers)
     torch.manual_seed(config.seed)
     model = Autoencoder(sizes, transform.channels).to(world.device)

@@ -60,7 +60,7 @@ class Watch:
     @cached_property
     def _validation(self) -> list[EncodedItem]:
         """The clips of the validation loss, with the references that step 0 would draw for them."""
-        items = [self._data.source.read(0, slot, number, 0) for slot, number in enumerate(self._data.validation)]
+        items = [self._data.source.read(0, slot, index, 0) for slot, index in enumerate(self._data.validation)]
         return encoded(items, self._encoders)
 
     def _validate(self, done: int, learner: Learner) -> None:
@@ -82,7 +82,7 @@ class Watch:
         config = self._config
         pixels = PixelSource(self._data.samples, config.data, config.seed, config.stage.images)
         numbers = self._data.validation[: config.log.samples]
-        items = [pixels.read(0, slot, number, 0) for slot, number in enumerate(numbers)]
+        items = [pixels.read(0, slot, index, 0) for slot, index in enumerate(numbers)]
         trained = Trained(config, learner.config, learner.module, done, self._encoders, self._world.device)
         with distributed.averaged(learner.module, learner.ema):
             rows = sample_rows(trained, items, config.log.sample_steps)

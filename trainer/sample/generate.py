@@ -122,8 +122,8 @@ def generate(
 def sample_rows(trained: Trained, items: Sequence[Item], steps: int) -> list[GridRow]:
     """Rows of a sample grid: a clip generated for each of some held-out items, one by one, beside its truth."""
     rows = []
-    for place, (item, encoded) in enumerate(zip(items, encode(items, trained.encoders), strict=True)):
-        video = generate(trained, [encoded], [place], steps=steps)[0]
+    for index, (item, encoded) in enumerate(zip(items, encode(items, trained.encoders), strict=True)):
+        video = generate(trained, [encoded], [index], steps=steps)[0]
         references = [(reference.word, reference.pixels) for reference in item.references]
         rows.append(GridRow(item.caption, references, video, item.video))
     return rows
