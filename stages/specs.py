@@ -33,7 +33,8 @@ class StageSpec(NamedTuple):
     `settings`: of its section of the configuration; None: it has none, is set up by another's and has no fingerprint of its
     own. `built_with`: sections, or parts of them by dotted name, that the class is constructed with; empty: its own section.
     `reasons`: codes of its rejections. `model`: what it loads, in words for a person who waits; empty: no model, so neither
-    backend nor device. `libraries`: whose versions decide the bytes of its results (stages/versions.py).
+    backend nor device. `libraries`: whose versions decide the bytes of its results (stages/versions.py). `revision` rises when
+    the same input and settings give other results than before, so that no output is a mixture.
     """
 
     name: StageName
@@ -43,6 +44,7 @@ class StageSpec(NamedTuple):
     reasons: tuple[str, ...] = ()
     model: str = ""
     libraries: tuple[str, ...] = ()
+    revision: int = 1
 
 
 _PICTURES = ("opencv", "pillow")
@@ -152,6 +154,7 @@ def stage_fingerprints(config: Settings, stages: Iterable[Stage]) -> dict[StageN
                 "settings": getattr(config, stage.name).result_fields(),
                 "identity": stage.identity(),
                 "libraries": versions(specs[stage.name].libraries),
+                **({"revision": specs[stage.name].revision} if specs[stage.name].revision > 1 else {}),
             }
         )
         for stage in stages
