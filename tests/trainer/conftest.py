@@ -29,6 +29,7 @@ def reference_run(tmp_path_factory: pytest.TempPathFactory) -> ReferenceRun:
         "stage": {"steps": STEPS},
         "run": {"threads": 1, "device": "cpu"},
         "checkpoint": {"every": CHECKPOINT_EVERY, "keep": 1},
+        "log": {"sample_every": 0},
     }
     config_path.write_text(yaml.safe_dump(settings))
     config = load_settings(TrainConfig, str(config_path), ())

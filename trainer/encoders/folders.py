@@ -8,6 +8,7 @@ so that a run with the wrong folder does not start.
 from __future__ import annotations
 
 import importlib
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -80,10 +81,17 @@ class Folder:
         return {"weights": identity_of(str(self.path())), "dtype": self.dtype}
 
     def config(self, field: str) -> Any:
-        """A field of the model's configuration. Raises TrainError if there is none."""
+        """A field of the model's configuration. Raises TrainError if there is none.
+
+        Out of the file itself where it stands there: training from a cache needs no more of an encoder, and its library takes
+        seconds to import.
+        """
         require(packages_missing(self.library, fix="make install") + weights_missing(self.weights))
-        with self.one_line():
-            return getattr(self._on_meta().config, field)
+        try:
+            return json.loads((self.path() / "config.json").read_text(encoding="utf-8"))[field]
+        except (OSError, ValueError, LookupError, TypeError):  # the library knows defaults, or says what is wrong
+            with self.one_line():
+                return getattr(self._on_meta().config, field)
 
     def load(self, device: str) -> Any:
         """The model on a device, frozen. Raises TrainError if it is not there or is another model."""

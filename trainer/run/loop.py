@@ -36,7 +36,7 @@ from trainer.run.monitor import Measured, by_time, step_flops
 from trainer.run.objective import batch_losses, draw
 from trainer.run.optimiser import ema_decay, learning_rate
 from trainer.run.progress import Say, StepProgress, tell
-from trainer.run.watch import Watch
+from trainer.run.watch import Watch, draws_grids
 
 
 class NonFiniteError(TrainError):
@@ -109,7 +109,7 @@ def _train(
     if start >= config.stage.steps:
         say(f"{run} has {start} steps already; raise stage.steps to go on")
         return TrainResult(start, None)
-    if cache is None or config.log.sample_every:
+    if cache is None or (data.validation and draws_grids(config, start)):
         encoders.setup(str(world.device))
 
     with ExitStack() as stack:

@@ -88,3 +88,9 @@ class Watch:
             rows = sample_rows(trained, items, config.log.sample_steps)
         if self._monitor is not None:
             self._monitor.picture(done, grid(rows))
+
+
+def draws_grids(config: TrainConfig, start: int) -> bool:
+    """Whether a grid of samples is due between step `start` and the end; only that needs the encoders beside a cache."""
+    every = config.log.sample_every
+    return every > 0 and config.stage.steps // every > start // every
