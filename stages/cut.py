@@ -2,20 +2,17 @@
 
 In: kept samples. Out: those with `start_s` or `end_s` carry the bytes of an MP4 of exactly that range in `media`, the others
 pass untouched. Never a stream copy: it can only start at key frames and hides the rest behind an edit list, which decoders get
-wrong. The cut shows what a viewer saw (upright, square pixels, 8 bit 4:2:0), keeps every frame with its time, has no sound, is
-encoded for being decoded often: x264 without what makes decoding slow, short GOPs; one thread and no version in the header: the
-same input gives the same bytes.
+wrong. The cut shows what a viewer saw (upright, square pixels, progressive, SDR, 8 bit 4:2:0), keeps every frame with its
+time, has no sound, is encoded for being decoded often: x264 without what makes decoding slow, short GOPs; one thread and no
+version in the header: the same input gives the same bytes.
 """
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
-from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from materia.base.weights.files import Missing
 from stages.frames import video_info
@@ -23,7 +20,10 @@ from stages.records import Row, Sample, StageName, reject
 from stages.settings import CutSettings
 from stages.video import OpenVideo, VideoError, local_copy, open_video, probe
 from stages.video.decode import walk
-from stages.video.encode import Colors, write_h264
+from stages.video.encode import BT709, Colors, write_h264
+from stages.video.fields import progressive
+from stages.video.pictures import as_420, has_shape_of, several_sizes
+from stages.video.timeline import time_base
 
 if TYPE_CHECKING:
     from av.video.frame import VideoFrame
@@ -84,17 +84,19 @@ class Cut:
 def encode(video: OpenVideo, target: Path, settings: CutSettings) -> None:
     """Write the opened range to `target` as MP4, frame by frame; raises VideoError if a frame is lost on the way."""
     context = video.stream.codec_context
+    own = Colors(context.colorspace, context.color_primaries, context.color_trc)
+    colors = BT709 if video.probe.hdr else own
     count = write_h264(
         target,
-        _pictures(video),
+        _pictures(video, colors),
         size=(video.probe.width // 2 * 2, video.probe.height // 2 * 2),
         rate=round(max(1, video.probe.fps)),
-        time_base=_time_base(video),
+        time_base=time_base(video.stream),
         crf=settings.crf,
         preset=settings.preset,
         tune="fastdecode",
         gop=settings.gop,
-        colors=Colors(context.colorspace, context.color_primaries, context.color_trc),
+        colors=colors,
     )
     if count != video.probe.n_frames:
         raise VideoError(
@@ -102,33 +104,17 @@ def encode(video: OpenVideo, target: Path, settings: CutSettings) -> None:
         )
 
 
-def _time_base(video: OpenVideo) -> Fraction:
-    return video.stream.time_base or Fraction(1, 90000)
+def _pictures(video: OpenVideo, colors: Colors) -> Iterator[VideoFrame]:
+    """Every frame with its time as displayed, 8 bit 4:2:0, of even size; up to the first that is lost, a few in memory.
 
-
-def _pictures(video: OpenVideo) -> Iterator[VideoFrame]:
-    """Every frame with its time as displayed, 8 bit 4:2:0, of even size; up to the first that is lost, one in memory.
-
-    Sizes as displayed are even, or lose their last row or column, so pixels keep their places.
+    Raises VideoError for one of another shape than the video's.
     """
     everything = range(video.probe.n_frames)
-    for wanted, (_, index, frame) in enumerate(walk(video, everything, everything=True)):
+    for wanted, (_, index, frame) in enumerate(progressive(walk(video, everything, everything=True), everything)):
         if index != wanted:
             return
-        picture = _upright_420(frame, video)
-        picture.pts, picture.time_base = video.timeline.pts[index] - video.timeline.pts[0], _time_base(video)
+        if not has_shape_of(frame, video.probe):
+            raise several_sizes(video.probe)
+        picture = as_420(frame, video.probe, colors)
+        picture.pts, picture.time_base = video.timeline.pts[index] - video.timeline.pts[0], time_base(video.stream)
         yield picture
-
-
-def _upright_420(frame: VideoFrame, video: OpenVideo) -> VideoFrame:
-    from av.video.frame import VideoFrame as Picture
-
-    width, height, turns = video.probe.width, video.probe.height, -video.probe.rotation // 90 % 4
-    if turns == 0 and width % 2 == height % 2 == 0:
-        return frame.reformat(width, height, "yuv420p", dst_color_range="MPEG", threads=1)
-    stored = (height, width) if turns % 2 else (width, height)
-    planes = frame.reformat(*stored, "yuv444p", dst_color_range="MPEG", threads=1).to_ndarray()  # (3, H, W)
-    planes = np.rot90(planes, turns, axes=(1, 2))[:, : height // 2 * 2, : width // 2 * 2]
-    upright = Picture.from_ndarray(np.ascontiguousarray(planes, np.uint8), format="yuv444p")
-    upright.colorspace, upright.color_range = frame.colorspace, 1
-    return upright.reformat(format="yuv420p", threads=1)

@@ -18,6 +18,7 @@ from stages.records import Flag, Frame, Row, Sample, StageName, VideoInfo, rejec
 from stages.settings import FramesSettings
 from stages.shots import find_cuts
 from stages.video import Decoded, OpenVideo, Probe, VideoError, frames_at, local_copy, open_video
+from stages.video.pictures import several_sizes
 
 LIVELY_SHARE = 99
 """Percentile of the change of small areas that tells whether anything moves: a small subject moves in few of them."""
@@ -84,6 +85,8 @@ class Frames:
         if len(set(decoded.indices)) < len(decoded.indices):
             message = f"the clip has {video.probe.n_frames} frames, and {settings.percents} % of it do not show distinct ones"
             return reject(sample, "frames", "no_distinct_frames", message)
+        if decoded.seen.reshaped:
+            raise several_sizes(video.probe)
         cuts = _cuts_between(decoded, seen, video.probe, settings)
         if cuts and settings.several_shots == "reject":
             return reject(sample, "frames", "several_shots", _told(cuts))
@@ -96,12 +99,15 @@ class Frames:
 
 def video_info(probe: Probe) -> VideoInfo:
     """The record of a probed video."""
-    names = ("container", "codec", "width", "height", "rotation", "sar", "fps", "duration_s", "n_frames")
+    names = ("container", "codec", "width", "height", "rotation", "mirrored", "sar", "fps", "duration_s", "n_frames")
     return VideoInfo(**{name: getattr(probe, name) for name in names})
 
 
 def _unfit(probe: Probe, settings: FramesSettings) -> tuple[str, str] | None:
-    """(reason, message) if the clip's length or size forbids its use."""
+    """(reason, message) if the clip's length, size or angle forbids its use."""
+    if probe.tilt_deg:
+        message = f"its display matrix turns the picture by {probe.tilt_deg} degrees beyond a right angle; re-encode it upright"
+        return "unreadable", message
     if probe.duration_s < settings.min_duration_s - 1e-6:
         return "too_short", f"{probe.duration_s:.3f} s, the least is min_duration_s = {settings.min_duration_s:g}"
     if probe.duration_s > settings.max_duration_s + 1e-6:
@@ -136,10 +142,12 @@ def _told(cuts: list[float]) -> str:
 def _flags(decoded: Decoded, probe: Probe, cut: bool, settings: FramesSettings) -> list[Flag]:
     found: dict[Flag, bool] = {
         "still": liveliness(decoded.frames) < settings.still_threshold,
-        "damaged": probe.damaged or decoded.damaged,
+        "damaged": probe.damaged or decoded.seen.damaged,
         "portrait": probe.height > probe.width,
         "long": probe.duration_s > settings.long_s,
         "several_shots": cut,
+        "hdr": probe.hdr or decoded.seen.hdr,
+        "interlaced": probe.interlaced or decoded.seen.interlaced,
     }
     return [flag for flag, holds in found.items() if holds]
 

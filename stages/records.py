@@ -19,7 +19,7 @@ from PIL import Image
 Category = Literal["subject", "object", "background"]
 StageName = str
 """A name in the table of stages (stages/specs.py), or "source"."""
-Flag = Literal["still", "damaged", "portrait", "long", "several_shots"]
+Flag = Literal["still", "damaged", "portrait", "long", "several_shots", "hdr", "interlaced"]
 
 
 class Clip(msgspec.Struct, tag="clip", frozen=True, kw_only=True):
@@ -56,9 +56,9 @@ class EntityWord(msgspec.Struct, frozen=True, kw_only=True):
 class VideoInfo(msgspec.Struct, kw_only=True):
     """What a probe by decoding found; for a cut clip, of the cut.
 
-    `width`/`height` are as displayed: after rotation (degrees clockwise, 0/90/180/270) and sample aspect ratio
-    (`sar`, "num:den"). `n_frames` is counted, never read from a header. `container` is the probed short name and the
-    member's extension: mp4, webm, mkv, avi, ts, mov, gif.
+    `width`/`height` are as displayed: `mirrored` left to right, then after rotation (degrees clockwise, 0/90/180/270), and
+    with the sample aspect ratio (`sar`, "num:den"). `n_frames` is counted, never read from a header. `container` is the
+    probed short name and the member's extension: mp4, webm, mkv, avi, ts, mov, gif, mpg, flv, wmv.
     """
 
     container: str
@@ -70,6 +70,7 @@ class VideoInfo(msgspec.Struct, kw_only=True):
     fps: float
     duration_s: float
     n_frames: int
+    mirrored: bool = False
     reencoded: bool = False
 
 

@@ -55,6 +55,7 @@ STAGES = (
         EntitiesSettings,
         reasons=("invalid_output", "not_in_caption", "no_subject", "plural_subject"),
         model="the language model",
+        revision=2,
     ),
     StageSpec(
         "frames",
@@ -68,8 +69,10 @@ STAGES = (
             "too_small",
             "no_distinct_frames",
             "several_shots",
+            "several_sizes",
         ),
         libraries=("pyav", "x264", *_PICTURES),
+        revision=2,
     ),
     StageSpec(
         "localise",

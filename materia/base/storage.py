@@ -139,11 +139,11 @@ def info(address: str) -> dict[str, Any]:
     return found
 
 
-def walk(folder: str) -> Iterator[tuple[str, list[str]]]:
+def walk(folder: str, skip: Callable[[str], bool] = lambda name: False) -> Iterator[tuple[str, list[str]]]:
     """(path inside the folder, names of its files) of a folder and those below, parents first, sorted.
 
-    Symbolic links to folders are not followed: they may loop. Raises OSError for a folder that cannot be listed: what it holds
-    would be missing without a word.
+    Folders whose name is to `skip` are not entered, nor are symbolic links to folders: they may loop. Raises OSError for a
+    folder that cannot be listed: what it holds would be missing without a word.
     """
     path = local_path(folder)
     if path is not None:
@@ -154,7 +154,7 @@ def walk(folder: str) -> Iterator[tuple[str, list[str]]]:
         store.invalidate_cache()
         listing = store.walk(root, on_error="raise")
     for place, folders, names in listing:
-        folders.sort()
+        folders[:] = sorted(name for name in folders if not skip(name))
         yield place.strip("/").removeprefix(root.strip("/")).strip("/"), sorted(names)
 
 

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from materia.dataset.schema import VERSION
+from materia.dataset.schema import VERSION, Version
 from stages.records import (
     BackgroundFacts,
     EntityWord,
@@ -28,7 +28,7 @@ from stages.records import (
 )
 from stages.specs import FINGERPRINTED
 
-Container = Literal["mp4", "webm", "mkv", "avi", "ts", "mov", "gif"]
+Container = Literal["mp4", "webm", "mkv", "avi", "ts", "mov", "gif", "mpg", "flv", "wmv"]
 """Probed containers, each the extension of its clip's member."""
 Text = Annotated[str, Meta(min_length=1)]
 Hash = Annotated[str, Meta(min_length=1, max_length=128)]
@@ -114,7 +114,7 @@ class Document(SampleFacts, kw_only=True, forbid_unknown_fields=True):
     faces.
     """
 
-    schema: Literal[1]
+    schema: Version
     row: Count
     key: Annotated[str, Meta(pattern="^[A-Za-z0-9_-]{1,120}$")]
     id: str | None

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import msgspec
 from msgspec import Meta
@@ -17,7 +17,7 @@ from msgspec import Meta
 from materia.base import storage
 from materia.base.errors import UserError
 from materia.dataset.documents import Count, Hash, Text
-from materia.dataset.schema import VERSION
+from materia.dataset.schema import VERSION, Version
 
 Folder = Literal["shards", "index", "rejects", "commits"]
 _SUFFIXES: dict[Folder, str] = {"shards": "tar", "index": "parquet", "rejects": "parquet", "commits": "json"}
@@ -42,7 +42,7 @@ class Commit(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     `rows` = `samples` + `rejections`; no tar if there is no sample.
     """
 
-    schema: Literal[1] = VERSION
+    schema: Version = VERSION
     chunk: Count
     rows: Annotated[int, Meta(ge=1)]
     samples: Count
@@ -56,7 +56,7 @@ class DatasetInfo(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     results, by section; stage -> fingerprint of its settings, prompt and weights.
     """
 
-    schema: Literal[1] = VERSION
+    schema: Version = VERSION
     writer: Text = "prima-materia"
     version: Text
     rows: Count
@@ -131,8 +131,9 @@ def _read(out: str, name: str, kind: type[_Record]) -> _Record:
     try:
         data = storage.read_bytes(storage.join(out, name))
         version = msgspec.json.decode(data, type=_Versioned).schema
-        if version != VERSION:
-            raise OutputError(f"{out} was written with schema {version}, this version reads {VERSION}; update prima-materia")
+        if version not in (known := get_args(Version)):
+            readable = " and ".join(map(str, known))
+            raise OutputError(f"{out} was written with schema {version}, this version reads {readable}; update prima-materia")
         return msgspec.json.decode(data, type=kind)
     except OSError as error:
         raise OutputError(f"{storage.join(out, name)} cannot be read: {error}; {advice}") from error

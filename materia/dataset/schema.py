@@ -1,6 +1,8 @@
-"""The contract of an output's tables, version 1: `INDEX` and `REJECTS`, every column with its meaning in the field's metadata.
+"""The contract of an output's tables: `INDEX` and `REJECTS`, every column with its meaning in the field's metadata.
 
-Of KEY.json it is in documents.py, of the other records in layout.py. A change of any of them needs another `VERSION`.
+Of KEY.json it is in documents.py, of the other records in layout.py. A change of any of them needs another `VERSION`. Version
+2 adds to 1 the flags `hdr` and `interlaced`, `video.mirrored`, the containers mpg, flv and wmv, and the reason
+`several_sizes`; the columns are the same. Readers take both.
 """
 
 from __future__ import annotations
@@ -9,7 +11,10 @@ from typing import Literal
 
 import pyarrow as pa
 
-VERSION: Literal[1] = 1
+Version = Literal[1, 2]
+"""What readers take."""
+VERSION: Version = 2
+"""What is written."""
 
 
 def _column(name: str, kind: pa.DataType, meaning: str, null: bool = False) -> pa.Field:
@@ -69,7 +74,7 @@ INDEX = pa.schema(
         _column("width", pa.int32(), "pixels as displayed"),
         _column("height", pa.int32(), "pixels as displayed"),
         _column("caption_chars", pa.int32(), "code points of the caption"),
-        _column("flags", _list(pa.string()), "still, damaged, portrait, long, several_shots"),
+        _column("flags", _list(pa.string()), "still, damaged, portrait, long, several_shots, hdr, interlaced"),
         _column("bytes", pa.int64(), "sum of the members' sizes"),
         _column("members", _list(_MEMBER), "the sample's files in the tar, in order"),
     ]

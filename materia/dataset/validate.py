@@ -104,6 +104,8 @@ def validate(out: str) -> Validation:
             if commit.chunk != number:
                 report.add(name, f"says chunk {commit.chunk}")
                 continue
+            if dataset is not None and commit.schema != dataset.schema:
+                report.add(name, f"says schema {commit.schema}, dataset.json {dataset.schema}")
             seen.append(commit)
             _check_chunk(_Chunk(report, out, commit, dataset), keys)
     _check_whole(report, dataset, seen)
@@ -201,7 +203,7 @@ def _read_table(chunk: _Chunk, name: str, schema: pa.Schema, rows: int) -> list[
         with storage.local_copy(storage.join(chunk.out, name)) as path, pq.ParquetFile(path) as file:
             if not file.schema_arrow.equals(schema):
                 differing = sorted({field.name for field in set(file.schema_arrow) ^ set(schema)})
-                chunk.report.add(name, f"has other columns than schema 1: {', '.join(differing)}")
+                chunk.report.add(name, f"has other columns than it should: {', '.join(differing)}")
                 return []
             groups = (file.metadata.row_group(number) for number in range(file.metadata.num_row_groups))
             if file.metadata.num_rows != rows or sum(group.total_byte_size for group in groups) > _MAX_TABLE_BYTES:
@@ -296,6 +298,8 @@ def _check_member(
         yield "is in the shard but not in the index"
     if document is None:
         return
+    if document.schema != chunk.commit.schema:
+        yield f"KEY.json says schema {document.schema}, the commit record {chunk.commit.schema}"
     names = [member.name for member in members]
     if document.key != key:
         yield f"KEY.json says key {document.key!r}"

@@ -1,72 +1,56 @@
 """Noun phrases of a caption: the candidates that the language model judges.
 
-In: a caption. Out: `Noun`s in order, each the longest phrase of a head noun and its adjectives ("brown and white dog"). The
-classes that a word can have come from lemminflect's lexicon, the usual one from textblob's, both shipped in their packages; a
-sentence is read by a Viterbi search over the costs in grammar.py, so that no tagger model has to be downloaded.
+In: a caption. Out: `Noun`s in order, each the longest phrase of a head noun and its adjectives ("brown and white dog"). A
+sentence of the caption's clean text is read by a Viterbi search over the classes of its words (lexicon.py) and the costs in
+grammar.py.
 """
 
 from __future__ import annotations
 
-import functools
-import importlib.util
 import re
+import unicodedata
 from dataclasses import dataclass
-from pathlib import Path
 
+from stages.entities.clean import BREAK, clean
 from stages.entities.grammar import (
-    CLOSED,
     COMPLEX_PREPOSITION,
+    DISAGREEMENT,
     FOLLOWS,
+    LONE_VERB_AFTER_AND,
     NO_VERB,
     NOT_FOLLOWED,
-    PLURAL_DETERMINERS,
     SECOND_VERB,
-    UNUSUAL,
 )
+from stages.entities.lexicon import classes_of, is_plural, table
 
-TOKEN = re.compile(r"['’]s\b|[^\W_]+(?:['’-](?!s\b)[^\W_]+)*|[^\w\s]|_+")
-# adjectives joined by "and" or a comma ("c"), then adjectives and nouns up to the head; not after an auxiliary ("is red and")
-PHRASE = re.compile(r"(?:(?<![AJR])J+c)*[JNS]*[NS]")
-MARKUP = re.compile(r"```.*?```|<[^<>]*>|\{[^{}]*\}|[\x00-\x08\x0e-\x1f\x7f]", re.DOTALL)
+__all__ = ["Noun", "Token", "is_plural", "nouns", "small", "tag", "tokenize", "with_articles"]
+
+TOKEN = re.compile(r"['’]s\b|[^\W_]+(?:['’-](?!s\b)[^\W_]+)*|[^\w\s]|_+|\n")
+# adjectives joined by "and" ("c") or a comma to another, then adjectives and nouns up to the head; not after an auxiliary: "is
+# red and"
+PHRASE = re.compile(r"(?:(?<![AJR])J+[c,](?=[JNS]{2}|J[c,]))*[JNS]*[NS]")
+# an adjective that is joined to one noun is a noun: "male and female", "an orange and a cup"
+ALONE = re.compile(r"(?<![AR])J(?=(?:[c,]J)*[c,](?:[DM]|[NS](?![JNS])))")
+VERBLESS = ("none", "joined", "plural")
+ARTICLE = re.compile(r"\b(?:an?|the)\b", re.IGNORECASE)
+BARE_BEHIND = "^IcTGVZP"  # classes (grammar.py)
+SENTENCE_ENDS = ".!?;" + BREAK
 LONGEST_SENTENCE = 200  # tokens; longer ones are read in parts
-
-LAST_LATIN = "\u024f"
-
-PLURAL_ONLY = frozenset(
-    [
-        "people",
-        "police",
-        "cattle",
-        "folk",
-        "folks",
-        "twins",
-        "media",
-        "clothes",
-        "jeans",
-        "trousers",
-        "tights",
-        "leggings",
-        "pajamas",
-        "pyjamas",
-        "overalls",
-        "glasses",
-        "goggles",
-        "scissors",
-        "binoculars",
-        "tongs",
-        "pliers",
-    ]
-)
-"""Plural in meaning although lemminflect lists them as lemmas."""
 
 
 @dataclass(frozen=True)
 class Noun:
-    """A candidate phrase: verbatim text, its case-folded head ("dog"), and whether it names several things."""
+    """A candidate phrase as it stands in the clean text, its case-folded head ("dog"), and whether it names several things.
+
+    `start`: its place in the clean text, code points. `bare`: the class of the word behind which it lacks an article, "^" at
+    the beginning of a sentence; "" if it lacks none.
+    """
 
     phrase: str
     head: str
     plural: bool
+    start: int = 0
+    bare: str = ""
 
 
 @dataclass(frozen=True)
@@ -84,155 +68,108 @@ class Token:
 
 
 def tokenize(text: str) -> list[Token]:
-    """Words, with inner hyphens and apostrophes, and punctuation marks; a possessive 's is its own token."""
-    return [Token(match.group(), match.start(), match.end()) for match in TOKEN.finditer(text)]
-
-
-def is_plural(noun: str) -> bool:
-    """Does the word only name several things? "people", "children", "glasses" do; "bus", "grass" and "fish" do not."""
-    word = noun.casefold()
-    if word in PLURAL_ONLY:
-        return True
-    singulars = lemmas(word).get("NOUN")
-    if singulars is None:
-        return word.endswith("s") and not word.endswith(("ss", "us", "is"))
-    return word not in singulars
-
-
-def readable(caption: str) -> str:
-    """The caption for the model: without markup, code and control characters, which name nothing that is seen; one line."""
-    return " ".join(MARKUP.sub(" ", caption).split())
+    """Words, with inner hyphens and apostrophes, and punctuation marks; a possessive 's is its own token, and a line's end."""
+    letters = text if text.isascii() else "".join("x" if unicodedata.category(c)[0] == "M" else c for c in text)
+    return [Token(text[match.start() : match.end()], match.start(), match.end()) for match in TOKEN.finditer(letters)]
 
 
 def nouns(caption: str) -> list[Noun]:
     """The noun phrases of a caption, in order, repetitions included."""
-    masked = MARKUP.sub(lambda match: ";".ljust(len(match.group())), caption)
-    masked = COMPLEX_PREPOSITION.sub(lambda match: "of".ljust(len(match.group())), masked)
+    text = clean(caption).text
+    masked = COMPLEX_PREPOSITION.sub(lambda match: "of".ljust(len(match.group())), text)
     out: list[Noun] = []
     sentence: list[Token] = []
-    for token in [*tokenize(masked), Token(".", len(caption), len(caption))]:
-        if token.text in ".!?;" or len(sentence) == LONGEST_SENTENCE:
-            out += _phrases(caption, sentence)
+    for token in [*tokenize(masked), Token(".", len(text), len(text))]:
+        if token.text in SENTENCE_ENDS or len(sentence) == LONGEST_SENTENCE:
+            out += _phrases(text, sentence)
             sentence = []
-        if token.text not in ".!?;":
+        if token.text not in SENTENCE_ENDS:
             sentence.append(token)
     return out
 
 
-def _phrases(caption: str, tokens: list[Token]) -> list[Noun]:
-    """Noun phrases of one sentence."""
-    classes = tag([*(token.word for token in tokens), "."])[:-1]
-    for i, token in enumerate(tokens):
-        if token.word in ("and", ","):
-            classes[i] = "c"
-        elif classes[i : i + 2] == ["R", "J"] and token.word.endswith("ly"):
-            classes[i] = "J"  # "dimly lit room"
-    text = "".join(classes)
+def with_articles(caption: str, found: list[Noun]) -> str:
+    """The clean text in one line, for a model: "Cat on a couch" as "A cat on a couch", so that both are judged alike.
+
+    `found`: the caption's nouns. A caption without any article gets them inside its sentences too ("Cat on couch").
+    """
+    text = clean(caption).text
+    wanted = "^" if ARTICLE.search(text) else BARE_BEHIND
+    for noun in reversed(found):
+        if noun.bare and noun.bare in wanted:
+            article = "an" if noun.phrase[0].casefold() in "aeiou" else "a"
+            article = article.capitalize() if noun.bare == "^" else article
+            text = f"{text[: noun.start]}{article} {small(noun)}{text[noun.start + len(noun.phrase) :]}"
+    return " ".join(text.split())
+
+
+def small(noun: Noun) -> str:
+    """The phrase as it stands behind an article: one that began a sentence has a small letter, unless it is an abbreviation."""
+    first = noun.phrase[:1] if noun.bare != "^" or noun.phrase[:2].isupper() else noun.phrase[:1].lower()
+    return first + noun.phrase[1:]
+
+
+def _phrases(text: str, tokens: list[Token]) -> list[Noun]:
+    """Noun phrases of one sentence. Several owners are none: "the dogs' owner" shows an owner."""
+    read = _settled([token.word for token in tokens])
     out = []
-    for match in PHRASE.finditer(text):
+    for match in PHRASE.finditer(read):
         first, head = tokens[match.start()], tokens[match.end() - 1]
-        counted = match.start() > 0 and tokens[match.start() - 1].word in PLURAL_DETERMINERS
-        out.append(Noun(caption[first.start : head.end], head.word, counted or text[match.end() - 1] == "S"))
+        before, cls, after = f"^{read}."[match.start()], read[match.end() - 1], f"{read}."[match.end()]
+        if after == "'" and (cls == "S" or head.word in table("collectives.txt")):
+            continue
+        bare = before if cls == "N" and before in BARE_BEHIND else ""
+        out.append(Noun(text[first.start : head.end], head.word, cls == "S" or before == "M", first.start, bare))
     return out
+
+
+def _settled(words: list[str]) -> str:
+    """The classes of a sentence's words, a letter each, with those words that a phrase takes as something else."""
+    read = "".join(tag([*words, "."])[:-1])
+    read = "".join("J" if read[i : i + 2] == "RJ" and word.endswith("ly") else read[i] for i, word in enumerate(words))
+    alone = {i for i in (match.start() for match in ALONE.finditer(read)) if "N" in classes_of(words[i])}
+    alone = {i for i in alone if i == 0 or words[i - 1] != "in"}  # "in black and"
+    return "".join("N" if i in alone else cls for i, cls in enumerate(read))
 
 
 def tag(words: list[str]) -> list[str]:
     """The class of each case-folded word of one sentence, by the cheapest path.
 
-    The state is (class, clause): clause 0 has no verb yet, 1 has a finite one, 2 may take another.
+    The state is (class, clause). A clause has had no verb yet ("none"; "joined": but nouns joined by "and", or "two" of them;
+    "plural": but a plural or joined noun before a preposition), a finite one ("finite"), or may take another ("again").
     """
-    best: dict[tuple[str, int], tuple[float, tuple[str, ...]]] = {("^", 0): (0.0, ())}
+    best: dict[tuple[str, str], tuple[float, tuple[str, ...]]] = {("^", "none"): (0.0, ())}
     for word in words:
-        step: dict[tuple[str, int], tuple[float, tuple[str, ...]]] = {}
+        step: dict[tuple[str, str], tuple[float, tuple[str, ...]]] = {}
         for (before, clause), (cost, path) in best.items():
             for cls, own in classes_of(word).items():
-                after, verb_cost = _clause(clause, before, cls)
-                total = cost + own + verb_cost + FOLLOWS[before].get(cls, NOT_FOLLOWED)
-                if (cls, after) not in step or total < step[cls, after][0]:
-                    step[cls, after] = (total, (*path, cls))
+                total = cost + own + _verb_cost(clause, before, cls) + FOLLOWS[before].get(cls, NOT_FOLLOWED)
+                state = cls, _clause(clause, before, cls)
+                if state not in step or total < step[state][0]:
+                    step[state] = (total, (*path, cls))
         best = step
-    return list(min((cost + (NO_VERB if clause == 0 else 0.0), path) for (_, clause), (cost, path) in best.items())[1])
+    return list(min((cost + (NO_VERB if clause in VERBLESS else 0.0), path) for (_, clause), (cost, path) in best.items())[1])
 
 
-def _clause(clause: int, before: str, cls: str) -> tuple[int, float]:
-    """Clause state after a word of class `cls`, and what a second finite verb costs."""
+def _verb_cost(clause: str, before: str, cls: str) -> float:
+    """What a word of class `cls` costs as a finite verb in a clause so far; 0 for what is none."""
+    if cls not in "VZA" or before == "T":
+        return 0.0
+    if clause == "finite" and before != "A":
+        return SECOND_VERB
+    if clause in VERBLESS and before in "c,":
+        return LONE_VERB_AFTER_AND
+    return DISAGREEMENT[clause] if cls == "V" and before == "N" else 0.0
+
+
+def _clause(clause: str, before: str, cls: str) -> str:
+    """What the clause has had after a word of class `cls`."""
     if cls in "VZA" and before != "T":
-        return 1, SECOND_VERB if clause == 1 and before != "A" else 0.0
-    if cls in "GP":
-        return clause or 2, 0.0
-    if cls in "C.," and clause == 1:
-        return 2, 0.0
-    return clause, 0.0
-
-
-@functools.lru_cache(maxsize=65536)
-def classes_of(word: str) -> dict[str, float]:
-    """Possible classes of a case-folded word, with what each costs: 0 for the usual one."""
-    if word in CLOSED:
-        return dict.fromkeys(CLOSED[word], 0.0)
-    if not word[0].isalpha():
-        return {"D": 0.0} if word[0].isdigit() else {"," if word == "," else ".": 0.0}
-    if word[0] > LAST_LATIN:
-        return {"X": 0.0}  # another script: the grammar is English
-    entry = lemmas(word) or lemmas(re.split(r"['’-]", word)[-1])
-    found = set(_verb_classes(word, entry.get("VERB", ())))
-    if "NOUN" in entry or not entry:
-        found.add("S" if is_plural(word) else "N")
-    if "ADJ" in entry or "-" in word:
-        found.add("J")
-    if "ADV" in entry:
-        found.add("R")
-    usual = usual_class(word)
-    if usual in "SZ":
-        usual = "SZ"  # textblob takes most third persons for plural nouns
-    out = {cls: 0.0 if cls in usual else UNUSUAL for cls in sorted(found)}
-    if found & {"G", "P"}:
-        out.setdefault("J", UNUSUAL / 2)  # "a moving motorcycle", "a paved walkway"
-    for verb, noun in ("VN", "ZS"):  # lemminflect has gaps ("pan", "bar"): short verbs are mostly nouns too
-        if verb in out and noun not in out:
-            out[noun] = 0.0 if noun in usual else 1.5 * UNUSUAL
-    return out
-
-
-def _verb_classes(word: str, bases: tuple[str, ...]) -> str:
-    import lemminflect
-
-    out = ""
-    for base in bases:
-        if word == base:
-            out += "VJ" if word in lemminflect.getInflection(word, "VBN", inflect_oov=False) else "V"  # "a knit top"
-        elif word.endswith("s"):
-            out += "Z"
-        else:
-            out += "G" if word.endswith("ing") else "P"
-    return out
-
-
-@functools.lru_cache(maxsize=65536)
-def lemmas(word: str) -> dict[str, tuple[str, ...]]:
-    """Part of speech -> lemmas by lemminflect's lexicon; empty for a word that it does not know."""
-    import lemminflect
-
-    found: dict[str, tuple[str, ...]] = lemminflect.getAllLemmas(word)
-    return found
-
-
-def usual_class(word: str) -> str:
-    """The class that a case-folded word has most often, by textblob's lexicon; a noun if it is not there."""
-    penn = _usual_tags().get(word, "NNS" if word.endswith("s") else "NN")
-    if penn.startswith("NN"):
-        return "S" if penn.endswith("S") else "N"
-    return {"VB": "V", "VBP": "V", "VBZ": "Z", "VBD": "P", "VBN": "P", "VBG": "G"}.get(
-        penn, penn[0] if penn[0] in "JR" else "N"
-    )
-
-
-@functools.cache
-def _usual_tags() -> dict[str, str]:
-    """Word -> Penn tag. Only textblob's data file is read: importing the package would import all of nltk, one second."""
-    spec = importlib.util.find_spec("textblob")
-    if spec is None or not spec.submodule_search_locations:
-        raise ModuleNotFoundError("textblob is not installed: run `make install`")
-    text = (Path(spec.submodule_search_locations[0]) / "en" / "en-lexicon.txt").read_text(encoding="utf-8")
-    lines = (line.split() for line in text.splitlines() if not line.startswith(";;;"))
-    return {parts[0]: parts[1] for parts in lines if len(parts) == 2}
+        return "finite"
+    if clause == "finite":
+        return "again" if cls in "cC.," else clause
+    if clause == "again" or (cls == "P" and before not in "^I"):
+        return "again"
+    if (cls == "c" and before in "NS") or (cls == "M" and before != "I"):
+        return "joined"
+    return "plural" if cls == "S" or (clause == "joined" and cls == "I") else clause

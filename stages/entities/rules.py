@@ -7,16 +7,13 @@ found so far are given back with a reason too, so that a rejection can show them
 
 from __future__ import annotations
 
-import functools
 import json
-from pathlib import Path
 from typing import NamedTuple
 
-from stages.entities.nouns import is_plural, lemmas, tokenize
+from stages.entities.clean import Span, clean
+from stages.entities.lexicon import is_plural, lemmas, table
+from stages.entities.nouns import tokenize
 from stages.records import Category, EntityWord
-
-TABLES = Path(__file__).parent
-Span = tuple[int, int]
 
 
 class Verdict(NamedTuple):
@@ -36,17 +33,17 @@ def judge(caption: str, answer: str, kinds: dict[str, str], plural_heads: frozen
     chosen = read_answer(answer, kinds)
     if chosen is None:
         return Verdict([], "invalid_output", f"the model's answer is no JSON object of phrases and kinds: {answer[:200]!r}")
-    spans = {word: occurrences(caption, word) for word in chosen}
+    spans = {word: places(caption, word) for word in chosen}
     for word, found in spans.items():
         if not found:
             return Verdict([], "not_in_caption", f"the model's word {word[:200]!r} is not in the caption")
     entities = _entities(caption, {word: reclassify(word, category) for word, category in chosen.items()}, spans)
-    plural = {entity.word for entity in entities if is_plural(head(entity.word)) or entity.word.casefold() in plural_heads}
-    kept = [entity for entity in entities if entity.category != "object" or entity.word not in plural]
-    subjects = [entity.word for entity in entities if entity.category == "subject"]
+    plural = {word for word, _ in entities if is_plural(head(word)) or word.casefold() in plural_heads}
+    kept = [entity for word, entity in entities if entity.category != "object" or word not in plural]
+    subjects = [(word, entity.word) for word, entity in entities if entity.category == "subject"]
     if not subjects:
         return Verdict(kept, "no_subject", "no human or animal in the caption: its motion is mostly camera motion")
-    several = [word for word in subjects if word in plural or head(word) in table("collectives.txt")]
+    several = [shown for word, shown in subjects if word in plural or head(word) in table("collectives.txt")]
     if several:
         return Verdict(kept, "plural_subject", f"{several[0]!r} are several that cannot be told apart")
     return Verdict(kept)
@@ -63,13 +60,20 @@ def read_answer(answer: str, kinds: dict[str, str]) -> dict[str, str] | None:
     return {word: kinds[kind] for word, kind in parsed.items()}
 
 
-def occurrences(caption: str, phrase: str) -> list[Span]:
-    """Every place where the phrase stands in the caption as whole words, in any case; code points, end exclusive."""
-    tokens = tokenize(caption)
+def occurrences(text: str, phrase: str) -> list[Span]:
+    """Every place where the phrase stands in the text as whole words, in any case; code points, end exclusive."""
+    tokens = tokenize(text)
     ends = {token.end for token in tokens}
     folded, length = phrase.casefold(), len(phrase)
     starts = (token.start for token in tokens)
-    return [(s, s + length) for s in starts if length and s + length in ends and caption[s : s + length].casefold() == folded]
+    return [(s, s + length) for s in starts if length and s + length in ends and text[s : s + length].casefold() == folded]
+
+
+def places(caption: str, phrase: str) -> list[Span]:
+    """Every place of the phrase's words, however they are written in the caption ("wo&shy;man" is "woman"); code points of the
+    caption as given, end exclusive, over whole graphemes and references."""
+    read = clean(caption)
+    return [read.place(start, end) for start, end in occurrences(read.text, clean(phrase).text.strip())]
 
 
 def reclassify(word: str, category: str) -> str:
@@ -89,27 +93,23 @@ def is_listed(phrase: str, name: str) -> bool:
 
 def head(phrase: str) -> str:
     """The last word of a noun phrase, case-folded."""
-    return tokenize(phrase)[-1].word
+    return tokenize(clean(phrase).text)[-1].word
 
 
-@functools.cache
-def table(name: str) -> frozenset[str]:
-    """The words of a table beside this module: one or more a line, # begins a remark."""
-    lines = (TABLES / name).read_text(encoding="utf-8").splitlines()
-    return frozenset(word for line in lines for word in line.partition("#")[0].split())
-
-
-def _entities(caption: str, categories: dict[str, str], spans: dict[str, list[Span]]) -> list[EntityWord]:
-    """One entity a case-folded word, in the caption's order. A place inside a longer entity belongs to the longer one only."""
+def _entities(caption: str, categories: dict[str, str], spans: dict[str, list[Span]]) -> list[tuple[str, EntityWord]]:
+    """Words as the model wrote them and their entities, one a case-folded text, in the caption's order. A place inside a longer
+    entity belongs to the longer one only; of several spellings of a word the plainest counts."""
     words = {word: category for word, category in categories.items() if category != "none"}
-    out: dict[str, EntityWord] = {}
+    out: dict[str, tuple[str, EntityWord]] = {}
     for word, category in sorted(words.items(), key=lambda item: spans[item[0]]):
         inside = [outer for other in words if len(other) > len(word) for outer in spans[other]]
         own = [(a, b) for a, b in spans[word] if not any(c <= a and b <= d for c, d in inside)]
         if own:
-            verbatim = caption[own[0][0] : own[0][1]]
-            out.setdefault(word.casefold(), EntityWord(word=verbatim, category=_category(category), spans=own))
-    return sorted(out.values(), key=lambda entity: entity.spans)
+            start, end = min(own, key=lambda place: place[1] - place[0])
+            text = caption[start:end]
+            same = [(a, b) for a, b in own if caption[a:b].casefold() == text.casefold()]
+            out.setdefault(text.casefold(), (word, EntityWord(word=text, category=_category(category), spans=same)))
+    return sorted(out.values(), key=lambda found: found[1].spans)
 
 
 def _category(name: str) -> Category:

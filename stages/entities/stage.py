@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from materia.base.weights.files import INSTALL, Missing, packages_missing
 from stages.backends import Generation, LanguageModel, TransientError, build_backend
-from stages.entities.nouns import Noun, nouns, readable
+from stages.entities.nouns import Noun, nouns, small, with_articles
 from stages.entities.prompt import load_prompt
 from stages.entities.rules import Verdict, judge
 from stages.records import Row, Sample, StageName, reject
@@ -59,8 +59,8 @@ class Entities:
         return [self._row(*parts) for parts in zip(samples, found, answers, strict=True)]
 
     def _request(self, sample: Sample, found: list[Noun]) -> Generation | None:
-        caption = readable(sample.clip.caption)
-        candidates = {noun.phrase.casefold(): noun.phrase for noun in reversed(found)}
+        candidates = {noun.phrase.casefold(): small(noun) for noun in reversed(found)}
+        caption = with_articles(sample.clip.caption, found)
         return self.prompt.ask(caption, list(reversed(candidates.values()))) if candidates else None
 
     def _answers(self, requests: list[Generation | None]) -> list[str | Exception]:

@@ -17,17 +17,17 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from stages.video.probe import Key, OpenVideo, decoded, open_video, rewind
+from stages.video.fields import Walked, progressive, with_neighbours
+from stages.video.pictures import as_displayed, fitted, glimpse, has_shape_of
+from stages.video.probe import OpenVideo, open_video
 from stages.video.source import VideoError
+from stages.video.timeline import Key, decoded, rewind
+from stages.video.tone import is_hdr
 
 if TYPE_CHECKING:
     from av.packet import Packet
-    from av.video.frame import VideoFrame
-    from av.video.reformatter import VideoReformatter
     from av.video.stream import VideoStream
 
-GLIMPSE_SIZE = (64, 36)
-"""Width and height of the small pictures that a watcher gets."""
 DECORD_CODECS = ("h264", "hevc", "vp9", "mpeg4")
 DECORD_PIX_FMTS = ("yuv420p", "yuvj420p")
 
@@ -37,16 +37,26 @@ Fit = Callable[[np.ndarray], np.ndarray]
 """(H, W, 3) uint8 RGB as displayed -> what is kept of it."""
 
 
-class Decoded(NamedTuple):
-    """`frames[i]` (H, W, 3) uint8 RGB as displayed is frame `indices[i]` of the video, shown at `pts_s[i]`.
+class Seen(NamedTuple):
+    """What was met among the frames that were decoded, those on the way too.
 
-    `damaged`: the decoder reported errors on the way (decord never does).
+    `damaged`: the decoder reported errors (decord never does). `interlaced`, `hdr`: there were such frames. `reshaped`: there
+    was one whose picture has another shape than the video's.
     """
+
+    damaged: bool = False
+    interlaced: bool = False
+    hdr: bool = False
+    reshaped: bool = False
+
+
+class Decoded(NamedTuple):
+    """`frames[i]` (H, W, 3) uint8 RGB as displayed is frame `indices[i]` of the video, shown at `pts_s[i]`."""
 
     frames: list[np.ndarray]
     pts_s: list[float]
     indices: list[int]
-    damaged: bool
+    seen: Seen
 
 
 def frames_at(
@@ -56,8 +66,9 @@ def frames_at(
 
     A time before the first frame gives the first, one beyond the end the last. With `watch`, every reference frame from before
     the first picture to the last is decoded in one pass and shown in small to it. `fit` is applied to each picture as it is
-    decoded, so that many large ones need not be held; then PyAV decodes, as decord hands out all at once. Raises VideoError if
-    a picture cannot be had.
+    decoded, so that many large ones need not be held; then PyAV decodes, as decord hands out all at once. Interlaced frames are
+    deinterlaced, HDR is tone-mapped, a frame of another shape than the video's gets black bars. Raises VideoError if a picture
+    cannot be had.
     """
     if not isinstance(source, OpenVideo):
         with open_video(source) as video:
@@ -65,20 +76,19 @@ def frames_at(
     shown = source.probe.times_s
     indices = [max(0, bisect.bisect_right(shown, time + 1e-6) - 1) for time in times_s]
     wanted = sorted(set(indices))
-    found, damaged = None, False
-    if watch is None and fit is None and _decord_is_right(source):
+    found, seen = None, Seen()
+    if watch is None and fit is None and _decord_is_right(source) and _stays_alike(source, wanted):
         found = _decode_with_decord(source, wanted)
     if found is None:
-        found, damaged = _decode_with_pyav(source, wanted, watch, fit)
-    return Decoded([found[index] for index in indices], [shown[index] for index in indices], indices, damaged)
+        found, seen = _decode_with_pyav(source, wanted, watch, fit)
+    return Decoded([found[index] for index in indices], [shown[index] for index in indices], indices, seen)
 
 
 def _decord_is_right(video: OpenVideo) -> bool:
     """Whether decord 0.6.0 is known to give the same frames as PyAV: measured, and checked again on what it says of the file.
 
     Not: ranges, AVI, MPEG-TS, GIF, fragmented MP4, an edit list or a start without key frame (it counts packets that are never
-    shown), AV1, VP8, more than 8 bits, 4:4:4, odd sizes,
-    rotation, several video streams.
+    shown), AV1, VP8, more than 8 bits, 4:4:4, odd sizes, rotation, mirroring, HDR, interlacing, several video streams.
     """
     probe, stream = video.probe, video.stream
     return (
@@ -87,7 +97,7 @@ def _decord_is_right(video: OpenVideo) -> bool:
         and (probe.container in ("mkv", "webm") or stream.frames == probe.n_frames)
         and probe.codec in DECORD_CODECS
         and probe.pix_fmt in DECORD_PIX_FMTS
-        and probe.rotation == 0
+        and not (probe.rotation or probe.mirrored or probe.hdr or probe.interlaced)
         and stream.codec_context.width % 2 == stream.codec_context.height % 2 == 0
         and len(video.input.streams.video) == 1
         and not video.timeline.by_order
@@ -116,26 +126,28 @@ def _decode_with_decord(video: OpenVideo, wanted: list[int]) -> dict[int, np.nda
         return None
     finally:
         reader = None
-    return {index: _stretch(pixels, video) for index, pixels in zip(wanted, batch, strict=True)}
+    size = (video.probe.width, video.probe.height)
+    return {index: fitted(pixels, video.probe, size) for index, pixels in zip(wanted, batch, strict=True)}
+
+
+def _stays_alike(video: OpenVideo, wanted: list[int]) -> bool:
+    """Whether the video is at the wanted frames what it is at the first one: decord does not say. Decodes their key frames."""
+    index_of = {tick: index for index, tick in enumerate(video.timeline.pts)}
+    starts = {index_of.get(key.pts, 0) for index in wanted if (key := _key_before(video, video.timeline.pts[index]))}
+    frames = [frame for _, index, frame in walk(video, sorted(starts)) if index in starts]
+    return not any(frame.interlaced_frame or is_hdr(frame) or not has_shape_of(frame, video.probe) for frame in frames)
 
 
 def _decode_with_pyav(
     video: OpenVideo, wanted: list[int], watch: Watcher | None, fit: Fit | None = None
-) -> tuple[dict[int, np.ndarray], bool]:
+) -> tuple[dict[int, np.ndarray], Seen]:
     import av
-    from av.video.reformatter import VideoReformatter
 
-    scaler = VideoReformatter()  # kept: setting one up costs more than a small picture
-    found: dict[int, np.ndarray] = {}
-    damaged = False
     try:
-        for broken, index, frame in walk(video, wanted, everything=watch is not None):
-            damaged |= broken
-            if index in wanted:
-                picture = as_displayed(frame, video)
-                found[index] = picture if fit is None else fit(picture)
-            if watch is not None:
-                watch(index, _glimpse(frame, scaler))
+        found, seen = _one_pass(video, wanted, video.probe.interlaced, watch, fit)
+        combed = [index for index in wanted if index not in found] if seen.interlaced and not video.probe.interlaced else []
+        if combed:  # the video began progressive, so their neighbours were not decoded
+            found |= _one_pass(video, combed, True, None, fit)[0]
     except (av.FFmpegError, ValueError) as error:
         raise VideoError("unreadable", f"the video cannot be decoded: {getattr(error, 'strerror', error)}") from error
     lost = [index for index in wanted if index not in found]
@@ -143,10 +155,43 @@ def _decode_with_pyav(
         raise VideoError(
             "unreadable", f"frame {lost[0]} of {video.probe.n_frames} cannot be decoded (the file is damaged or cut off)"
         )
-    return found, damaged
+    return found, seen
 
 
-def walk(video: OpenVideo, wanted: Sequence[int], everything: bool = False) -> Iterator[tuple[bool, int, VideoFrame]]:
+def _one_pass(
+    video: OpenVideo, wanted: list[int], neighbours: bool, watch: Watcher | None, fit: Fit | None
+) -> tuple[dict[int, np.ndarray], Seen]:
+    """Pictures of the wanted frames, of interlaced ones only if their `neighbours` are decoded too; and what was seen."""
+    from av.video.reformatter import VideoReformatter
+
+    scaler = VideoReformatter()  # kept: setting one up costs more than a small picture
+    found: dict[int, np.ndarray] = {}
+    damaged = interlaced = hdr = reshaped = False
+    sizes: set[tuple[int, int]] = set()
+
+    def looked_at(walked: Iterator[Walked]) -> Iterator[Walked]:
+        nonlocal damaged, interlaced, hdr, reshaped
+        for broken, index, frame in walked:
+            damaged |= broken
+            interlaced |= frame.interlaced_frame
+            hdr |= is_hdr(frame)
+            if (size := (frame.width, frame.height)) not in sizes:
+                sizes.add(size)
+                reshaped |= not has_shape_of(frame, video.probe)
+            if watch is not None:
+                watch(index, glimpse(frame, scaler))
+            yield broken, index, frame
+
+    needed = with_neighbours(wanted, video.probe.n_frames) if neighbours else wanted
+    frames = looked_at(walk(video, needed, everything=watch is not None))
+    for _, index, frame in progressive(frames, wanted) if neighbours else frames:
+        if index in wanted and not frame.interlaced_frame:
+            picture = as_displayed(frame, video.probe)
+            found[index] = picture if fit is None else fit(picture)
+    return found, Seen(damaged, interlaced, hdr, reshaped)
+
+
+def walk(video: OpenVideo, wanted: Sequence[int], everything: bool = False) -> Iterator[Walked]:
     """(damaged, index, frame) in display order of the wanted frames (ascending) and of those decoded for their sake.
 
     `everything`: in one pass from the key frame before the first to the last wanted, else GOP by GOP.
@@ -159,11 +204,11 @@ def walk(video: OpenVideo, wanted: Sequence[int], everything: bool = False) -> I
         yield from _walk_from(video, start, [index for _, index in group])
 
 
-def _walk_from(video: OpenVideo, start: Key | None, wanted: list[int]) -> Iterator[tuple[bool, int, VideoFrame]]:
+def _walk_from(video: OpenVideo, start: Key | None, wanted: list[int]) -> Iterator[Walked]:
     timeline = video.timeline
     index_of = {tick: index for index, tick in enumerate(timeline.pts)}
     packets = _packets_from(video, start)
-    if not timeline.by_order:
+    if timeline.timed and not timeline.by_order:
         packets = _sparing(video, packets, {timeline.pts[index] for index in wanted})
     for count, (broken, frame) in enumerate(decoded(packets)):
         index = count - timeline.skipped if timeline.by_order else index_of.get(-1 if frame.pts is None else frame.pts, -1)
@@ -212,31 +257,3 @@ def _key_before(video: OpenVideo, pts: int) -> Key | None:
     keys = video.timeline.keys
     place = bisect.bisect_right(keys, pts, key=lambda key: key.pts)
     return keys[place - 1] if place else None
-
-
-def as_displayed(frame: VideoFrame, video: OpenVideo) -> np.ndarray:
-    """(H, W, 3) uint8 RGB, C-contiguous: colours by the frame's own matrix and range, stretched to square pixels, upright."""
-    pixels = _stretch(frame.reformat(format="rgb24", threads=1).to_ndarray(), video)
-    return np.ascontiguousarray(np.rot90(pixels, -video.probe.rotation // 90 % 4))
-
-
-def _stretch(pixels: np.ndarray, video: OpenVideo) -> np.ndarray:
-    """To the displayed size before rotation: pixels that are not square get it by width; so do frames of another size."""
-    size = (video.probe.width, video.probe.height)
-    if video.probe.rotation in (90, 270):
-        size = size[::-1]
-    if (pixels.shape[1], pixels.shape[0]) == size:
-        return pixels
-    import cv2
-
-    shrinks = size[0] < pixels.shape[1]
-    return np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LANCZOS4))
-
-
-def _glimpse(frame: VideoFrame, scaler: VideoReformatter) -> np.ndarray:
-    """Pixels are picked at twice the size before averaging: three times quicker, and no difference to the check for cuts."""
-    import cv2
-
-    width, height = GLIMPSE_SIZE
-    picked = scaler.reformat(frame, 2 * width, 2 * height, "rgb24", interpolation="POINT", threads=1).to_ndarray()
-    return np.asarray(cv2.resize(picked, GLIMPSE_SIZE, interpolation=cv2.INTER_AREA))

@@ -21,7 +21,7 @@ from materia.base import storage
 if TYPE_CHECKING:
     from av.container import InputContainer
 
-DEMUXERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,gif"
+DEMUXERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,asf,gif"
 """FFmpeg's names of the containers that are read. Playlists (hls, dash, concat), image patterns, sdp and lavfi are not here."""
 KEPT_BYTES = 4 << 30
 """Of fetched videos that a process keeps; the one that was used last may be larger."""
@@ -143,7 +143,7 @@ def open_container(address: str) -> Iterator[InputContainer]:
     except (av.FFmpegError, ValueError) as error:
         why = getattr(error, "strerror", None) or str(error)
         raise VideoError(
-            "unreadable", f"no video container that is read here (mp4, mov, mkv, webm, avi, ts, gif): {why}"
+            "unreadable", f"no video container that is read here (mp4, mov, mkv, webm, avi, ts, mpg, flv, wmv, gif): {why}"
         ) from error
     with container:
         yield container

@@ -92,8 +92,8 @@ def test_a_shard_of_another_output_and_an_unknown_schema_are_told(out: str, tmp_
     with pytest.raises(OutputError, match=f"{shard.name} is not the tar that its index describes: no {samples.key(0)}.{name}"):
         samples.read(0, [name])
     commit = min(Path(out, "commits").iterdir())
-    commit.write_text(commit.read_text().replace('"schema": 1', '"schema": 2'))
-    with pytest.raises(OutputError, match="written with schema 2, this version reads 1"):
+    commit.write_text(commit.read_text().replace('"schema": 2', '"schema": 3'))
+    with pytest.raises(OutputError, match="written with schema 3, this version reads 1 and 2"):
         Dataset(out)
     commit.write_text("{")
     with pytest.raises(OutputError, match=f"{commit.name}.*materia validate"):

@@ -17,8 +17,8 @@ from materia.dataset.validate import validate
 from stages.records import decode_rows
 
 ROWS = Path(__file__).resolve().parents[1] / "data" / "golden" / "rows.msgpack"
-TAR = "d61ace5bdc824014d9919f6b340caa538ad6a44014ba6e6f8a2ef23f626f9b14"
-INDEX = "665e5d80d95e47868694226d73775fb38b25fe370aa39e2b0d9786e9397ff409"
+TAR = "25a87d7a1dd757ed870b7de8de99a25441453f3054fc8f104f29565a676176b3"
+INDEX = "09e587ca6991392c713f09c0eb458dc69e0100bf9be54490479392ba074f1391"
 REJECTS = "b93cdccc8396b0cddddbcd35248ca1d5826dac9f236381bc807b385a3516ece8"
 
 
@@ -53,7 +53,7 @@ def test_the_commit_record_says_so(out):
     assert tar == {"bytes": (out / "shards" / "000000.tar").stat().st_size, "sha256": TAR}
     assert list(record["files"]) == ["index/000000.parquet", "rejects/000000.parquet"]
     del record["files"]
-    assert record == {"schema": 1, "chunk": 0, "rows": 3, "samples": 2, "rejections": 1, "first_row": 0}
+    assert record == {"schema": 2, "chunk": 0, "rows": 3, "samples": 2, "rejections": 1, "first_row": 0}
 
 
 def test_the_golden_output_is_valid(out):

@@ -6,12 +6,15 @@ rotation. The blocks fill the lowest quarter; above them a bright disc moves ove
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from pathlib import Path
 
 import av
+import av.filter
 import numpy as np
+from av.bitstream import BitStreamFilterContext
 from av.stream import Disposition
 
 BITS = 10
@@ -57,8 +60,12 @@ def make_clip(
     rotation: int = 0,
     sar: Fraction | None = None,
     pictures: Iterable[np.ndarray] | None = None,
+    colors: tuple[int, int, int] | None = None,
 ) -> Path:
-    """Encode pictures 0..n-1 (or `pictures`) at `fps`, or at the times `ticks` / `fps` s. `muxer`, `options`: FFmpeg's."""
+    """Encode pictures 0..n-1 (or `pictures`) at `fps`, or at the times `ticks` / `fps` s. `muxer`, `options`: FFmpeg's.
+
+    `pictures` are RGB of 8 or 16 bits. `colors`: what the stream says of its matrix, primaries and transfer (ITU-T H.273).
+    """
     if pictures is None:
         pictures = (picture(number, *size) for number in range(n))
     with av.open(str(path), "w", format=container, options=muxer or {}) as output:
@@ -70,12 +77,16 @@ def make_clip(
         context.options = (
             {"preset": "ultrafast", "bf": "3", "crf": "18"} | (options or {}) if codec == "libx264" else options or {}
         )
+        if colors:
+            context.colorspace, context.color_primaries, context.color_trc = colors
         if sar:
             context.sample_aspect_ratio = sar
         if rotation:
             stream.set_display_rotation(rotation)
         for number, rgb in enumerate(pictures):
-            frame = av.VideoFrame.from_ndarray(rgb, format="rgb24")
+            frame = av.VideoFrame.from_ndarray(rgb, format="rgb24" if rgb.dtype == np.uint8 else "rgb48le")
+            if colors:
+                frame = frame.reformat(format=pix_fmt, dst_colorspace=colors[0])
             frame.pts, frame.time_base = ticks[number] if ticks else number, Fraction(1, fps)
             output.mux(stream.encode(frame))
         output.mux(stream.encode(None))
@@ -111,4 +122,60 @@ def two_streams(path: Path, default: Path, other: Path, disposition: Disposition
                 if packet.size:
                     packet.stream = copy
                     output.mux(packet)
+    return path
+
+
+def with_matrix(source: Path, target: Path, a: float, b: float, c: float, d: float) -> Path:
+    """The MP4 with this display matrix: a stored (x, y) is shown at (a x + c y, b x + d y)."""
+    data = bytearray(source.read_bytes())
+    place = data.index(b"tkhd") + 4 + 40  # a version 0 box: 4 bytes of version and flags, 36 before its matrix
+    numbers = [round(value * 65536) for value in (a, b, 0, c, d, 0, 0, 0)] + [1 << 30]
+    data[place : place + 36] = struct.pack(">9i", *numbers)
+    target.write_bytes(data)
+    return target
+
+
+def filtered(frame: av.VideoFrame, *filters: tuple[str, str]) -> av.VideoFrame:
+    """A frame through FFmpeg's filters, (name, arguments) each."""
+    graph = av.filter.Graph()
+    source = graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=Fraction(1, 1000))
+    chain = [graph.add(name, arguments) for name, arguments in filters]
+    graph.link_nodes(source, *chain, graph.add("buffersink")).configure()
+    graph.push(frame)
+    return graph.pull()
+
+
+def fields_of(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """An interlaced picture: even rows of the `first` moment, odd ones of the `second`."""
+    woven = first.copy()
+    woven[1::2] = second[1::2]
+    return woven
+
+
+def make_interlaced(path: Path, n: int = 40, **arguments: object) -> Path:
+    """Pictures that hold two moments each, and say so, the upper rows first; the disc is elsewhere in the second."""
+    pictures = [fields_of(picture(8 * i), picture(8 * i + 40)) for i in range(n)]
+    codec = str(arguments.get("codec", "libx264"))
+    options = {"flags": "+ildct+ilme"} | ({"x264-params": "tff=1:bframes=2"} if codec == "libx264" else {"b": "4M", "top": "1"})
+    return make_clip(path, n, pictures=pictures, options=options, **arguments)  # type: ignore[arg-type]
+
+
+def joined(path: Path, *parts: Path) -> Path:
+    """The H.264 of `parts` behind each other in one stream, each with its own headers."""
+    if path.suffix != ".ts":
+        return copy_from(joined(path.with_suffix(".ts"), *parts), path, 0)
+    with av.open(str(path), "w") as output:
+        copy, offset = None, 0
+        for part in parts:
+            with av.open(str(part)) as given:
+                stream = given.streams.video[0]
+                copy = copy or output.add_stream_from_template(stream)
+                length = 0
+                annexb = BitStreamFilterContext("h264_mp4toannexb", stream)
+                for packet in [*given.demux(stream), None]:
+                    for plain in annexb.filter(packet if packet is not None and packet.size else None):
+                        length = max(length, plain.pts + plain.duration)
+                        plain.pts, plain.dts, plain.stream = plain.pts + offset, plain.dts + offset, copy
+                        output.mux(plain)
+                offset += length
     return path

@@ -5,10 +5,12 @@ import json
 import pytest
 import xgrammar
 from hostile import HOSTILE, LONG
+from test_captions_verbless import dev_pairs, fragments, without_articles, without_first_article
 
 from materia.base.weights.files import PULL
 from stages.entities import Entities
 from stages.entities.chat import chat_ids
+from stages.entities.clean import clean
 from stages.entities.transformers_lm import TransformersLM
 from stages.records import Clip, Rejection, Sample
 from stages.settings import EntitiesSettings
@@ -84,6 +86,37 @@ def test_a_fake_answer_in_a_caption_is_not_taken(stage):
     found = {entity["word"]: entity["category"] for entity in entities(row)}
     assert found["man"] == "subject"
     assert "dragon" not in found
+
+
+def words_in(stage, captions, *categories):
+    rows = stage.process(samples(captions))
+    return [[e["word"].casefold() for e in entities(row) if e["category"] in categories] for row in rows]
+
+
+def test_captions_without_articles_have_the_subjects_of_their_article_forms(stage):
+    captions = fragments()[::2]
+    full = words_in(stage, captions, "subject")
+    for shorten in (without_first_article, without_articles):
+        assert _alike(full, words_in(stage, [shorten(caption) for caption in captions], "subject")) >= 0.97
+
+
+def test_development_captions_have_the_same_subjects_without_their_verb(stage):
+    full = words_in(stage, [label["caption"] for label, _ in dev_pairs(str)], "subject")
+    for shorten in (without_first_article, without_articles):
+        assert _alike(full, words_in(stage, [caption for _, caption in dev_pairs(shorten)], "subject")) >= 0.95
+
+
+def _alike(left, right):
+    return sum(a == b for a, b in zip(left, right, strict=True)) / len(left)
+
+
+def test_a_caption_however_written_gets_the_categories_of_the_clean_one(stage):
+    plain = "A woman with a crème brûlée and a dog in a café"
+    written = "A wo\u00adman with a cre\u0300me br&ucirc;l\u00e9e &amp;amp; a&nbsp;dog in\\na caf&#233; https://a.example/dogs"
+    expected = words_in(stage, [plain.replace(" and ", " & ")], "subject", "object", "background")[0]
+    row = stage.process(samples([written]))[0]
+    assert [clean(entity["word"]).text for entity in entities(row)] == expected
+    assert all(written[start:end] == entity["word"] for entity in entities(row) for start, end in entity["spans"])
 
 
 def test_special_tokens_in_a_caption_stay_text(stage):

@@ -86,6 +86,17 @@ def test_singular_objects_that_end_in_s_stay(caption, word):
     assert words(verdict(caption, man="person", **{word: "object"}).entities)[word] == "object"
 
 
+def test_what_several_own_may_be_the_subject():
+    caption = "The dogs' owner and the women\u2019s coach smile"
+    assert words(verdict(caption, owner="person", coach="person").entities) == {"owner": "subject", "coach": "subject"}
+
+
+def test_plural_words_are_told_however_they_are_written():
+    got = verdict("A man and chil&shy;dren near a cup.", man="person", children="person", cup="object")
+    assert got.reason == "plural_subject"
+    assert words(got.entities) == {"man": "subject", "chil&shy;dren": "subject", "cup": "object"}
+
+
 def test_plural_objects_are_dropped():
     assert words(verdict("A man holds cups.", man="person", cups="object").entities) == {"man": "subject"}
 

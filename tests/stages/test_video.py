@@ -222,7 +222,7 @@ def test_flipped_bits_are_reported(tmp_path: Path) -> None:
         data[place] ^= 0x55
     clip.write_bytes(data)
     with open_video(clip) as video:
-        assert frames_at(video, [0.1, 1.2, 2.3], lambda index, glimpse: None).damaged
+        assert frames_at(video, [0.1, 1.2, 2.3], lambda index, glimpse: None).seen.damaged
 
 
 @pytest.mark.parametrize("name", ["b_frames.mp4", "h264.mkv", "b_frames.avi", "stream.ts", "variable.mp4"])
