@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 import click
 
-from materia.base.errors import UserError
-from materia.base.storage import StorageFailed
+from materia.base.errors import UserError, explain
+from materia.base.storage import NoWayIn, StorageFailed
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -38,8 +38,13 @@ def guarded(call: Callable[[], T]) -> T:
         click.echo(f"error: {error}", err=True)
         sys.exit(error.exit_code)
     except StorageFailed as failed:
-        click.echo(f"error: {failed.address}: {failed}; see that the address and the storage's options are right", err=True)
+        advice = "" if isinstance(failed, NoWayIn) else "; see that the address and the storage's options are right"
+        click.echo(f"error: {failed.address}: {failed}{advice}", err=True)
         sys.exit(2)
+    except OSError as error:
+        sentence, exit_code = explain(error)
+        click.echo(f"error: {sentence}", err=True)
+        sys.exit(exit_code)
 
 
 def print_table(columns: list[str], rows: Iterable[Sequence[str | Text]]) -> None:
