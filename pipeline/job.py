@@ -43,6 +43,7 @@ Engine = Literal["ray", "serial"]
 
 STAGE_FACTORY = "stages.specs:build_stages"
 _MOST_COMMITS = 4  # that run at once
+_FEW = 0.1  # of the rows: keeping no more is worth a warning
 _SYSTEMATIC_ROWS = 64  # in failed slices without a healthy one between them: the failure is not of single clips
 
 
@@ -182,7 +183,25 @@ def _result(output: str, plan: Plan, wall_s: float) -> JobResult:
         lost = sorted(set(range(plan.n_chunks)) - committed(output))
         raise JobError(1, f"the engine ended without chunks {lost[:10]} ({len(lost)} of {plan.n_chunks}); start again to go on")
     message = f"{output}: {plan.rows} rows = {samples} samples + {rejections} rejections, {wall_s:.0f} s"
+    if rejections and samples <= _FEW * plan.rows:
+        kept = "few rows were kept" if samples else "not one row was kept"
+        message += f"\nwarning: {kept}: {_commonest_reason(output)}"
     return JobResult(0, message, plan.rows, samples, rejections)
+
+
+def _commonest_reason(output: str) -> str:
+    """Of all rejections, in words, with its first message as an example."""
+    from materia.dataset.reader import read_table  # pyarrow's datasets take a second to import
+
+    counts: Counter[tuple[str, str]] = Counter()
+    examples: dict[tuple[str, str], str] = {}
+    for commit in commits(output):
+        table = read_table(output, commit, "rejects", ["stage", "reason", "message"])
+        for stage, reason, message in zip(*(column.to_pylist() for column in table.columns), strict=True):
+            counts[stage, reason] += 1
+            examples.setdefault((stage, reason), message)
+    (stage, reason), times = counts.most_common(1)[0]
+    return f"{times} of {counts.total()} rejections are {reason} in {stage}, e.g. {examples[stage, reason]}"
 
 
 class _Drive:

@@ -24,6 +24,25 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, 
 out_argument = click.argument("out", type=click.Path())
 
 
+class Command(click.Command):
+    """A command that refuses an option given twice, where click would take the last one without a word."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Raises click.UsageError naming the option."""
+        _, _, order = self.make_parser(ctx).parse_args(args=list(args))
+        for option in order:
+            if isinstance(option, click.Option) and not option.multiple and order.count(option) > 1:
+                raise click.UsageError(f"{option.opts[0]} is given {order.count(option)} times; give it once", ctx)
+        return super().parse_args(ctx, args)
+
+
+class Group(click.Group):
+    """A group of such commands."""
+
+    command_class = Command
+    group_class = type
+
+
 def config_option(name: str) -> Callable[[click.decorators.FC], click.decorators.FC]:
     """`--config FILE`, with the name of a packaged configuration as an example for the help."""
     text = f"YAML file, or the name of one that comes along, e.g. {name} for configs/{name}.yaml."

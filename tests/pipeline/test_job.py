@@ -44,6 +44,17 @@ def test_a_row_whose_video_is_missing_never_reaches_a_worker(tmp_path):
     assert outcomes(tmp_path / "out") == {0: "not_found"}
 
 
+@pytest.mark.parametrize(("kept", "words"), [(0, "not one row was kept"), (1, "few rows were kept"), (9, "")])
+def test_a_job_that_keeps_little_says_why(tmp_path, kept, words):
+    captions = ["a dog"] * kept + ["a dog [nothing]"] * (19 - kept) + ["[raise]"]
+    result = run(make_manifest(tmp_path / "clips", captions), tmp_path / "out")
+    assert (result.exit_code, result.samples) == (0, kept)
+    warning = result.message.partition("\nwarning: ")[2]
+    assert warning.startswith(words) and bool(warning) == bool(words)
+    if words:
+        assert f"{19 - kept} of {20 - kept} rejections are no_subject in entities, e.g. " in warning
+
+
 def test_each_slice_leaves_a_line_of_timings_and_the_spool_ends_empty(manifest, tmp_path):
     run(manifest, tmp_path / "out")
     lines = [json.loads(line) for line in (tmp_path / "out/_run/timings.jsonl").read_text().splitlines()]
