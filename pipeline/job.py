@@ -102,6 +102,7 @@ def _run(config: Config, input: str, output: str, engine: Engine, ray_address: s
     provenance = Provenance(dataset.prompt_sha, dataset.stage_sha)
     job = JobSpec(config.model_dump_json().encode(), output, provenance, stage_factory, [entry for entry in sys.path if entry])
     storage.clean_temporaries(output)
+    discard_failures(output)  # of a start that was killed before it could try them again
     done = committed(output)
     waiting = spooled(output)
     todo = np.array([n for n in range(plan.n_slices) if n not in waiting and plan.chunk_of(n) not in done], np.int64)
@@ -218,6 +219,8 @@ class _Drive:
         self._whole: list[int] = []  # chunks ready to be committed
         self._commits: deque[Future[None]] = deque()
         self._suspects: list[Report] = []  # failed slices since the last healthy one
+        self._down: list[Report] = []  # slices of which a stage failed for every row that it was given
+        self._reached = -1  # the last stage that did its work for some row of this start
 
     def run(self, todo: np.ndarray, waiting: set[int], done: set[int]) -> None:
         """Process slices `todo`, with `waiting` in the spool already; raises JobError when the job cannot go on."""
@@ -231,16 +234,41 @@ class _Drive:
         if len(todo):
             for report in self._runner.reports(todo):
                 self._take(report)
+            if self._down:
+                self._try_again()
         self._commit_whole()
         while self._commits:
             self._commits.popleft().result()
+
+    def _try_again(self) -> None:
+        """Once more what met a stage that was down. Raises SystematicFailure if it still is.
+
+        If it works for others, the rows are at fault, and their rejections stay.
+        """
+        slices, self._down = np.array(sorted(report.slice for report in self._down), np.int64), []
+        for report in self._runner.reports(slices):
+            self._take(report)
+        stuck = [report for report in self._down if report.down is not None and report.down > self._reached]
+        if stuck:
+            self._suspects = stuck
+            self._commit_whole()
+            while self._commits:
+                self._commits.popleft().result()
+            raise self._systematic_failure()
+        for report in self._down:
+            self._progress.add(report)
+            self._count(report.chunk)
 
     def _take(self, report: Report) -> None:
         self._log.add(report)
         if report.failure:
             raise JobError(1, f"{report.failure}\nsee {self._words}" if report.notes else report.failure)
-        self._progress.add(report)
-        self._count(report.chunk)
+        self._reached = max(self._reached, report.reached)
+        if report.down is None:
+            self._progress.add(report)
+            self._count(report.chunk)
+        else:
+            self._down.append(report)
         if not mostly_failed(report):
             self._suspects.clear()
             self._commit_whole()
