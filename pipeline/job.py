@@ -43,6 +43,7 @@ Engine = Literal["ray", "serial"]
 
 STAGE_FACTORY = "stages.specs:build_stages"
 _MOST_COMMITS = 4  # that run at once
+_FEW = 0.1  # of the rows: keeping no more is worth a warning
 _SYSTEMATIC_ROWS = 64  # in failed slices without a healthy one between them: the failure is not of single clips
 
 
@@ -101,6 +102,7 @@ def _run(config: Config, input: str, output: str, engine: Engine, ray_address: s
     provenance = Provenance(dataset.prompt_sha, dataset.stage_sha)
     job = JobSpec(config.model_dump_json().encode(), output, provenance, stage_factory, [entry for entry in sys.path if entry])
     storage.clean_temporaries(output)
+    discard_failures(output)  # of a start that was killed before it could try them again
     done = committed(output)
     waiting = spooled(output)
     todo = np.array([n for n in range(plan.n_slices) if n not in waiting and plan.chunk_of(n) not in done], np.int64)
@@ -182,7 +184,25 @@ def _result(output: str, plan: Plan, wall_s: float) -> JobResult:
         lost = sorted(set(range(plan.n_chunks)) - committed(output))
         raise JobError(1, f"the engine ended without chunks {lost[:10]} ({len(lost)} of {plan.n_chunks}); start again to go on")
     message = f"{output}: {plan.rows} rows = {samples} samples + {rejections} rejections, {wall_s:.0f} s"
+    if rejections and samples <= _FEW * plan.rows:
+        kept = "few rows were kept" if samples else "not one row was kept"
+        message += f"\nwarning: {kept}: {_commonest_reason(output)}"
     return JobResult(0, message, plan.rows, samples, rejections)
+
+
+def _commonest_reason(output: str) -> str:
+    """Of all rejections, in words, with its first message as an example."""
+    from materia.dataset.reader import read_table  # pyarrow's datasets take a second to import
+
+    counts: Counter[tuple[str, str]] = Counter()
+    examples: dict[tuple[str, str], str] = {}
+    for commit in commits(output):
+        table = read_table(output, commit, "rejects", ["stage", "reason", "message"])
+        for stage, reason, message in zip(*(column.to_pylist() for column in table.columns), strict=True):
+            counts[stage, reason] += 1
+            examples.setdefault((stage, reason), message)
+    (stage, reason), times = counts.most_common(1)[0]
+    return f"{times} of {counts.total()} rejections are {reason} in {stage}, e.g. {examples[stage, reason]}"
 
 
 class _Drive:
@@ -199,6 +219,8 @@ class _Drive:
         self._whole: list[int] = []  # chunks ready to be committed
         self._commits: deque[Future[None]] = deque()
         self._suspects: list[Report] = []  # failed slices since the last healthy one
+        self._down: list[Report] = []  # slices of which a stage failed for every row that it was given
+        self._reached = -1  # the last stage that did its work for some row of this start
 
     def run(self, todo: np.ndarray, waiting: set[int], done: set[int]) -> None:
         """Process slices `todo`, with `waiting` in the spool already; raises JobError when the job cannot go on."""
@@ -212,16 +234,41 @@ class _Drive:
         if len(todo):
             for report in self._runner.reports(todo):
                 self._take(report)
+            if self._down:
+                self._try_again()
         self._commit_whole()
         while self._commits:
             self._commits.popleft().result()
+
+    def _try_again(self) -> None:
+        """Once more what met a stage that was down. Raises SystematicFailure if it still is.
+
+        If it works for others, the rows are at fault, and their rejections stay.
+        """
+        slices, self._down = np.array(sorted(report.slice for report in self._down), np.int64), []
+        for report in self._runner.reports(slices):
+            self._take(report)
+        stuck = [report for report in self._down if report.down is not None and report.down > self._reached]
+        if stuck:
+            self._suspects = stuck
+            self._commit_whole()
+            while self._commits:
+                self._commits.popleft().result()
+            raise self._systematic_failure()
+        for report in self._down:
+            self._progress.add(report)
+            self._count(report.chunk)
 
     def _take(self, report: Report) -> None:
         self._log.add(report)
         if report.failure:
             raise JobError(1, f"{report.failure}\nsee {self._words}" if report.notes else report.failure)
-        self._progress.add(report)
-        self._count(report.chunk)
+        self._reached = max(self._reached, report.reached)
+        if report.down is None:
+            self._progress.add(report)
+            self._count(report.chunk)
+        else:
+            self._down.append(report)
         if not mostly_failed(report):
             self._suspects.clear()
             self._commit_whole()

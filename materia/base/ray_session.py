@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -19,30 +20,72 @@ os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its "errors" are advi
 import psutil
 import ray
 
+from materia.base.errors import UserError
+
+_SOCKET_PATH_BYTES = 107
+"""The longest path of a Unix socket on Linux [unix(7)]."""
+_ANSWER_S = 10.0
+_ADVICE = "give HOST:PORT as `ray start --head` told it, or leave the address out and Ray starts here"
+_HTTP2_SETTINGS = b"\x04"
+_HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + _HTTP2_SETTINGS + bytes(5)
 _OF_NO_USE_HERE = ("ray/autoscaler/_private/monitor.py", "ray/_private/log_monitor.py")
 
 
 def start_ray(address: str | None, object_store_mb: int, worker_env: Mapping[str, str] | None = None) -> None:
     """Join the cluster at `address`, or start one here that ends with this process; without a word on the terminal.
 
-    `worker_env`: variables for Ray's processes. An existing cluster keeps its own object store.
+    `worker_env`: variables for Ray's processes. An existing cluster keeps its own object store. Raises UserError if nobody
+    answers at `address`, for which Ray would wait for many minutes, or if paths here are too long for its sockets.
     """
+    if address is None:
+        _check_socket_path()
+    elif known := os.environ.get("RAY_ADDRESS") if address == "auto" else address:
+        _check_answers(known)
     env = dict(worker_env or {})
     os.environ.update(env)
     for name in ("ray", "ray.train"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module=r"ray\..*")
     own: dict[str, Any] = {"object_store_memory": object_store_mb * 2**20, "include_dashboard": False}
-    with _silent_stderr():  # the C++ side greets there
-        # "local": a wrong RAY_ADDRESS in the environment must not change where a job runs
-        ray.init(
-            address=address or "local",
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            **({"runtime_env": {"env_vars": env}} if address else own),
-        )
+    try:
+        with _silent_stderr():  # the C++ side greets there
+            # "local": a wrong RAY_ADDRESS in the environment must not change where a job runs
+            ray.init(
+                address=address or "local",
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                **({"runtime_env": {"env_vars": env}} if address else own),
+            )
+    except ConnectionError as error:
+        raise UserError(f"no Ray is to be reached ({str(error).splitlines()[0]}); {_ADVICE}") from None
     if address is None:
         _end_idle_daemons()
+
+
+def _check_socket_path() -> None:
+    root = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
+    longest = f"{root}/ray/session_2000-01-01_00-00-00_000000_{os.getpid()}/sockets/plasma_store"
+    if len(longest.encode()) > _SOCKET_PATH_BYTES:
+        raise UserError(
+            f"{root} makes Ray's sockets have a path of {len(longest.encode())} bytes, and {_SOCKET_PATH_BYTES} are possible;"
+            " set RAY_TMPDIR to a shorter path, e.g. RAY_TMPDIR=/tmp"
+        )
+
+
+def _check_answers(address: str) -> None:
+    """Ray speaks gRPC: whoever does answers the first bytes of HTTP/2 with its settings (RFC 9113, 3.4 and 6.5)."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit() or int(port) > 65535:
+        raise UserError(f"Ray's address {address!r} is not of the form HOST:PORT; {_ADVICE}")
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER_S) as connection:
+            connection.sendall(_HTTP2_PREFACE)
+            answer = connection.recv(9)  # a frame's header: length, type, flags, stream
+    except (OSError, UnicodeError) as error:
+        why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise UserError(f"no Ray answers at {address} ({why}); {_ADVICE}") from None
+    if answer[3:4] != _HTTP2_SETTINGS:
+        raise UserError(f"what answers at {address} is no Ray; {_ADVICE}")
 
 
 def _end_idle_daemons() -> None:

@@ -22,6 +22,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, BinaryIO, TypeVar
 
+from materia.base.errors import is_disk_trouble
+
 T = TypeVar("T")
 
 _TEMPORARY = re.compile(r"\.[^/]+\.[0-9a-f]{8}\.tmp")
@@ -29,6 +31,21 @@ _TEMPORARY = re.compile(r"\.[^/]+\.[0-9a-f]{8}\.tmp")
 
 PAUSES_S = (0.0, 0.2, 1.0, 3.0)
 """Before each attempt at storage that may not answer."""
+_NO_CREDENTIALS = {
+    "NoCredentialsError",
+    "PartialCredentialsError",
+    "ProfileNotFound",
+    "TokenRetrievalError",
+    "SSOTokenLoadError",
+    "UnauthorizedSSOTokenError",
+    "DefaultCredentialsError",
+    "RefreshError",
+}
+"""Names of what botocore and google.auth raise, which need not be installed."""
+_HOW_TO_GET_IN = (
+    "set them in the environment (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, GOOGLE_APPLICATION_CREDENTIALS), or"
+    " storage.s3.profile, or storage.s3.anonymous=true for public data"
+)
 _NO_SUCH_FILE = {errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP}
 
 
@@ -40,6 +57,10 @@ class StorageFailed(OSError):
     """
 
     address = ""
+
+
+class NoWayIn(StorageFailed):
+    """This process has no credentials for the storage, or no package that knows it; the message says what to set or install."""
 
 
 class NotAFile(OSError):
@@ -294,7 +315,7 @@ def _may_pass(error: Exception) -> bool:
     """Every storage library has exceptions of its own; what none of them means by these is a failure of the storage."""
     if isinstance(error, FileNotFoundError | NotADirectoryError | PermissionError | NotAFile | StorageFailed):
         return False
-    return not (isinstance(error, OSError) and error.errno in _NO_SUCH_FILE)
+    return not (is_disk_trouble(error) or (isinstance(error, OSError) and error.errno in _NO_SUCH_FILE))
 
 
 def _raise(error: OSError) -> None:
@@ -304,20 +325,33 @@ def _raise(error: OSError) -> None:
 def _ask(address: str, question: Callable[[Any, str], T], listings: bool = False) -> T:
     """Ask the address's storage about the file there, persistently."""
     try:
-        return persistently(lambda: question(*_store(address, listings)))
+        return persistently(lambda: _let_in(lambda: question(*_store(address, listings))))
     except StorageFailed as failed:
         failed.address = address
+        raise
+
+
+def _let_in(ask: Callable[[], T]) -> T:
+    """Raises NoWayIn for what the stores' libraries raise without credentials."""
+    try:
+        return ask()
+    except Exception as error:
+        if (name := type(error).__name__) in _NO_CREDENTIALS:
+            raise NoWayIn(f"no credentials were found ({name}); {_HOW_TO_GET_IN}") from None
         raise
 
 
 def _store(address: str, listings: bool = False) -> tuple[Any, str]:
     """The fsspec file system of an address and the name of the file in it; seen afresh, or with listings that it remembers.
 
-    Raises PermissionError for an address that chains file systems with "::", which could lead anywhere.
+    Raises PermissionError for an address that chains file systems with "::", which could lead anywhere, and NoWayIn.
     """
     import fsspec
 
     if "::" in address:
         raise PermissionError(f"{address!r}: '::' would chain file systems and is never followed")
-    store, name = fsspec.core.url_to_fs(address, use_listings_cache=listings)
+    try:
+        store, name = fsspec.core.url_to_fs(address, use_listings_cache=listings)
+    except (ImportError, ValueError) as error:
+        raise NoWayIn(f"there is no storage of this kind, or its package is not installed: {error}") from None
     return store, name

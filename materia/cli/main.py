@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from materia.cli import training
-from materia.cli.shared import config_option, guarded, json_option, out_argument, print_table, set_option
+from materia.cli.shared import Group, config_option, guarded, json_option, out_argument, print_table, set_option
 
 if TYPE_CHECKING:
     from materia.base.weights.pull import Model, Wanted
@@ -40,7 +40,7 @@ Examples:
 _config_option = config_option("local")
 
 
-@click.group(epilog=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(cls=Group, epilog=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(package_name="prima-materia")
 def main() -> None:
     """Prima Materia: captioned videos in, training data for multi-subject video personalization out."""

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 import click
 
-from materia.base.errors import UserError
-from materia.base.storage import StorageFailed
+from materia.base.errors import UserError, explain
+from materia.base.storage import NoWayIn, StorageFailed
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -22,6 +22,25 @@ T = TypeVar("T")
 set_option = click.option("--set", "overrides", multiple=True, metavar="A.B=VALUE", help="Override one field; repeatable.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
 out_argument = click.argument("out", type=click.Path())
+
+
+class Command(click.Command):
+    """A command that refuses an option given twice, where click would take the last one without a word."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Raises click.UsageError naming the option."""
+        _, _, order = self.make_parser(ctx).parse_args(args=list(args))
+        for option in order:
+            if isinstance(option, click.Option) and not option.multiple and order.count(option) > 1:
+                raise click.UsageError(f"{option.opts[0]} is given {order.count(option)} times; give it once", ctx)
+        return super().parse_args(ctx, args)
+
+
+class Group(click.Group):
+    """A group of such commands."""
+
+    command_class = Command
+    group_class = type
 
 
 def config_option(name: str) -> Callable[[click.decorators.FC], click.decorators.FC]:
@@ -38,8 +57,13 @@ def guarded(call: Callable[[], T]) -> T:
         click.echo(f"error: {error}", err=True)
         sys.exit(error.exit_code)
     except StorageFailed as failed:
-        click.echo(f"error: {failed.address}: {failed}; see that the address and the storage's options are right", err=True)
+        advice = "" if isinstance(failed, NoWayIn) else "; see that the address and the storage's options are right"
+        click.echo(f"error: {failed.address}: {failed}{advice}", err=True)
         sys.exit(2)
+    except OSError as error:
+        sentence, exit_code = explain(error)
+        click.echo(f"error: {sentence}", err=True)
+        sys.exit(exit_code)
 
 
 def print_table(columns: list[str], rows: Iterable[Sequence[str | Text]]) -> None:

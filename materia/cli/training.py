@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from materia.cli.shared import config_option, guarded, json_option, print_table, set_option
+from materia.cli.shared import Command, config_option, guarded, json_option, print_table, set_option
 
 if TYPE_CHECKING:
     from materia.benchmark.statistics import Interval
@@ -55,20 +55,23 @@ Examples:
 
 _config_option = config_option("train/tiny")
 _shards_option = click.option("--shards", required=True, help="Output of `materia run`: a folder or fsspec address.")
-_where_option = click.option("--where", metavar="FILTER", help='Read only some samples, e.g. "subjects >= 2".')
+_where_option = click.option(
+    "--where", metavar="FILTER", multiple=True, help='Read only some samples, e.g. "subjects >= 2"; repeated: what all admit.'
+)
 
 
-def _load(path: str, overrides: tuple[str, ...], where: str | None = None) -> TrainConfig:
+def _load(path: str, overrides: tuple[str, ...], where: tuple[str, ...] = ()) -> TrainConfig:
     from materia.base.settings_file import load_settings
     from trainer.config import TrainConfig
 
     config = guarded(lambda: load_settings(TrainConfig, path, overrides))
-    if where is None:
+    if not where:
         return config
-    return config.model_copy(update={"data": config.data.model_copy(update={"where": where})})
+    joined = where[0] if len(where) == 1 else " and ".join(f"({expression})" for expression in where)
+    return config.model_copy(update={"data": config.data.model_copy(update={"where": joined})})
 
 
-@click.command(epilog=PRECOMPUTE_EXAMPLES)
+@click.command(cls=Command, epilog=PRECOMPUTE_EXAMPLES)
 @_config_option
 @_shards_option
 @click.option("--output", required=True, help="Folder or fsspec address of the cache; the same command resumes.")
@@ -85,7 +88,7 @@ def precompute(config_path: str, shards: str, output: str, overrides: tuple[str,
     guarded(work)
 
 
-@click.command(epilog=TRAIN_EXAMPLES)
+@click.command(cls=Command, epilog=TRAIN_EXAMPLES)
 @_config_option
 @_shards_option
 @click.option("--output", required=True, type=click.Path(), help="Folder of the run; the same command resumes.")
@@ -100,7 +103,7 @@ def train(
     shards: str,
     output: str,
     cache: str | None,
-    where: str | None,
+    where: tuple[str, ...],
     on_ray: bool,
     workers: int,
     ray_address: str | None,
@@ -125,7 +128,7 @@ def train(
     sys.exit(guarded(work))
 
 
-@click.command(epilog=SAMPLE_EXAMPLES)
+@click.command(cls=Command, epilog=SAMPLE_EXAMPLES)
 @click.option("--run", required=True, type=click.Path(), help="Folder that `materia train` wrote.")
 @click.option("--prompt", help="What the clip shows; every word that has a reference must occur in it.")
 @click.option("--ref", "refs", multiple=True, metavar="WORD=IMAGE[,IMAGE]", help="Reference images of a word; repeatable.")
@@ -173,7 +176,7 @@ def sample(
     guarded(work)
 
 
-@click.command("eval", epilog=EVAL_EXAMPLES)
+@click.command("eval", cls=Command, epilog=EVAL_EXAMPLES)
 @click.option(
     "--synthetic", is_flag=True, required=True, help="Shards of tools/synthetic_world.py, whose identities are known."
 )
@@ -209,7 +212,7 @@ def evaluate(synthetic: bool, run: str, shards: str, output: str | None, device:
         print_table(["score", "value", "95 % from", "to"], rows)
 
 
-@click.command("train-autoencoder", epilog=AUTOENCODER_EXAMPLES)
+@click.command("train-autoencoder", cls=Command, epilog=AUTOENCODER_EXAMPLES)
 @_config_option
 @_shards_option
 @click.option("--output", required=True, type=click.Path(), help="The .safetensors file.")

@@ -15,8 +15,8 @@ from typing import BinaryIO
 import msgspec
 
 from materia.dataset.documents import Provenance
-from stages.records import Row, Sample, StageName
-from stages.specs import ENGINE_REASONS
+from stages.records import Rejection, Row, Sample, StageName
+from stages.specs import ENGINE_REASONS, STAGE_ORDER
 
 _LENGTH = struct.Struct(">I")
 
@@ -132,7 +132,9 @@ class Report(msgspec.Struct):
 
     `rejected` counts reason codes, `seconds` is per stage, `wall_s` what the slice took in all pools without waiting for its
     turn, `notes` tell of children that died, `example` is the message of a row that the engine, not the method, rejected,
-    `notices` are what models had to say (stages/notices.py), `ready` the workers that began with this slice.
+    `notices` are what models had to say (stages/notices.py), `ready` the workers that began with this slice. `reached`: the
+    last of the stages (by their order, 0: source) that did its work for some row; `down`: one whose server or store failed for
+    every row that it was given.
     """
 
     chunk: int
@@ -147,6 +149,8 @@ class Report(msgspec.Struct):
     failure: str
     notices: list[str] = []
     ready: list[Ready] = []
+    reached: int = -1
+    down: int | None = None
 
 
 def report(work: Work) -> Report:
@@ -165,7 +169,21 @@ def report(work: Work) -> Report:
         failure=work.failure,
         notices=work.notices,
         ready=work.ready,
+        reached=(reached := max((_worked(row) for row in work.rows), default=-1)),
+        down=next(
+            (stage for row in rejections if row.reason == "transient_exhausted" and (stage := _order(row)) > reached), None
+        ),
     )
+
+
+def _order(row: Rejection) -> int:
+    """The place of its stage on a clip's way, 0: source."""
+    return ("source", *STAGE_ORDER).index(row.stage)
+
+
+def _worked(row: Row) -> int:
+    """The last stage that did its work for a row."""
+    return len(STAGE_ORDER) if isinstance(row, Sample) else _order(row) - (row.reason in ENGINE_REASONS)
 
 
 def failures(rejected: Mapping[str, int]) -> Counter[str]:

@@ -29,11 +29,12 @@ class SerialRunner:
 
     def reports(self, slices: np.ndarray) -> Iterator[Report]:
         """Reports in the order of the slices."""
-        self._workers = [PoolWorker(self._job, pool) for pool in range(len(self._pools))]
-        for number, worker in enumerate(self._workers):
-            self._tell(what_loads(self._pools[number:]))
-            worker.set_up()
-        self._tell(what_loads([]))
+        if not self._workers:
+            self._workers = [PoolWorker(self._job, pool) for pool in range(len(self._pools))]
+            for number, worker in enumerate(self._workers):
+                self._tell(what_loads(self._pools[number:]))
+                worker.set_up()
+            self._tell(what_loads([]))
         for number in slices.tolist():
             work = Work(chunk=self._plan.chunk_of(number), slice=number)
             for worker in self._workers:

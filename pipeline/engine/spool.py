@@ -47,5 +47,6 @@ def discard_failures(out: str) -> None:
     """Take slices that mostly failed off the spool, so that their rows get another chance when the cause is gone."""
     for number in spooled(out):
         rows = decode_rows(storage.read_bytes(spool_address(out, number)))
-        if mostly_failed(report(Work(chunk=0, slice=number, rows=rows))):
+        found = report(Work(chunk=0, slice=number, rows=rows))
+        if mostly_failed(found) or found.down is not None:
             storage.remove(spool_address(out, number))

@@ -23,6 +23,7 @@ from stages.notices import notice
 CONSTRAINTS = ("vllm", "json_schema")
 MOST_BYTES = 4 << 20  # of one answer; ours have a few hundred
 PROBE_TIMEOUT_S = 10
+_REQUEST_REFUSED = (400, 413, 422)  # what is wrong is in the request; any other refusal, a login or a proxy, concerns all
 
 
 class OpenAILM(LanguageModel):
@@ -135,7 +136,8 @@ class OpenAILM(LanguageModel):
             return TransientError(f"{_cause(error)}, tried {self.retries + 1} times")
         except openai.APIStatusError as error:
             notice(f"entities: the server refused a request: {str(error)[:500]}")
-            return RuntimeError(_cause(error))
+            of_this_request = error.status_code in _REQUEST_REFUSED
+            return RuntimeError(_cause(error)) if of_this_request else TransientError(_cause(error))
         except (
             openai.APIError,
             AttributeError,
@@ -145,7 +147,7 @@ class OpenAILM(LanguageModel):
             RecursionError,
         ):  # JSON of any shape, or none
             text = None
-        return text if isinstance(text, str) else RuntimeError("the server's answer is no completion")
+        return text if isinstance(text, str) else TransientError("the server's answer is no completion")
 
     def _held_to(self, json_schema: dict[str, Any]) -> dict[str, Any]:
         """The part of a request's body that constrains the answer."""

@@ -88,3 +88,28 @@ def test_folder_that_is_no_output_is_named(tmp_path, command):
     assert result.returncode == 2
     assert "nothing" in result.stdout + result.stderr
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["train", "--config", "train/tiny", "--shards", "a", "--shards", "b", "--output", "c"],
+        ["train", "--config", "train/tiny", "--shards", "a", "--output", "c", "--output=d"],
+        ["run", "--config", "local", "--config", "gpu", "--input", "a", "--output", "b"],
+        ["models", "list", "--config", "local", "--config", "gpu"],
+        ["stats", "a", "--json", "--json"],
+    ],
+)
+def test_an_option_given_twice_is_refused(command):
+    result = materia(*command)
+    assert result.returncode == 2
+    assert " is given 2 times; give it once" in result.stderr
+
+
+def test_options_that_may_be_repeated_all_count():
+    from materia.cli.training import _load
+
+    config = _load("train/tiny", ("seed=3", "data.fps=4"), ("subjects >= 2", "row < 5 or row > 9"))
+    assert (config.seed, config.data.fps) == (3, 4)
+    assert config.data.where == "(subjects >= 2) and (row < 5 or row > 9)"
+    assert _load("train/tiny", (), ("subjects >= 2",)).data.where == "subjects >= 2"

@@ -41,6 +41,9 @@ STUB_SECONDS = "STUB_SECONDS"
 BROKEN = "STUB_BROKEN"
 """Environment variable: every row crashes its worker."""
 
+DOWN = "STUB_DOWN"
+"""Environment variable: a file; as long as it is there, the server that the stub of the entities asks is down."""
+
 HOLDS = "STUB_HOLDS"
 """Environment variable: how many clips the card of the stub of the boxes holds at once."""
 
@@ -115,6 +118,10 @@ class Stub:
 
     def _row(self, sample: Sample) -> Row:
         if self.name == "entities":
+            if "[server returns]" in sample.clip.caption:
+                Path(os.environ[DOWN]).unlink(missing_ok=True)
+            if "[down]" in sample.clip.caption or Path(os.environ.get(DOWN, "none")).exists():
+                return reject(sample, "entities", "transient_exhausted", "the server is down")
             if "[nothing]" in sample.clip.caption:
                 return reject(sample, "entities", "no_subject", "no subject in the caption")
             sample.entities = [EntityWord(word="dog", category="subject", spans=[(2, 5)])]

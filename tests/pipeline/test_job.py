@@ -10,7 +10,7 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 from jobs import STUBS, contents, helpers, make_config, make_manifest, outcomes, start, wait_for
-from stub_stages import BROKEN, HOLDS, STUB_SECONDS, TRACES
+from stub_stages import BROKEN, DOWN, HOLDS, STUB_SECONDS, TRACES
 
 from materia import open_dataset
 from materia.dataset.layout import committed
@@ -42,6 +42,17 @@ def test_a_row_whose_video_is_missing_never_reaches_a_worker(tmp_path):
     (tmp_path / "clips/clip.mp4").unlink()
     run(manifest, tmp_path / "out", entities={"options": {"stub": "broken"}})
     assert outcomes(tmp_path / "out") == {0: "not_found"}
+
+
+@pytest.mark.parametrize(("kept", "words"), [(0, "not one row was kept"), (1, "few rows were kept"), (9, "")])
+def test_a_job_that_keeps_little_says_why(tmp_path, kept, words):
+    captions = ["a dog"] * kept + ["a dog [nothing]"] * (19 - kept) + ["[raise]"]
+    result = run(make_manifest(tmp_path / "clips", captions), tmp_path / "out")
+    assert (result.exit_code, result.samples) == (0, kept)
+    warning = result.message.partition("\nwarning: ")[2]
+    assert warning.startswith(words) and bool(warning) == bool(words)
+    if words:
+        assert f"{19 - kept} of {20 - kept} rejections are no_subject in entities, e.g. " in warning
 
 
 def test_each_slice_leaves_a_line_of_timings_and_the_spool_ends_empty(manifest, tmp_path):
@@ -207,6 +218,37 @@ def test_a_clip_that_fits_no_card_is_rejected_with_the_setting(manifest, tmp_pat
     assert outcomes(tmp_path / "out") == {0: "internal_error"}
     (message,) = pq.read_table(tmp_path / "out/rejects/000000.parquet")["message"].to_pylist()
     assert "localise.options.batch_size: out of memory on the device with a single item" in message
+
+
+OUTAGE = ["a dog"] * 5 + ["a cat"] * 3
+
+
+def test_a_trial_that_meets_a_server_that_is_down_stops_and_the_same_command_goes_on(tmp_path, monkeypatch):
+    manifest = make_manifest(tmp_path / "clips", OUTAGE)
+    (tmp_path / "down").touch()
+    monkeypatch.setenv(DOWN, str(tmp_path / "down"))
+    result = run(manifest, tmp_path / "out")
+    assert result.exit_code == 5
+    assert "ended as transient_exhausted" in result.message and "the server is down" in result.message
+    assert committed(str(tmp_path / "out")) == set() and outcomes(tmp_path / "out") == {}
+    (tmp_path / "down").unlink()
+    assert run(manifest, tmp_path / "out").exit_code == 0
+    run(manifest, tmp_path / "undisturbed")
+    assert contents(tmp_path / "out") == contents(tmp_path / "undisturbed")
+
+
+def test_a_server_that_comes_back_while_the_job_runs_costs_no_row(tmp_path, monkeypatch):
+    manifest = make_manifest(tmp_path / "clips", [*["a dog"] * 4, *["a dog [server returns]"] * 4, *["a cat"] * 8])
+    (tmp_path / "down").touch()
+    monkeypatch.setenv(DOWN, str(tmp_path / "down"))
+    assert run(manifest, tmp_path / "out").exit_code == 0
+    assert set(outcomes(tmp_path / "out").values()) == {"sample"}
+
+
+def test_rows_that_fail_while_the_server_works_for_others_are_rejected(tmp_path):
+    result = run(make_manifest(tmp_path / "clips", ["a dog"] * 4 + ["a dog [down]"] * 4), tmp_path / "out")
+    assert result.exit_code == 0
+    assert outcomes(tmp_path / "out") == {row: "sample" if row < 4 else "transient_exhausted" for row in range(8)}
 
 
 def test_each_worker_is_on_record_with_its_models_and_packages(manifest, tmp_path):
