@@ -13,6 +13,7 @@ import itertools
 import json
 import sqlite3
 import struct
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -23,6 +24,7 @@ from typing import Any
 import msgspec
 
 from materia.base import storage
+from materia.base.terminal import printable
 from pipeline.sources import SourceError, find_source, read_rows, stamp
 from pipeline.sources.access import absolute
 from pipeline.sources.settings import SourceSettings
@@ -99,6 +101,11 @@ class Plan:
         return stamp(find_source(input_address, settings)) != self.stamp
 
 
+def say(notice: str) -> None:
+    """Print what the user should know of the input on standard error."""
+    sys.stderr.write(f"notice: {printable(notice, max_chars=2000)}\n")
+
+
 def make_plan(
     input_address: str,
     folder: str | Path,
@@ -106,9 +113,11 @@ def make_plan(
     rows_per_chunk: int,
     rows_per_slice: int,
     on_progress: Callable[[int], None] | None = None,
+    on_notice: Callable[[str], None] = say,
 ) -> Plan:
-    """Read the whole input once and write the plan below `folder`; `on_progress` is told the rows read so far.
+    """Read the whole input once and write the plan below `folder`.
 
+    `on_progress` is told the rows read so far, `on_notice` what of a folder is no row though it may have been meant as one.
     Raises SourceError for an input that cannot be read or changes meanwhile, FileExistsError if there is a plan already.
     """
     folder = absolute(str(folder), str(Path.cwd()))
@@ -119,7 +128,7 @@ def make_plan(
     rows_per_slice = min(rows_per_slice, rows_per_chunk)
     with _seen(folder) as seen:
         rows, sha256 = _write_slices(
-            folder, _unique(read_rows(source, settings), seen), rows_per_chunk, rows_per_slice, on_progress
+            folder, _unique(read_rows(source, settings, on_notice), seen), rows_per_chunk, rows_per_slice, on_progress
         )
     if stamp(source) != before:
         raise SourceError(f"{source.address}: changed while it was read; start again when it is complete")

@@ -2,7 +2,8 @@
 
 In: an fsspec address. Out: a stream that never holds the manifest. Bad rows become rejections; only an input that cannot be
 read at all (missing, truncated Parquet, no `video` column) raises `SourceError`. What a row is: a non-blank line of JSONL, a
-CSV record, a Parquet row, a video of a folder. Duplicate keys are the plan's business, which sees all rows.
+value of a JSON array, a CSV record, a Parquet row, a video of a folder. Duplicate keys are the plan's business, which sees all
+rows.
 """
 
 from pipeline.sources.inputs import Source, find_source, read_rows, stamp

@@ -3,6 +3,8 @@
 In: a clip whose `uri` is what the manifest says. Out: the clip with `address` filled in, or a rejection; called on the worker,
 right before processing. Local files are judged on their real path with lstat and readlink alone: nothing outside the allowed
 roots is ever opened, and the address handed on is the real path itself, so that no symbolic link is followed later.
+What is not there may be there in another Unicode normal form (macOS and Linux, archives and stores differ): then folders below
+the allowed roots are listed to find it.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import os
 import posixpath
 import re
 import stat
+import unicodedata
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -45,6 +48,7 @@ class Denied(Exception):
 def resolve(clip: Clip, root: str, settings: SourceSettings) -> Clip | Rejection:
     """Find the clip's video below the allowed roots and fill in its address; `root` is the plan's root.
 
+    A video of exactly this name comes first, then one whose name differs in Unicode normal form only.
     Reasons: outside_root, not_found, not_a_file, transient_exhausted (the storage failed, after retries).
     """
     try:
@@ -138,9 +142,33 @@ def _find(uri: str, root: str, settings: SourceSettings) -> str:
         allowed = ", ".join(settings.schemes)
         raise Denied("outside_root", f"{shown}: scheme {scheme!r} is not allowed; source.schemes allows {allowed}")
     roots = allowed_roots(root, settings)
-    if scheme == "file":
-        _refuse_protocol(uri, path)
-        return check_local(path, roots, uri)
+    check = _check_named if scheme == "file" else _check_remote
+    try:
+        return check(address, roots, uri)
+    except Denied as denied:
+        if (
+            address.isascii()
+            or denied.reason not in ("not_found", "outside_root")
+            or (scheme == "file" and os.path.lexists(path))
+        ):
+            raise
+        other = _attempt(lambda: _respelled(address, roots), shown)
+        if other is None:
+            raise
+    return (check_local if scheme == "file" else _check_remote)(other, roots, uri)
+
+
+def _check_named(path: str, roots: tuple[str, ...], name: str) -> str:
+    """`check_local`, but a name like `concat:a.mp4` is an attempt at a protocol unless there is a file of that name."""
+    match = _PROTOCOL.match(name)
+    if match and not os.path.lexists(path):
+        raise Denied("outside_root", f"{quoted(name)}: no such file, and scheme {match[1]!r} is not in source.schemes")
+    return check_local(path, roots, name)
+
+
+def _check_remote(address: str, roots: tuple[str, ...], name: str) -> str:
+    """The address of a file below `roots`. Raises Denied."""
+    shown = quoted(name)
     if not any(is_below(address, folder) for folder in roots):
         raise Denied("outside_root", f"{shown} lies outside the allowed roots; add its folder to source.allowed_roots")
     info: dict[str, Any] = _attempt(lambda: storage.info(address), shown)
@@ -149,11 +177,49 @@ def _find(uri: str, root: str, settings: SourceSettings) -> str:
     return address
 
 
-def _refuse_protocol(uri: str, path: str) -> None:
-    """A name like `concat:a.mp4` is a file if there is one of that name; otherwise it is an attempt at a protocol."""
-    match = _PROTOCOL.match(uri)
-    if match and not os.path.lexists(path):
-        raise Denied("outside_root", f"{quoted(uri)}: no such file, and scheme {match[1]!r} is not in source.schemes")
+def _respelled(address: str, roots: tuple[str, ...]) -> str | None:
+    """The address below one of `roots` whose parts are this one's, or what is there of the same text in another normal form.
+
+    None if it lies below none by name. Only folders below `roots` are listed, after following symbolic links.
+    """
+    local = split_scheme(address)[0] == "file"
+    if local:
+        address = os.path.realpath(address)
+    for root in roots:
+        n_parts = root.rstrip("/").count("/") + 1
+        above, parts = address.split("/")[:n_parts], address.split("/")[n_parts:]
+        if _nfc("/".join(above)) != _nfc(root.rstrip("/")):
+            continue
+        place = root
+        for depth, part in enumerate(parts):
+            if local and not is_below(place := os.path.realpath(place), root):
+                return storage.join(place, *parts[depth:])
+            place = storage.join(place, _spelling(place, part))
+        return place
+    return None
+
+
+def _spelling(folder: str, name: str) -> str:
+    """How a name is spelled in a folder: as it is, if that is there or nothing alike."""
+    if name.isascii():
+        return name
+    version = os.stat(folder).st_mtime_ns if storage.local_path(folder) is not None else 0  # noqa: PTH116 - an address
+    alike = _spellings(folder, version).get(_nfc(name), [_nfc(name)])
+    return name if name in alike else alike[0]
+
+
+@functools.lru_cache(maxsize=16)
+def _spellings(folder: str, version: int) -> dict[str, list[str]]:
+    """Names in a folder that are not ASCII, by their NFC; remembered for as long as its `version` is the same."""
+    found: dict[str, list[str]] = {}
+    for name in storage.listdir(folder):
+        if not name.isascii():
+            found.setdefault(_nfc(name), []).append(name)
+    return found
+
+
+def _nfc(text: str) -> str:
+    return unicodedata.normalize("NFC", text)
 
 
 def _attempt(look: Callable[[], T], shown: str) -> T:

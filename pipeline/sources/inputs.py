@@ -5,30 +5,36 @@ from __future__ import annotations
 import hashlib
 import posixpath
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from materia.base import storage
 from pipeline.sources.access import absolute, split_scheme
+from pipeline.sources.csv_text import read_csv
 from pipeline.sources.folder import folder_files, read_folder
+from pipeline.sources.json_text import read_json
 from pipeline.sources.normalise import normalise
 from pipeline.sources.parquet import read_parquet
 from pipeline.sources.rows import RawRow, SourceError
 from pipeline.sources.settings import SourceSettings
-from pipeline.sources.text import read_csv, read_jsonl
 from stages.records import Clip, Rejection
 
-Kind = Literal["jsonl", "csv", "tsv", "parquet", "folder"]
+Kind = Literal["json", "csv", "parquet", "folder"]
 
 _KINDS: dict[str, Kind] = {
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".json": "jsonl",
+    ".jsonl": "json",
+    ".ndjson": "json",
+    ".json": "json",
     ".csv": "csv",
-    ".tsv": "tsv",
+    ".tsv": "csv",
     ".parquet": "parquet",
+}
+_READERS: dict[Kind, Callable[[Any, SourceSettings, str], Iterator[RawRow]]] = {
+    "json": read_json,
+    "csv": read_csv,
+    "parquet": read_parquet,
 }
 _VERSION_FIELDS = ("ETag", "etag", "mtime", "LastModified", "created")  # what file systems call it, best first
 
@@ -58,12 +64,15 @@ def find_source(address: str, settings: SourceSettings) -> Source:
     return Source(address, _KINDS[suffix], _parent(address))
 
 
-def read_rows(source: Source, settings: SourceSettings) -> Iterator[Clip | Rejection]:
-    """Rows of the input as clips and rejections, in order, duplicates included; holds one row (Parquet: one batch) at a time.
+def read_rows(
+    source: Source, settings: SourceSettings, on_notice: Callable[[str], None] = lambda notice: None
+) -> Iterator[Clip | Rejection]:
+    """Rows of the input as clips and rejections, in order, duplicates included; holds few rows (Parquet: a batch) at a time.
 
-    Raises SourceError on the way if the input as a whole cannot be read.
+    `on_notice` is told at the end what of a folder is no row though it may have been meant as one. Raises SourceError on the
+    way if the input as a whole cannot be read.
     """
-    for row, raw in enumerate(_read(source, settings)):
+    for row, raw in enumerate(_read(source, settings, on_notice)):
         yield normalise(row, raw, source.root, settings)
 
 
@@ -87,18 +96,13 @@ def stamp(source: Source) -> dict[str, Any]:
     return {"files": files, "bytes": n_bytes, "sha256": digest.hexdigest()}
 
 
-def _read(source: Source, settings: SourceSettings) -> Iterator[RawRow]:
+def _read(source: Source, settings: SourceSettings, on_notice: Callable[[str], None]) -> Iterator[RawRow]:
     try:
         if source.kind == "folder":
-            yield from read_folder(source.address, settings)
+            yield from read_folder(source.address, settings, on_notice)
             return
         with storage.open_read(source.address) as file:
-            if source.kind == "jsonl":
-                yield from read_jsonl(file, settings)
-            elif source.kind == "parquet":
-                yield from read_parquet(file, settings, source.address)
-            else:
-                yield from read_csv(file, settings, "\t" if source.kind == "tsv" else ",", source.address)
+            yield from _READERS[source.kind](file, settings, source.address)
     except OSError as error:
         raise SourceError(f"{source.address}: cannot be read: {error}") from error
 

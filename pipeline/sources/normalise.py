@@ -11,17 +11,23 @@ import json
 import math
 import re
 import reprlib
+from datetime import time, timedelta
 from decimal import Decimal
 from typing import Any
 
+import msgspec
+
 from pipeline.sources.access import relative
+from pipeline.sources.lists import holds_several
 from pipeline.sources.rows import RawRow
 from pipeline.sources.settings import SourceSettings
 from stages.records import Clip, Rejection
 
 _KEY = re.compile(r"[A-Za-z0-9_-]{1,120}")
 _SECONDS = re.compile(r"(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
-_CLOCK = re.compile(r"(?:(\d+):)?([0-5]?\d):([0-5]?\d(?:\.\d*)?)", re.ASCII)  # H:M:S.f or M:S.f
+_CLOCK = re.compile(  # H:M:S.f or M:S.f, after days as Python and pandas write them: 0 days 00:00:03
+    r"(?=.)(?:(\d+) days?(?:,? +|$))?(?:(?:(\d+):)?([0-5]?\d):([0-5]?\d(?:\.\d*)?))?", re.ASCII
+)
 _MAX_NAME_CHARS = 4096  # of id and source_id: the longest path of Linux; a name beyond it is a mistake
 _MAX_REJECTED_CHARS = 2000  # of text in a rejection (design: "rejects")
 _MAX_DEPTH = 16  # of nested values in `extra`; what lies deeper becomes null
@@ -105,6 +111,10 @@ def _caption(value: Any, settings: SourceSettings) -> str:
     if len(caption) > settings.max_caption_chars:
         limit = f"source.max_caption_chars is {settings.max_caption_chars}"
         raise _Bad("caption_too_long", f"{column!r} has {len(caption)} characters, {limit}")
+    if holds_several(caption):
+        raise _Bad(
+            "wrong_type", f"{column!r} is {_short.repr(caption)}, a list or table written as text; give one caption a row"
+        )
     return caption
 
 
@@ -143,12 +153,16 @@ def _name(value: Any, column: str) -> str | None:
 
 
 def _seconds(value: Any, column: str) -> float | None:
-    """A time in seconds from a number or from text (seconds or H:M:S.f)."""
+    """A time in seconds from a number, a duration, or text (seconds, H:M:S.f, ISO 8601). Dates are no offsets."""
     if value is None or value in ("", b""):
         return None
     seconds = None
+    if isinstance(value, time):
+        value = value.isoformat()
     if isinstance(value, str):
         seconds = _parsed_seconds(value.strip())
+    elif isinstance(value, timedelta):
+        seconds = value.total_seconds()
     elif isinstance(value, int | float | Decimal) and not isinstance(value, bool):
         try:
             seconds = float(value)
@@ -164,16 +178,26 @@ def _parsed_seconds(text: str) -> float | None:
     if _SECONDS.fullmatch(text):
         return float(text)
     if clock := _CLOCK.fullmatch(text):
-        hours, minutes, seconds = clock.groups(default="0")
-        return float(hours) * 3600 + float(minutes) * 60 + float(seconds)
+        days, hours, minutes, seconds = map(float, clock.groups(default="0"))
+        return days * 86_400 + hours * 3600 + minutes * 60 + seconds
+    if text[:1] in ("P", "p"):
+        return _iso_seconds(text)
     return None
+
+
+def _iso_seconds(text: str) -> float | None:
+    """A duration as ISO 8601 writes it, which is what pandas writes to JSON: P0DT0H0M3.5S."""
+    try:
+        return msgspec.convert(text, timedelta).total_seconds()
+    except msgspec.ValidationError:
+        return None
 
 
 def plain(value: Any, depth: int = 0) -> Any:
     """A value of another column as JSON can hold it.
 
     NaN and infinity become null, integers beyond 64 bits and everything that JSON has no type for (dates, decimals) text, bytes
-    text or hex, lone surrogates U+FFFD, what is nested deeper than 16 levels null.
+    text or hex, durations seconds, lone surrogates U+FFFD, what is nested deeper than 16 levels null.
     """
     if value is None or isinstance(value, bool):
         return value
@@ -183,6 +207,8 @@ def plain(value: Any, depth: int = 0) -> Any:
         return value if -(2**63) <= value < 2**63 else str(value)
     if isinstance(value, float):
         return value if math.isfinite(value) else None
+    if isinstance(value, timedelta):
+        return value.total_seconds()
     if isinstance(value, bytes):
         try:
             return value.decode()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import io
+import json
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -13,6 +14,7 @@ from pipeline.sources.settings import SourceSettings
 
 _PIECE_BYTES = 2**20
 _BOM = b"\xef\xbb\xbf"
+_MAX_INT_DIGITS = 4300  # more: Python refuses to convert, since it takes quadratic time
 
 
 class SourceError(UserError):
@@ -57,6 +59,22 @@ def encoding_problem(text: bytes) -> tuple[str, str] | None:
     return None
 
 
+def object_row(value: Any, problem: tuple[str, str] | None) -> RawRow:
+    """A row from a JSON value and what is wrong with its text; JSON but not an object: wrong_type."""
+    if isinstance(value, dict):
+        return RawRow(value, problem)
+    kind = "list" if isinstance(value, list) else "single value"
+    return RawRow({}, problem or ("wrong_type", f"the row is a {kind}, not an object; write each row as one object"))
+
+
+def _int_or_text(digits: str) -> int | str:
+    return int(digits) if len(digits) <= _MAX_INT_DIGITS else digits
+
+
+DECODER = json.JSONDecoder(parse_int=_int_or_text)
+"""Of manifests' JSON; integers too long to be converted become text."""
+
+
 def check_columns(columns: list[str], settings: SourceSettings, address: str) -> None:
     """Raises SourceError unless the video and caption columns are there and no name stands twice."""
     for field in ("video", "caption"):
@@ -64,6 +82,7 @@ def check_columns(columns: list[str], settings: SourceSettings, address: str) ->
         if name not in columns:
             nearest = difflib.get_close_matches(name, columns, n=1) or difflib.get_close_matches(field, columns, n=1)
             hint = f"; if it is {nearest[0]!r}, set source.columns.{field}={nearest[0]}" if nearest else ""
+            hint = hint or ("; is it the first line? Cells are parted by , ; | or tabs" if len(columns) == 1 else "")
             raise SourceError(f"{address}: no column {name!r}; found: {', '.join(map(repr, columns[:50]))}{hint}")
     for name, times in Counter(columns).items():
         if name and times > 1:

@@ -16,8 +16,8 @@ class ColumnNames(Settings):
     video: str = Field("video", description="address of the video, relative to the manifest's folder or absolute; required")
     caption: str = Field("caption", description="text that describes the clip; required")
     id: str = Field("id", description="text or integer that names the clip; unique")
-    start: str = Field("start", description="where the clip starts in the video: seconds or H:M:S.f")
-    end: str = Field("end", description="where the clip ends in the video: seconds or H:M:S.f")
+    start: str = Field("start", description="where the clip starts in the video: seconds, a duration or H:M:S.f")
+    end: str = Field("end", description="where the clip ends in the video: seconds, a duration or H:M:S.f")
     source_id: str = Field("source_id", description="name of the original video that the clip was taken from")
 
 

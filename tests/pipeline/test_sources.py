@@ -10,38 +10,17 @@ from pathlib import Path
 
 import fsspec
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from reading import MEMORY, outcomes, read, read_bytes, touch, write_parquet
 
-from pipeline.sources import SourceError, find_source, read_rows
+from pipeline.sources import SourceError
 from pipeline.sources.settings import ColumnNames, SourceSettings
-from stages.records import Clip, Rejection
+from pipeline.sources.values import spans_lines
+from stages.records import Clip
 
-MEMORY = SourceSettings(schemes=["memory"])
 GOOD = '{"id": "a", "video": "a.mp4", "caption": "A dog."}'
-
-
-def read(address: Path | str, settings: SourceSettings | None = None) -> list[Clip | Rejection]:
-    settings = settings or SourceSettings()
-    rows = list(read_rows(find_source(str(address), settings), settings))
-    assert [row.row for row in rows] == list(range(len(rows)))
-    return rows
-
-
-def read_bytes(name: str, data: bytes, settings: SourceSettings = MEMORY) -> list[Clip | Rejection]:
-    fsspec.filesystem("memory").pipe_file(f"/tests/{name}", data)
-    return read(f"memory://tests/{name}", settings)
-
-
-def outcomes(rows: list[Clip | Rejection]) -> list[str]:
-    return [row.reason if isinstance(row, Rejection) else "ok" for row in rows]
-
-
-def write_parquet(path: Path, columns: dict[str, object]) -> Path:
-    pq.write_table(pa.table(columns), path)
-    return path
 
 
 # JSONL
@@ -107,6 +86,7 @@ line_of_anything = st.one_of(
 @settings(deadline=None)
 @given(st.lists(line_of_anything, max_size=12).map(b"\n".join))
 def test_any_bytes_are_as_many_rows_as_there_are_lines_that_are_not_blank(data):
+    assume(not spans_lines(data, True))  # of others, lines are no rows: test_sources_json.py
     lines = [line.removeprefix(b"\xef\xbb\xbf") for line in data.split(b"\n")]
     assert len(read_bytes("m.jsonl", data)) == sum(1 for line in lines if line and not line.isspace())
 
@@ -177,7 +157,7 @@ def test_no_bytes_after_a_csv_header_raise(data):
     read_bytes("m.csv", b"video,caption\n" + data)
 
 
-@pytest.mark.parametrize("header", [b"path,caption\n", b"video;caption\n", b"video,caption,caption\n", b"vidoe,caption\n"])
+@pytest.mark.parametrize("header", [b"path,caption\n", b"video^caption\n", b"video,caption,caption\n", b"vidoe,caption\n"])
 def test_a_header_without_the_required_columns_stops_with_the_columns_found(header):
     with pytest.raises(SourceError, match=r"m\.csv: (no column 'video'; found: '|column 'caption' stands)"):
         read_bytes("m.csv", header + b"a.mp4,A dog.\n")
@@ -213,7 +193,7 @@ def test_parquet_types_become_what_json_can_hold(tmp_path):
     assert first.extra == {
         "day": "2020-01-02",
         "at": "2020-01-02 03:00:00.000000000Z",
-        "took": 1_000_000,
+        "took": 1.0,
         "score": None,
         "price": "1.10",
         "blob": "ff00",
@@ -248,13 +228,6 @@ def test_a_truncated_parquet_file_or_one_without_captions_stops_with_its_name(tm
 
 
 # Folders
-
-
-def touch(folder: Path, *names: str) -> None:
-    for name in names:
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b"")
 
 
 def test_a_folder_is_read_in_order_of_names_with_captions_and_fields_beside_the_videos(tmp_path):

@@ -2,6 +2,8 @@
 
 import json
 import math
+from datetime import UTC, date, datetime, time, timedelta
+from decimal import Decimal
 
 import msgspec
 import pytest
@@ -55,6 +57,19 @@ def row(root: str = "/data", **fields: object) -> Clip | Rejection:
         ({"start": "٣"}, "bad_time_range"),
         ({"start": "9" * 5000}, "bad_time_range"),
         ({"start": "0:61:00"}, "bad_time_range"),
+        ({"start": " "}, "bad_time_range"),
+        ({"start": "3 s"}, "bad_time_range"),
+        ({"start": "3000ms"}, "bad_time_range"),
+        ({"start": "1,5"}, "bad_time_range"),
+        ({"start": "-1 days +23:59:57"}, "bad_time_range"),
+        ({"start": "2020-01-02 00:00:03"}, "bad_time_range"),
+        ({"start": "-PT3S"}, "bad_time_range"),
+        ({"start": "P1M"}, "bad_time_range"),
+        ({"start": "P" + "9" * 400 + "D"}, "bad_time_range"),
+        ({"start": "picture 3"}, "bad_time_range"),
+        ({"start": timedelta(seconds=-1)}, "bad_time_range"),
+        ({"start": datetime(1970, 1, 1, 0, 0, 3, tzinfo=UTC)}, "bad_time_range"),
+        ({"start": date(1970, 1, 1)}, "bad_time_range"),
     ],
 )
 def test_a_bad_field_is_a_rejection_that_names_the_column(fields, reason):
@@ -82,6 +97,15 @@ def test_a_caption_of_exactly_the_limit_is_kept_verbatim():
         ("1:02", 62.0),
         ("01:02:03.25", 3723.25),
         ("100:00:00", 360_000.0),
+        ("0 days 00:00:03.500000", 3.5),
+        ("0 days 00:00:03", 3.0),
+        ("1 days", 86_400.0),
+        ("1 day, 0:00:03", 86_403.0),
+        ("P0DT0H0M3.500S", 3.5),
+        ("PT1H2M3S", 3723.0),
+        (timedelta(seconds=3.5), 3.5),
+        (time(0, 1, 2, 500_000), 62.5),
+        (Decimal("2.5"), 2.5),
     ],
 )
 def test_times_are_seconds_or_clock_times(value, seconds):

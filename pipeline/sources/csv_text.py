@@ -1,72 +1,79 @@
-"""Rows of JSONL and CSV files, read line by line, whatever the bytes are: what is not a row becomes a row with a problem."""
+"""Rows of CSV files, read line by line, whatever the bytes are: what is not a row becomes a row with a problem.
+
+Cells may be parted by commas, semicolons, tabs or bars, whatever the file's ending: the header tells.
+"""
 
 from __future__ import annotations
 
 import csv
-import json
+import itertools
+import posixpath
 from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
+from pipeline.sources.lists import refuse_lists
 from pipeline.sources.rows import RawRow, SourceError, check_columns, encoding_problem, read_lines, too_long
 from pipeline.sources.settings import SourceSettings
 
-_MAX_RECORD_LINES = 200  # of one CSV record; bounds what a quote that is never closed can swallow
-_MAX_INT_DIGITS = 4300  # more: Python refuses to convert, since it takes quadratic time
+_DELIMITERS = (",", ";", "\t", "|")
+_MAX_RECORD_LINES = 200  # of one record; bounds what a quote that is never closed can swallow
+
+_Record = tuple[list[str], tuple[str, str] | None]  # cells, and what is wrong with them
 
 
-def read_jsonl(file: Any, settings: SourceSettings) -> Iterator[RawRow]:
-    """One row for each non-blank line of a binary file."""
-    for line in read_lines(file, settings.max_line_bytes):
-        if line and not line.isspace():
-            yield parse_object(line, settings.max_line_bytes)
+def read_csv(file: Any, settings: SourceSettings, address: str) -> Iterator[RawRow]:
+    """One row for each record after the header.
 
-
-def parse_object(text: bytes, max_bytes: int) -> RawRow:
-    """A row from a JSON object.
-
-    Not JSON: broken_line. JSON but not an object: wrong_type. Bytes outside UTF-8: bad_encoding.
+    Raises SourceError if the header lacks a required column, or if the rows hold lists of captions.
     """
-    if len(text) > max_bytes:
-        return RawRow({}, too_long(max_bytes))
-    problem = encoding_problem(text)
-    try:
-        value = _DECODER.decode(text.decode(errors="replace"))
-    except RecursionError:
-        return RawRow({}, problem or ("broken_line", "the row is nested too deeply"))
-    except json.JSONDecodeError as error:
-        return RawRow(
-            {},
-            problem or ("broken_line", f"the row is not JSON: {error.msg} at character {error.pos}; write one object a line"),
-        )
-    if not isinstance(value, dict):
-        kind = "list" if isinstance(value, list) else "single value"
-        return RawRow({}, problem or ("wrong_type", f"the row is a {kind}, not an object; write one object a line"))
-    return RawRow(value, problem)
-
-
-def _int_or_text(digits: str) -> int | str:
-    return int(digits) if len(digits) <= _MAX_INT_DIGITS else digits
-
-
-_DECODER = json.JSONDecoder(parse_int=_int_or_text)
-
-
-def read_csv(file: Any, settings: SourceSettings, delimiter: str, address: str) -> Iterator[RawRow]:
-    """One row for each record after the header. Raises SourceError if the header lacks a required column."""
-    records = _records(read_lines(file, settings.max_line_bytes), delimiter, settings.max_line_bytes)
-    header = next(records, None)
-    if header is None:
+    max_bytes = settings.max_line_bytes
+    csv.field_size_limit(max(csv.field_size_limit(), max_bytes))  # a cell may be as long as a row
+    lines = read_lines(file, max_bytes)
+    head = list(_head(lines, max_bytes))
+    if not head:
         return
-    cells, problem = header
+    headers = {delimiter: next(_records(iter(head), delimiter, max_bytes)) for delimiter in _DELIMITERS}
+    delimiter = _most_fitting(headers, {settings.columns.video, settings.columns.caption})
+    cells, problem = headers[delimiter]
     if problem:
         raise SourceError(f"{address}: the header cannot be read: {problem[1]}")
     columns = [cell.strip() for cell in cells]
     check_columns(columns, settings, address)
+    records = _records(itertools.chain(head, lines), delimiter, max_bytes)
+    next(records)
+    loaded = f"pd.read_csv({posixpath.basename(address)!r}, sep={delimiter!r}, dtype=str)"
+    yield from refuse_lists(_rows(records, columns, delimiter), settings, address, loaded)
+
+
+def _most_fitting(headers: dict[str, _Record], wanted: set[str]) -> str:
+    """The delimiter that gives most of the wanted columns, then the most columns; the first of equals."""
+
+    def fitness(delimiter: str) -> tuple[int, int]:
+        columns = [cell.strip() for cell in headers[delimiter][0]]
+        return len(wanted.intersection(columns)), len(columns)
+
+    return max(headers, key=fitness)
+
+
+def _rows(records: Iterator[_Record], columns: list[str], delimiter: str) -> Iterator[RawRow]:
     for cells, problem in records:
         fields = dict(zip(columns, cells, strict=False))
         fields.pop("", None)  # columns without a name, as a trailing comma makes them
         yield RawRow(fields, problem or _wrong_width(len(cells), len(columns), delimiter))
+
+
+def _head(lines: Iterator[bytes], max_bytes: int) -> Iterator[bytes]:
+    """The lines that the header may span: from the first that is not blank, as many as a record may have."""
+    n_bytes = n_lines = 0
+    for line in lines:
+        if not n_lines and (not line or line.isspace()):
+            continue
+        yield line
+        n_lines += 1
+        n_bytes += len(line)
+        if n_bytes > max_bytes or n_lines == _MAX_RECORD_LINES:
+            return
 
 
 def _wrong_width(n_cells: int, n_columns: int, delimiter: str) -> tuple[str, str] | None:
@@ -75,7 +82,7 @@ def _wrong_width(n_cells: int, n_columns: int, delimiter: str) -> tuple[str, str
     return "broken_line", f"the row has {n_cells} cells, the header {n_columns}; quote cells that hold {delimiter!r}"
 
 
-def _records(lines: Iterator[bytes], delimiter: str, max_bytes: int) -> Iterator[tuple[list[str], tuple[str, str] | None]]:
+def _records(lines: Iterator[bytes], delimiter: str, max_bytes: int) -> Iterator[_Record]:
     """Cells of each record and what is wrong with it.
 
     A record may span lines. If it cannot be read, or no quote closes it, its first line alone is the broken row, and reading
