@@ -61,7 +61,7 @@ def read_cases(samples: Dataset, config: TrainConfig, bucket: BucketSettings, op
     offers = [(word, index, member) for index in numbers for word, members in crops[index].items() for member in members]
 
     def pixels(number: int, member: str) -> np.ndarray:
-        return reference_pixels(samples.read(index, [member])[member], "", member, 0, data, config.seed)
+        return reference_pixels(samples.read(number, [member])[member], "", member, 0, data, config.seed)
 
     cases = []
     for index, document in enumerate(documents):

@@ -11,7 +11,7 @@ import re
 import unicodedata
 from dataclasses import dataclass
 
-from stages.entities.clean import BREAK, clean
+from stages.caption_text import BREAK, clean
 from stages.entities.grammar import (
     COMPLEX_PREPOSITION,
     DISAGREEMENT,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from typing import NamedTuple
 
-from stages.entities.clean import Span, clean
+from stages.caption_text import Span, clean
 from stages.entities.lexicon import is_plural, lemmas, table
 from stages.entities.nouns import tokenize
 from stages.records import Category, EntityWord

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from materia.base.weights.checkpoints import CheckpointError
+from stages.caption_text import as_read
 
 MAX_TOKENS = 256
 """Longest text of the model, with its [CLS] and [SEP] [groundingdino/config: max_text_len]."""
@@ -55,12 +56,12 @@ class DetectorPrompt:
 
 def phrase(word: str) -> str:
     """A word as it stands in the prompt: lower case (method), one space between its parts; full stops and question marks, which
-    would cut it in two, become spaces [ours].
+    would cut it in two, become spaces [ours]. Words stand in captions as they were given; this is what a person reads of them.
 
-    >>> phrase("St. Bernard  DOG")
-    'st bernard dog'
+    >>> phrase("St. Bernard  DOG"), phrase("red&nbsp;cup")
+    ('st bernard dog', 'red cup')
     """
-    return " ".join(word.lower().replace(".", " ").replace("?", " ").split())
+    return " ".join(as_read(word).lower().replace(".", " ").replace("?", " ").split())
 
 
 def make_prompts(words: list[str], tokenizer: Any, max_words: int) -> list[DetectorPrompt]:

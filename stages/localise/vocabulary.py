@@ -13,6 +13,7 @@ from pathlib import Path
 
 import yaml
 
+from stages.caption_text import as_read
 from stages.records import Category
 
 TABLE = Path(__file__).with_name("coco_words.yaml")
@@ -57,7 +58,7 @@ def head_phrase(word: str) -> str:
     >>> head_phrase("Man in a red hat"), head_phrase("piece of cake on a plate")
     ('man', 'cake')
     """
-    phrase = _PARTITIVE.sub("", " ".join(word.casefold().split()))
+    phrase = _PARTITIVE.sub("", " ".join(as_read(word).casefold().split()))
     before = _CUT.split(phrase, maxsplit=1)[0].strip()
     return before or phrase
 

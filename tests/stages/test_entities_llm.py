@@ -8,9 +8,9 @@ from hostile import HOSTILE, LONG
 from test_captions_verbless import dev_pairs, fragments, without_articles, without_first_article
 
 from materia.base.weights.files import PULL
+from stages.caption_text import clean
 from stages.entities import Entities
 from stages.entities.chat import chat_ids
-from stages.entities.clean import clean
 from stages.entities.transformers_lm import TransformersLM
 from stages.records import Clip, Rejection, Sample
 from stages.settings import EntitiesSettings

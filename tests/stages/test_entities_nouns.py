@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.entities.clean import clean
+from stages.caption_text import clean
 from stages.entities.lexicon import is_plural
 from stages.entities.nouns import nouns, tokenize
 

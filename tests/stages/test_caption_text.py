@@ -8,10 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.entities.clean import clean
+from stages.caption_text import as_read, clean
 from stages.entities.nouns import nouns
 from stages.entities.prompt import load_prompt
 from stages.entities.rules import judge, places
+from stages.localise import prompt
+from stages.localise.vocabulary import head_phrase
 
 KINDS = load_prompt("entities").kinds
 DAMAGED = [
@@ -146,3 +148,11 @@ def test_a_long_caption_of_ill_will_costs_little(piece):
     begin = time.process_time()
     clean(caption)
     assert time.process_time() - begin < 1
+
+
+@pytest.mark.parametrize(
+    ("word", "read"),
+    [("wo\u00adman", "woman"), ("red&nbsp;cup", "red cup"), ("sen\u0303orita", "señorita"), ("dog", "dog"), ("<b>", "<b>")],
+)
+def test_detectors_are_asked_for_what_a_person_reads(word: str, read: str) -> None:
+    assert as_read(word) == prompt.phrase(word) == head_phrase(word) == read

@@ -82,6 +82,15 @@ def clean(caption: str) -> Clean:
     return Clean(found.text.translate(_TYPEWRITTEN), found.places)
 
 
+def as_read(word: str) -> str:
+    """What a person reads of a word of a caption, which stands there as it was given; the word itself if that is nothing.
+
+    >>> as_read("wo\u00adman"), as_read("cat&#39;s toy"), as_read("dog")
+    ('woman', "cat's toy", 'dog')
+    """
+    return clean(word).text.strip() or word
+
+
 def _replace(found: Clean, pattern: re.Pattern[str], read: Callable[[re.Match[str]], str]) -> Clean:
     """Put read(match) for each match; its characters stand where the whole match stood. The same object if nothing changes."""
     texts: list[str] = []
