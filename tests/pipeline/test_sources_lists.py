@@ -5,13 +5,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pandas as pd
 import pytest
 from reading import outcomes, read, read_bytes
 
 from pipeline.sources import SourceError
 from pipeline.sources.settings import ColumnNames, SourceSettings
 from stages.records import Clip
+
+pd = pytest.importorskip("pandas")  # the environment of vLLM on a CPU has none
 
 PANDA = {
     "videoID": ["x1", "x2"],

@@ -3,12 +3,13 @@
 from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 
-import pandas as pd
 import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from reading import outcomes, read, write_parquet
+
+pd = pytest.importorskip("pandas")  # the environment of vLLM on a CPU has none
 
 PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 
