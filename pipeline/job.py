@@ -236,9 +236,7 @@ class _Drive:
                 self._take(report)
             if self._down:
                 self._try_again()
-        self._commit_whole()
-        while self._commits:
-            self._commits.popleft().result()
+        self._finish_commits()
 
     def _try_again(self) -> None:
         """Once more what met a stage that was down. Raises SystematicFailure if it still is.
@@ -251,9 +249,7 @@ class _Drive:
         stuck = [report for report in self._down if report.down is not None and report.down > self._reached]
         if stuck:
             self._suspects = stuck
-            self._commit_whole()
-            while self._commits:
-                self._commits.popleft().result()
+            self._finish_commits()
             raise self._systematic_failure()
         for report in self._down:
             self._progress.add(report)
@@ -299,6 +295,12 @@ class _Drive:
                 self._commits.popleft().result()
             self._commits.append(self._runner.commit(chunk))
         self._whole.clear()
+
+    def _finish_commits(self) -> None:
+        """Commit what is whole, and wait for all commits."""
+        self._commit_whole()
+        while self._commits:
+            self._commits.popleft().result()
 
 
 @contextmanager

@@ -109,9 +109,9 @@ def _replace(found: Clean, pattern: re.Pattern[str], read: Callable[[re.Match[st
 
 
 def _address(match: re.Match[str]) -> str:
-    return (
-        ADDRESS if match.string[: match.start()].rstrip(" (,")[-1:].isalnum() else _CUT
-    )  # one that opens a sentence is none of it
+    """A word of its sentence, unless it opens one."""
+    before = match.string[: match.start()].rstrip(" (,")
+    return ADDRESS if before[-1:].isalnum() else _CUT
 
 
 def _unescaped(match: re.Match[str]) -> str:

@@ -43,6 +43,8 @@ def run_warm(command: list[str], cwd: Path) -> str:
         process = context.Process(target=be_command, args=(command, cwd, output.name))
         process.start()
         process.join(280)
+        process.kill()  # if it is not done yet
+        process.join()
         assert process.exitcode == 0, f"{command}\n{output.read()}"
         return output.read()
 

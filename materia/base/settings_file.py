@@ -108,7 +108,8 @@ def _apply(data: dict[str, Any], override: str) -> None:
     try:
         parsed = yaml.safe_load(value)
     except yaml.YAMLError as error:
-        raise ConfigError(f"--set {override}: the value is not YAML: {error}") from None
+        problem = getattr(error, "problem", None) or type(error).__name__  # its text repeats the value, which may be a secret
+        raise ConfigError(f"--set {name}: the value is not YAML: {problem}") from None
     if last in _COMPANIONS and parsed != data.get(last):
         data.pop(_COMPANIONS[last], None)
     data[last] = parsed

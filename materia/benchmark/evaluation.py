@@ -107,8 +107,8 @@ def score(cases: Sequence[Case], own: np.ndarray, shuffled: np.ndarray, scorer: 
     """Scores of generated clips (N, T, H, W, 3) uint8 RGB against the true references of their cases."""
     rng = np.random.default_rng(seed)
     references = [[metrics.colours(metrics.opaque(subject.crops)) for subject in case.subjects] for case in cases]
-    indices = [(clip, index) for clip, case in enumerate(cases) for index in range(len(case.subjects))]
-    word = {(clip, index): cases[clip].subjects[index].word for clip, index in indices}
+    everyone = [(clip, index) for clip, case in enumerate(cases) for index in range(len(case.subjects))]
+    word = {(clip, index): cases[clip].subjects[index].word for clip, index in everyone}
     features = [[metrics.features(subject.crops, scorer) for subject in case.subjects] for case in cases]
     scores = []
     for clip, case in enumerate(cases):
@@ -118,7 +118,7 @@ def score(cases: Sequence[Case], own: np.ndarray, shuffled: np.ndarray, scorer: 
         distance = [metrics.apart(a, b) for a, b in zip(tables, references[clip], strict=True)]
         found = []
         for index, table in enumerate(tables):
-            foreign = [other for other in indices if other[0] != clip]
+            foreign = [other for other in everyone if other[0] != clip]
             same = [other for other in foreign if word[other] == word[clip, index]]
             rivals = _choose(rng, same, CANDIDATES - 1)
             rivals += _choose(rng, [other for other in foreign if other not in same], CANDIDATES - 1 - len(rivals))

@@ -212,7 +212,8 @@ def _with_command(text: str, config_path: str, overrides: tuple[str, ...]) -> st
 
     from materia.base.weights.files import PULL
 
-    sets = [part for override in overrides for part in ("--set", override)]
+    told = [override for override in overrides if not override.startswith("storage.")]  # how storage is reached is not repeated
+    sets = [part for override in told for part in ("--set", override)]
     return text.replace(PULL, shlex.join(["materia", "models", "pull", "--config", config_path, *sets]))
 
 

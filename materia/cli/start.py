@@ -43,4 +43,5 @@ def put_ours_first() -> None:
 
 def _is_ours(name: str) -> bool:
     spec = PathFinder.find_spec(name)
-    return spec is not None and str(ROOT / name) in (spec.submodule_search_locations or ())
+    found = spec.submodule_search_locations if spec is not None else None
+    return any(Path(folder).resolve() == ROOT / name for folder in found or ())  # the way there may lead through links

@@ -156,6 +156,8 @@ class Report(msgspec.Struct):
 def report(work: Work) -> Report:
     """What the driver needs to know of a finished slice."""
     rejections = [row for row in work.rows if not isinstance(row, Sample)]
+    reached = max((_worked(row) for row in work.rows), default=-1)
+    failed = [_order(row) for row in rejections if row.reason == "transient_exhausted"]
     return Report(
         chunk=work.chunk,
         slice=work.slice,
@@ -169,10 +171,8 @@ def report(work: Work) -> Report:
         failure=work.failure,
         notices=work.notices,
         ready=work.ready,
-        reached=(reached := max((_worked(row) for row in work.rows), default=-1)),
-        down=next(
-            (stage for row in rejections if row.reason == "transient_exhausted" and (stage := _order(row)) > reached), None
-        ),
+        reached=reached,
+        down=next((stage for stage in failed if stage > reached), None),
     )
 
 

@@ -44,7 +44,10 @@ def commit_chunk(job: JobSpec, chunk: int) -> None:
 
 
 def discard_failures(out: str) -> None:
-    """Take slices that mostly failed off the spool, so that their rows get another chance when the cause is gone."""
+    """Take slices off the spool that mostly failed, or of which a stage failed for every row that it was given.
+
+    Their rows get another chance when the cause is gone.
+    """
     for number in spooled(out):
         rows = decode_rows(storage.read_bytes(spool_address(out, number)))
         found = report(Work(chunk=0, slice=number, rows=rows))

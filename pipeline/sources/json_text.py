@@ -8,10 +8,10 @@ import posixpath
 from collections.abc import Iterator
 from typing import Any
 
+from pipeline.sources.json_values import read_values, spans_lines
 from pipeline.sources.lists import refuse_lists
 from pipeline.sources.rows import DECODER, RawRow, SourceError, encoding_problem, object_row, read_lines, too_long
 from pipeline.sources.settings import SourceSettings
-from pipeline.sources.values import read_values, spans_lines
 
 _HEAD_BYTES = 2**16  # of a file, to tell whether its lines are its rows
 

@@ -23,14 +23,14 @@ WHITE_NITS = 100.0
 PEAK = np.float32(10.0)
 """Light that becomes white, 1000 cd/m2: vf_tonemap's for light that says nothing more. What a clip says of its brightest light
 (MaxCLL, mastering screen) does not count: in ffmpeg 9 zscale drops it before vf_tonemap could see it."""
-BT709, UNSPECIFIED, BT2020 = 1, 2, 9
+_BT709, _UNSPECIFIED, _BT2020 = 1, 2, 9
 """Of AVColorSpace and AVColorPrimaries; of BT.2020 the one with non-constant luminance."""
-P3_D65 = 12
+_P3_D65 = 12
 _WHITE_D65 = (0.3127, 0.3290)
 _PRIMARIES = {
-    BT709: ((0.640, 0.330), (0.300, 0.600), (0.150, 0.060)),
-    BT2020: ((0.708, 0.292), (0.170, 0.797), (0.131, 0.046)),
-    P3_D65: ((0.680, 0.320), (0.265, 0.690), (0.150, 0.060)),
+    _BT709: ((0.640, 0.330), (0.300, 0.600), (0.150, 0.060)),
+    _BT2020: ((0.708, 0.292), (0.170, 0.797), (0.131, 0.046)),
+    _P3_D65: ((0.680, 0.320), (0.265, 0.690), (0.150, 0.060)),
 }
 """x, y of red, green and blue (ITU-T H.273, table 2); white is D65 for all three."""
 _ROWS_AT_ONCE = 64
@@ -51,13 +51,13 @@ def is_hdr(frame: VideoFrame) -> bool:
 
 def light_of(frame: VideoFrame) -> Light:
     """Of an HDR frame; primaries that are not known here count as BT.2020, which is what HDR video has."""
-    primaries = frame.color_primaries if frame.color_primaries in _PRIMARIES else BT2020
+    primaries = frame.color_primaries if frame.color_primaries in _PRIMARIES else _BT2020
     return Light(frame.color_trc, primaries)
 
 
 def deep_rgb(frame: VideoFrame) -> np.ndarray:
     """(H, W, 3) uint16 RGB of a frame, as it is coded; without a matrix it is BT.2020's."""
-    matrix = BT2020 if frame.colorspace == UNSPECIFIED else None
+    matrix = _BT2020 if frame.colorspace == _UNSPECIFIED else None
     return np.asarray(frame.reformat(format="rgb48le", src_colorspace=matrix, threads=1).to_ndarray())
 
 
@@ -72,7 +72,7 @@ def _tone_mapped(rgb: np.ndarray, light: Light) -> np.ndarray:
     import cv2
 
     colours = _linear(light.transfer)[rgb]  # (h, W, 3) float32
-    if light.primaries != BT709:
+    if light.primaries != _BT709:
         colours = cv2.transform(colours, _to_bt709(light.primaries))
     brightest = np.maximum(np.maximum(colours[..., 0], colours[..., 1]), np.maximum(colours[..., 2], np.float32(1e-6)))
     gain = _hable(brightest) / (_hable(PEAK) * brightest)
@@ -108,7 +108,7 @@ def _linear(transfer: int) -> np.ndarray:
 @functools.cache
 def _to_bt709(primaries: int) -> np.ndarray:
     """(3, 3) float32: linear RGB of other primaries -> of BT.709."""
-    return np.asarray(np.linalg.inv(_to_xyz(BT709)) @ _to_xyz(primaries), np.float32)
+    return np.asarray(np.linalg.inv(_to_xyz(_BT709)) @ _to_xyz(primaries), np.float32)
 
 
 def _to_xyz(primaries: int) -> np.ndarray:

@@ -136,6 +136,15 @@ def test_what_does_not_belong_there_is_refused_without_being_repeated(field, val
     assert message in str(refused.value) and SECRET not in str(refused.value)
 
 
+def test_what_was_set_is_not_repeated():
+    with pytest.raises(ConfigError) as refused:
+        load_config("local", (f"storage.s3.endpoint={{{SECRET}: [",))
+    assert "--set storage.s3.endpoint: the value is not YAML" in str(refused.value) and SECRET not in str(refused.value)
+    command = ["doctor", "--config", "gpu", "--set", f"storage.s3.endpoint=https://{SECRET}", "--set", "device=cpu"]
+    told = subprocess.run([MATERIA, *command], capture_output=True, text=True, check=False, timeout=60)
+    assert "--set device=cpu" in told.stdout and SECRET not in told.stdout + told.stderr
+
+
 def test_storage_is_no_part_of_any_record():
     config = make_config().model_copy(update={"storage": {"s3": StorageOptions(endpoint="http://store")}})
     assert "storage" not in config.result_fields()

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from materia.cli.start import ROOT
+
 MATERIA = str(Path(sys.executable).with_name("materia"))
 ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}  # a locale that cannot say file names in other scripts
 
@@ -30,6 +32,15 @@ def test_packages_of_others_are_not_taken_for_ours(neighbours):
     plain, beside = materia(*command), materia(*command, PYTHONPATH=neighbours)
     assert plain.returncode == 0
     assert (beside.returncode, beside.stdout, beside.stderr) == (plain.returncode, plain.stdout, plain.stderr)
+
+
+def test_a_way_to_our_packages_through_a_link_is_a_way_to_ours(tmp_path):
+    """Else the folder of all installed packages would go before Python's own."""
+    (tmp_path / "link").symlink_to(ROOT)
+    code = f"import sys; sys.path.insert(0, {str(tmp_path / 'link')!r}); from materia.cli.start import put_ours_first;"
+    code += "put_ours_first(); print(sys.path[0])"
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == str(tmp_path / "link")
 
 
 def test_names_in_any_script_are_told_in_any_locale(tmp_path):

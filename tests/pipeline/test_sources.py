@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from reading import MEMORY, outcomes, read, read_bytes, touch, write_parquet
 
 from pipeline.sources import SourceError
+from pipeline.sources.json_values import spans_lines
 from pipeline.sources.settings import ColumnNames, SourceSettings
-from pipeline.sources.values import spans_lines
 from stages.records import Clip
 
 GOOD = '{"id": "a", "video": "a.mp4", "caption": "A dog."}'

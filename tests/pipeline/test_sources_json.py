@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reading import MEMORY, outcomes, read_bytes
 
-from pipeline.sources import SourceError, values
+from pipeline.sources import SourceError, json_values
 from pipeline.sources.settings import SourceSettings
 from stages.records import Clip
 
@@ -66,11 +66,11 @@ any_row = any_json.map(lambda value: {"video": "a.mp4", "caption": "A dog.", "ot
 @settings(deadline=None)
 @given(st.lists(any_row, min_size=1, max_size=8), st.sampled_from([None, 0, 1, "\t"]), st.booleans(), st.integers(1, 40))
 def test_an_array_gives_the_rows_of_json_lines_wherever_pieces_of_the_file_end(rows, indent, ascii_only, piece_bytes):
-    usual, values._PIECE_BYTES = values._PIECE_BYTES, piece_bytes
+    usual, json_values._PIECE_BYTES = json_values._PIECE_BYTES, piece_bytes
     try:
         array = read_bytes("m.json", json.dumps(rows, indent=indent, ensure_ascii=ascii_only).encode())
     finally:
-        values._PIECE_BYTES = usual
+        json_values._PIECE_BYTES = usual
     assert array == read_bytes("m.jsonl", "\n".join(map(json.dumps, rows)).encode())
 
 
@@ -156,7 +156,7 @@ def test_memory_is_bounded_whatever_the_array_holds():
             return b"" if self.left < 0 else (b'[{"x": [' if self.left == 15 else b"") + b'"a\\"", ' * 2**17
 
     file = Endless()
-    rows = list(values.read_values(file, SourceSettings()))
+    rows = list(json_values.read_values(file, SourceSettings()))
     assert [row.problem[0] for row in rows] == ["broken_line"] and "source.max_line_bytes" in rows[0].problem[1]
     assert file.largest <= 2 * SourceSettings().max_line_bytes
 

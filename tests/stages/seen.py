@@ -13,7 +13,7 @@ from stages.settings import CutSettings, FramesSettings
 from stages.video import frames_at, in_memory
 
 
-def frames_row(path: Path, start_s: float | None = None, end_s: float | None = None, **settings: object) -> Row:
+def frames_row(path: Path | str, start_s: float | None = None, end_s: float | None = None, **settings: object) -> Row:
     """The clip after the frames stage."""
     stage = Frames(FramesSettings(**{"min_duration_s": 0.2, **settings}))  # type: ignore[arg-type]
     stage.setup()

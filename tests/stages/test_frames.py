@@ -10,30 +10,18 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 from clips import make_clip, picture, read_number
+from seen import frames_row, kept, rejected
 
-from stages.frames import Frames
-from stages.records import Clip, Rejection, Row, Sample, encode_rows
+from stages.records import Row, encode_rows
 from stages.settings import FramesSettings
 
 
 def run(path: Path | str, start_s: float | None = None, end_s: float | None = None, **settings: object) -> Row:
-    stage = Frames(FramesSettings(**settings))
-    stage.setup()
-    clip = Clip(row=0, key="k", source_id="s", uri="u", address=str(path), start_s=start_s, end_s=end_s, caption="a disc")
-    [row] = stage.process([Sample(clip=clip)])
-    stage.close()
-    return row
-
-
-def kept(row: Row) -> Sample:
-    assert isinstance(row, Sample), row
-    return row
+    return frames_row(path, start_s, end_s, **{"min_duration_s": FramesSettings().min_duration_s, **settings})
 
 
 def why(row: Row) -> str:
-    assert isinstance(row, Rejection), row
-    assert row.stage == "frames" and row.message
-    return row.reason
+    return rejected(row).reason
 
 
 @pytest.fixture(scope="session")
