@@ -5,7 +5,7 @@ import json
 import pytest
 import xgrammar
 from hostile import HOSTILE, LONG
-from test_captions_verbless import dev_pairs, fragments, without_articles, without_first_article
+from test_captions_verbless import fragments, labelled_pairs, without_articles, without_first_article
 
 from materia.base.weights.files import PULL
 from stages.caption_text import clean
@@ -100,10 +100,10 @@ def test_captions_without_articles_have_the_subjects_of_their_article_forms(stag
         assert _alike(full, words_in(stage, [shorten(caption) for caption in captions], "subject")) >= 0.97
 
 
-def test_development_captions_have_the_same_subjects_without_their_verb(stage):
-    full = words_in(stage, [label["caption"] for label, _ in dev_pairs(str)], "subject")
+def test_labelled_captions_have_the_same_subjects_without_their_verb(stage):
+    full = words_in(stage, [label["caption"] for label, _ in labelled_pairs(str)], "subject")
     for shorten in (without_first_article, without_articles):
-        assert _alike(full, words_in(stage, [caption for _, caption in dev_pairs(shorten)], "subject")) >= 0.95
+        assert _alike(full, words_in(stage, [caption for _, caption in labelled_pairs(shorten)], "subject")) >= 0.95
 
 
 def _alike(left, right):
