@@ -66,7 +66,7 @@ class EngineSettings(Settings):
         (PoolSettings(stages=STAGE_ORDER),), description="together: every stage once, in order"
     )
     min_deadline_s: Annotated[float, Execution] = Field(
-        20.0, gt=0, description="least time a row may take, alone or in a slice"
+        60.0, gt=0, description="least time a row may take, alone or in a slice; a crowded machine takes many times the usual"
     )
     setup_deadline_s: Annotated[float, Execution] = Field(900.0, gt=0, description="time a worker's models may take to load")
     object_store_mb: Annotated[int, Execution] = Field(256, ge=80, description="Ray's shared memory on this machine, MB")

@@ -9,6 +9,7 @@ from typing import Literal
 import msgspec
 import psutil
 
+from materia.base.terminal import plural
 from materia.base.weights.files import cache_dir
 from pipeline.config import Config, PoolSettings
 from pipeline.preflight import what_is_missing
@@ -72,7 +73,7 @@ def _cards_here() -> Check:
 
 def _pool(config: Config, pool: PoolSettings, on_card: list[StageName]) -> Check:
     needed_gib = sum(getattr(config, stage).gpu_memory_gib for stage in on_card)
-    found = f"{pool.workers} workers, each {pool.num_gpus:g} GPUs"
+    found = f"{plural(pool.workers, 'worker')}, each {pool.num_gpus:g} GPU"
     if pool.gib_per_gpu:
         found += f" = {pool.num_gpus * pool.gib_per_gpu:g} GiB of a card of {pool.gib_per_gpu:g} GiB"
     name = pool.stages[0] if len(pool.stages) == 1 else f"{pool.stages[0]}..{pool.stages[-1]}"

@@ -2,7 +2,7 @@
 
 In: a configuration, the address of a manifest or folder, the address of an output. Out: a `JobResult` whose exit code is that
 of design.md. The same call again continues: chunks with a commit record are left alone, slices in the spool are used, so a job
-may be killed at any moment. Two runners do the same work (pipeline/engine/); the driver only counts.
+may be killed at any moment. The runners do the same work (pipeline/engine/); the driver only counts.
 """
 
 from __future__ import annotations
@@ -21,25 +21,27 @@ import msgspec
 import numpy as np
 
 from materia.base import storage
+from materia.base.errors import disk_trouble, explain
 from materia.base.signals import heard
 from materia.base.storage_settings import use_storage
+from materia.base.terminal import plural
 from materia.dataset.documents import Provenance
-from materia.dataset.layout import DatasetInfo, commits, committed, write_info
+from materia.dataset.layout import DatasetInfo, address_of, commits, committed, incomplete, write_info
 from pipeline.config import Config
 from pipeline.engine.child import load_stage_factory
 from pipeline.engine.messages import JobSpec, Report, failures, mostly_failed
 from pipeline.engine.placement import UnschedulableError
 from pipeline.engine.serial import SerialRunner
 from pipeline.engine.spool import discard_failures, plan_folder, spool_address, spooled
-from pipeline.engine.worker import Runner
-from pipeline.plan import Plan, make_plan, open_plan
+from pipeline.engine.worker import Runner, told
+from pipeline.plan import Plan, make_plan, open_plan, say
 from pipeline.preflight import RUN, JobError, check_nothing_missing, check_same, existing_dataset, only_writer, record_libraries
 from pipeline.progress import Progress
 from pipeline.runlog import RunLog
 from stages.base import Stage
 from stages.specs import STAGE_ORDER, library_versions, stage_fingerprints
 
-Engine = Literal["ray", "serial"]
+Engine = Literal["ray", "serial", "inline"]
 
 STAGE_FACTORY = "stages.specs:build_stages"
 _MOST_COMMITS = 4  # that run at once
@@ -89,6 +91,11 @@ def run_job(
                 raise
     except JobError as error:
         return JobResult(error.exit_code, str(error))
+    except OSError as error:
+        if disk_trouble(error) is None:
+            raise
+        sentence, exit_code = explain(error)
+        return JobResult(exit_code, sentence)
     except _Interrupted as interrupted:
         name = signal.Signals(interrupted.number).name
         return JobResult(128 + interrupted.number, f"stopped by {name}; the same command continues")
@@ -103,6 +110,9 @@ def _run(config: Config, input: str, output: str, engine: Engine, ray_address: s
     job = JobSpec(config.model_dump_json().encode(), output, provenance, stage_factory, [entry for entry in sys.path if entry])
     storage.clean_temporaries(output)
     discard_failures(output)  # of a start that was killed before it could try them again
+    for chunk, problem in incomplete(output):
+        say(f"{problem}; its chunk is built again")
+        storage.remove(address_of(output, "commits", chunk))
     done = committed(output)
     waiting = spooled(output)
     todo = np.array([n for n in range(plan.n_slices) if n not in waiting and plan.chunk_of(n) not in done], np.int64)
@@ -120,8 +130,8 @@ def _run(config: Config, input: str, output: str, engine: Engine, ray_address: s
 def _start(
     job: JobSpec, plan: Plan, config: Config, engine: Engine, ray_address: str | None, tell: Callable[[str], None]
 ) -> Runner:
-    if engine == "serial":
-        return SerialRunner(job, plan, config.engine.pools, tell)
+    if engine != "ray":
+        return SerialRunner(job, plan, config.engine.pools, tell, inline=engine == "inline")
     from pipeline.engine.ray_runner import RayRunner
 
     try:
@@ -144,7 +154,7 @@ def _open_output(config: Config, stages: list[Stage], input: str, output: str) -
         storage.remove(storage.join(folder, "plan.json"))
         plan = make_plan(input, folder, config.source, config.engine.rows_per_chunk, config.engine.rows_per_slice)
     if old is not None and plan.sha256 != old.plan_sha256:
-        message = f"{input} is not as it was when {output} was planned ({old.rows} rows then, {plan.rows} now)"
+        message = f"{input} is not as it was when {output} was planned ({plural(old.rows, 'row')} then, {plan.rows} now)"
         raise JobError(4, f"{message}; choose another output, or bring the input back")
     dataset = old or _dataset(config, stages, plan.rows, plan.n_chunks, plan.sha256)
     if old is None:
@@ -183,7 +193,8 @@ def _result(output: str, plan: Plan, wall_s: float) -> JobResult:
     if chunks != plan.n_chunks:
         lost = sorted(set(range(plan.n_chunks)) - committed(output))
         raise JobError(1, f"the engine ended without chunks {lost[:10]} ({len(lost)} of {plan.n_chunks}); start again to go on")
-    message = f"{output}: {plan.rows} rows = {samples} samples + {rejections} rejections, {wall_s:.0f} s"
+    counts = f"{plural(plan.rows, 'row')} = {plural(samples, 'sample')} + {plural(rejections, 'rejection')}"
+    message = f"{output}: {counts}, {wall_s:.0f} s"
     if rejections and samples <= _FEW * plan.rows:
         kept = "few rows were kept" if samples else "not one row was kept"
         message += f"\nwarning: {kept}: {_commonest_reason(output)}"
@@ -202,7 +213,7 @@ def _commonest_reason(output: str) -> str:
             counts[stage, reason] += 1
             examples.setdefault((stage, reason), message)
     (stage, reason), times = counts.most_common(1)[0]
-    return f"{times} of {counts.total()} rejections are {reason} in {stage}, e.g. {examples[stage, reason]}"
+    return f"{times} of {plural(counts.total(), 'rejection')}: {reason} in {stage}, e.g. {examples[stage, reason]}"
 
 
 class _Drive:
@@ -258,7 +269,7 @@ class _Drive:
     def _take(self, report: Report) -> None:
         self._log.add(report)
         if report.failure:
-            raise JobError(1, f"{report.failure}\nsee {self._words}" if report.notes else report.failure)
+            raise JobError(report.exit_code, f"{report.failure}\nsee {self._words}" if report.notes else report.failure)
         self._reached = max(self._reached, report.reached)
         if report.down is None:
             self._progress.add(report)
@@ -280,7 +291,8 @@ class _Drive:
         example = next((suspect.example for suspect in self._suspects if suspect.example), "")
         return SystematicFailure(
             5,
-            f"stopped: {times} of the last {rows} rows ended as {reason}, e.g. {example}\nsee {self._words}; then start again",
+            f"stopped: {times} of the last {plural(rows, 'row')} ended as {reason}, e.g. {example}\n"
+            f"see {self._words}; then start again",
         )
 
     def _count(self, chunk: int) -> None:
@@ -292,7 +304,7 @@ class _Drive:
     def _commit_whole(self) -> None:
         for chunk in self._whole:
             while len(self._commits) >= _MOST_COMMITS:
-                self._commits.popleft().result()
+                self._wait(self._commits.popleft())
             self._commits.append(self._runner.commit(chunk))
         self._whole.clear()
 
@@ -300,7 +312,15 @@ class _Drive:
         """Commit what is whole, and wait for all commits."""
         self._commit_whole()
         while self._commits:
-            self._commits.popleft().result()
+            self._wait(self._commits.popleft())
+
+    def _wait(self, commit: Future[None]) -> None:
+        """Raises JobError if the output could not be written."""
+        try:
+            commit.result()
+        except OSError as error:
+            sentence, exit_code = told(getattr(error, "cause", error))  # Ray wraps it
+            raise JobError(exit_code, sentence) from None
 
 
 @contextmanager

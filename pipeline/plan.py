@@ -17,14 +17,16 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from materia.base import storage
+from materia.base.errors import disk_trouble
 from materia.base.terminal import printable
+from materia.dataset.extra import ExtraColumns, ExtraType
 from pipeline.sources import SourceError, find_source, read_rows, stamp
 from pipeline.sources.access import absolute
 from pipeline.sources.settings import SourceSettings
@@ -44,7 +46,8 @@ class Plan:
     """A frozen plan below `folder`; cheap to make and to send, reads its files by address.
 
     `sha256` is of the rows' content: the same for the same input anywhere, however it is cut. `stamp` marks the state of the
-    input when it was read. Chunks and slices are numbered from 0 through the whole plan; slices never cross chunks.
+    input when it was read. `extra`: the manifest's other columns that the index holds, name -> type; none in a plan of an
+    earlier version. Chunks and slices are numbered from 0 through the whole plan; slices never cross chunks.
     """
 
     folder: str
@@ -55,6 +58,7 @@ class Plan:
     rows_per_slice: int
     sha256: str
     stamp: dict[str, Any]
+    extra: dict[str, ExtraType] = field(default_factory=dict)
 
     @property
     def n_chunks(self) -> int:
@@ -117,7 +121,8 @@ def make_plan(
 ) -> Plan:
     """Read the whole input once and write the plan below `folder`.
 
-    `on_progress` is told the rows read so far, `on_notice` what of a folder is no row though it may have been meant as one.
+    `on_progress` is told the rows read so far, `on_notice` what of a folder is no row though it may have been meant as one, and
+    columns of the manifest that the index will not hold.
     Raises SourceError for an input that cannot be read or changes meanwhile, FileExistsError if there is a plan already.
     """
     folder = absolute(str(folder), str(Path.cwd()))
@@ -126,13 +131,15 @@ def make_plan(
     source = find_source(input_address, settings)
     before = stamp(source)
     rows_per_slice = min(rows_per_slice, rows_per_chunk)
+    extra = ExtraColumns()
     with _seen(folder) as seen:
-        rows, sha256 = _write_slices(
-            folder, _unique(read_rows(source, settings, on_notice), seen), rows_per_chunk, rows_per_slice, on_progress
-        )
+        found = _noted(_unique(read_rows(source, settings, on_notice), seen), extra)
+        rows, sha256 = _write_slices(folder, found, rows_per_chunk, rows_per_slice, on_progress)
     if stamp(source) != before:
         raise SourceError(f"{source.address}: changed while it was read; start again when it is complete")
-    plan = Plan(folder, source.address, source.root, rows, rows_per_chunk, rows_per_slice, sha256, before)
+    if extra.notice:
+        on_notice(extra.notice)
+    plan = Plan(folder, source.address, source.root, rows, rows_per_chunk, rows_per_slice, sha256, before, extra.types)
     fields = {**asdict(plan), "chunks": plan.n_chunks, "slices": plan.n_slices}
     del fields["folder"]
     storage.atomic_write(storage.join(folder, _PLAN), json.dumps(fields, indent=2).encode())
@@ -146,7 +153,7 @@ def open_plan(folder: str | Path) -> Plan | None:
         fields = json.loads(storage.read_bytes(storage.join(folder, _PLAN)))
     except FileNotFoundError:
         return None
-    return Plan(folder=folder, **{name: fields[name] for name in Plan.__dataclass_fields__ if name != "folder"})
+    return Plan(folder=folder, **{name: fields[name] for name in Plan.__dataclass_fields__ if name in fields})
 
 
 def _write_slices(
@@ -176,6 +183,14 @@ def _write_slices(
     if on_progress:
         on_progress(n_rows)
     return n_rows, digest.hexdigest()
+
+
+def _noted(rows: Iterator[Clip | Rejection], extra: ExtraColumns) -> Iterator[Clip | Rejection]:
+    """The same rows; the other columns of their clips are seen on the way."""
+    for row in rows:
+        if isinstance(row, Clip):
+            extra.add(row.extra)
+        yield row
 
 
 def _unique(rows: Iterator[Clip | Rejection], seen: sqlite3.Connection) -> Iterator[Clip | Rejection]:
@@ -208,5 +223,11 @@ def _seen(folder: str) -> Iterator[sqlite3.Connection]:
                 seen.execute("CREATE TABLE seen (key TEXT PRIMARY KEY, row INTEGER) WITHOUT ROWID")
                 seen.execute("BEGIN")
                 yield seen
+        except sqlite3.Error as error:
+            trouble = disk_trouble(error)
+            if trouble is None:
+                raise
+            trouble.filename = str(path.parent)
+            raise trouble from error
         finally:
             path.unlink()

@@ -9,15 +9,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Any
 
 import msgspec
 
 from materia.base import storage
 from materia.base.locks import only_one
-from materia.base.settings import differences
 from materia.base.weights.files import Missing
 from materia.dataset.layout import DatasetInfo, read_info
+from pipeline.changes import changes
 from stages.base import Stage
 from stages.records import StageName
 
@@ -84,28 +83,20 @@ def record_libraries(out: str, libraries: dict[str, str]) -> None:
 
 
 def check_same(out: str, old: DatasetInfo, new: DatasetInfo, libraries: dict[str, str]) -> None:
-    """Raises JobError(4) saying which fields of the configuration, prompts, weights, libraries or input differ, old -> new."""
-    before, after = (msgspec.json.decode(msgspec.json.encode(dataset)) for dataset in (old, new))
-    found = differences(before, after)
-    if not found:
-        return
-    if storage.exists(storage.join(out, _LIBRARIES)):
-        found += differences({"library": _read_libraries(out)}, {"library": libraries})
-    lines = [f"  {name.removeprefix('config.')}: {_shown(then)} -> {_shown(now)}" for name, then, now in found]
-    raise JobError(
-        4,
-        f"{out} was made with another configuration; choose another output, or go back to the old values (old -> new):\n"
-        + "\n".join(lines),
-    )
+    """Raises JobError(4) saying in words which settings, prompts, weights, libraries or code are not as they were."""
+    known = _read_libraries(out) if storage.exists(storage.join(out, _LIBRARIES)) else None
+    if lines := changes(old, new, known, libraries):
+        hashed = [f"stage_sha.{stage}" for stage, sha in new.stage_sha.items() if old.stage_sha.get(stage) != sha]
+        raise JobError(
+            4,
+            f"{out} was made with another configuration; choose another output, or go back to the old values (old -> new):\n"
+            + "\n".join(f"  {line}" for line in lines)
+            + (f"\nother results than before: {', '.join(hashed)} in dataset.json" if hashed else ""),
+        )
 
 
-def _read_libraries(out: str) -> dict[str, str]:
+def _read_libraries(out: str) -> dict[str, str] | None:
     try:
         return msgspec.json.decode(storage.read_bytes(storage.join(out, _LIBRARIES)), type=dict[str, str])
     except (msgspec.MsgspecError, OSError):  # it only explains
-        return {}
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:60]}...{text[-12:]}"
+        return None

@@ -1,8 +1,9 @@
-"""What a person sees while a job runs: clips/s, kept, rejected, time left, the slowest step, and notices of models.
+"""What a person sees while a job runs: clips done, the pace, the time left, the slowest step, and notices of models.
 
 In: what is waited for until the first slice is there, then the reports of slices. Out: on standard error, a live line on a
-terminal, otherwise a plain line every ten seconds and whenever something else is waited for; above it each notice once, however
-many workers say it, and at the end how often it was said.
+terminal; otherwise a plain line every ten seconds at first, every minute later, and whenever something else is waited for;
+above it each notice once, however many workers say it, and at the end how often it was said. The pace is that of the last
+minute or less, not of the whole run, whose start was slow (pace.py).
 """
 
 from __future__ import annotations
@@ -11,25 +12,28 @@ import sys
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from materia.base.terminal import printable
+from materia.base.terminal import plural, printable
 from pipeline.engine.messages import Report
+from pipeline.pace import Pace
 from stages.records import StageName
 
-_PLAIN_EVERY_S = 10.0
+_PLAIN_EVERY_S, _PLAIN_SELDOM_S = 10.0, 60.0
 _LIVE_EVERY_S = 0.5
 _MOST_NOTICES = 20  # that are shown; all are in the run's log
 
 
 class Progress:
-    """A context in which reports are counted and shown. `workers`: stage -> workers that share its work."""
+    """A context in which reports are counted and shown. `workers`: stage -> workers that share its work; `clock`: seconds."""
 
-    def __init__(self, rows: int, done: int, workers: Mapping[StageName, int]) -> None:
+    def __init__(
+        self, rows: int, done: int, workers: Mapping[StageName, int], clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._rows = rows
         self._done_before = self._done = done
         self._workers = workers
@@ -38,8 +42,9 @@ class Progress:
         self._seconds: defaultdict[StageName, float] = defaultdict(float)
         self._notices: Counter[str] = Counter()
         self._console = Console(stderr=True)
-        self._began = time.monotonic()
-        self._working_since = 0.0
+        self._clock = clock
+        self._began = clock()
+        self._pace = Pace()
         self._waits_for = "starting"
         self._live: Live | None = None
         self._stopped = threading.Event()
@@ -63,13 +68,12 @@ class Progress:
 
     def add(self, report: Report) -> None:
         """Count a finished slice."""
-        if not self._working_since:  # loading models took long, but is over
-            self._working_since = time.monotonic() - sum(report.seconds.values())
         self._done += report.rows
         self._kept += report.kept
         self._rejected += report.rows - report.kept
         for stage, seconds in report.seconds.items():
             self._seconds[stage] += seconds
+        self._pace.add(self._clock(), report.rows, report.wall_s, self._step_s(report))
         for notice in report.notices:
             crowded = notice not in self._notices and len(self._notices) >= _MOST_NOTICES
             shown = "others, see workers.log" if crowded else notice
@@ -79,34 +83,45 @@ class Progress:
 
     def tell(self, waits_for: str) -> None:
         """Say what the first slice waits for now, at once."""
-        if waits_for != self._waits_for and not self._working_since:
+        if waits_for != self._waits_for and self._done == self._done_before:
             self._waits_for = waits_for
             self._show()
 
     def line(self) -> str:
         """The state in one line."""
+        clips, now = f"{self._done}/{plural(self._rows, 'clip')}", self._clock()
         finished = self._done - self._done_before
         if not finished:
-            return f"{self._done}/{self._rows} clips, {self._waits_for}, {_span(time.monotonic() - self._began)}"
-        rate = finished / max(time.monotonic() - self._working_since, 1e-3)
+            return f"{clips}, {self._waits_for}, {_span(now - self._began)}"
+        per_s, over_s = self._pace.rate(now)
         parts = [
-            f"{self._done}/{self._rows} clips",
-            f"{rate:.2f}/s",
+            clips,
             f"{self._kept} kept",
             f"{self._rejected} rejected",
-            f"{_span((self._rows - self._done) / rate)} left",
+            f"{per_s:.2f} clips/s over the last {_span(over_s)}",
+            f"about {_span(self._pace.left_s(now, self._rows - self._done))} left",
         ]
         if self._seconds:
             slowest = max(self._seconds, key=lambda stage: self._seconds[stage] / self._workers.get(stage, 1))
-            parts.append(f"slowest step: {slowest} {1000 * self._seconds[slowest] / finished:.0f} ms/clip")
+            parts.append(f"slowest step: {slowest}, {1000 * self._seconds[slowest] / finished:.0f} ms of a worker a clip")
         return ", ".join(parts)
+
+    def _step_s(self, report: Report) -> float:
+        """What a slice takes the step that is slowest for all its workers together: how often slices come when all work."""
+        return max((seconds / self._workers.get(stage, 1) for stage, seconds in report.seconds.items()), default=report.wall_s)
 
     def _say(self, text: str) -> None:
         self._console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
 
     def _keep_showing(self) -> None:
-        while not self._stopped.wait(_PLAIN_EVERY_S if self._live is None else _LIVE_EVERY_S):
+        while not self._stopped.wait(self._pause_s()):
             self._show()
+
+    def _pause_s(self) -> float:
+        """Until the next line. A log of a long job should not consist of them."""
+        if self._live is not None:
+            return _LIVE_EVERY_S
+        return min(max(_PLAIN_EVERY_S, (self._clock() - self._began) / 10), _PLAIN_SELDOM_S)
 
     def _show(self) -> None:
         if self._live is None:
@@ -117,6 +132,6 @@ class Progress:
 
 def _span(seconds: float) -> str:
     """90 -> "1:30", 3700 -> "1:01:40"."""
-    minutes, rest = divmod(int(seconds), 60)
+    minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

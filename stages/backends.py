@@ -52,10 +52,12 @@ class Backend(Protocol):
     """The life of every backend. Subclass the protocol to inherit these defaults.
 
     `execution_options` names the constructor's arguments that cannot change results (where a server is, how many requests at a
-    time): they enter no fingerprint and are not written to the output.
+    time): they enter no fingerprint and are not written to the output. `option_examples` has a value, as `--set` takes it, for
+    each argument without a default: the message that one is missing shows it.
     """
 
     execution_options: ClassVar[frozenset[str]] = frozenset()
+    option_examples: ClassVar[dict[str, str]] = {}
 
     def missing(self) -> list[Missing]:
         """Packages and weights that are not here or cannot be used: not found, truncated, with another hash, of another model.
@@ -138,7 +140,8 @@ class FaceDetector(Backend, Protocol):
     """The best face inside a human's box."""
 
     def detect_face(self, image: np.ndarray, box_xyxy_px: np.ndarray) -> tuple[np.ndarray, float] | None:
-        """Image (H, W, 3) uint8 RGB, box (4,) -> face box (4,) float32 in image pixels and its score, or None."""
+        """Image (H, W, 3) uint8 RGB, box (4,) -> face box (4,) float32 in image pixels, clipped to it, and its score in [0, 1],
+        a float; or None."""
         ...
 
 
@@ -155,11 +158,23 @@ class Inpainter(Backend, Protocol):
         ...
 
 
+PROTOCOLS: dict[str, type[Any]] = {
+    "entities": LanguageModel,
+    "localise": Detector,
+    "segment": Segmenter,
+    "faces": FaceDetector,
+    "background": Inpainter,
+}
+"""stage -> what its backend must offer."""
+
+
 def backend_class(stage: str, backend: str) -> Any:
     """The class of a stage's backend. Raises BackendError."""
     return backends.find_backend(stage, backend, BUILTIN[stage])
 
 
 def build_backend(stage: str, backend: str, options: dict[str, Any]) -> Any:
-    """Import and construct the backend of a stage. Raises BackendError."""
-    return backends.build_backend(stage, backend, options, BUILTIN[stage])
+    """Import and construct the backend of a stage. Raises BackendError, also for one that lacks a method of its protocol."""
+    built = backends.build_backend(stage, backend, options, BUILTIN[stage])
+    backends.check_offers(stage, backend, built, PROTOCOLS[stage], see="docs/backends.md")
+    return built

@@ -9,16 +9,17 @@ version in the header: the same input gives the same bytes.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from materia.base.storage import StorageFailed
 from materia.base.weights.files import Missing
 from stages.frames import video_info
 from stages.records import Row, Sample, StageName, reject
 from stages.settings import CutSettings
-from stages.video import OpenVideo, VideoError, local_copy, open_video, probe
+from stages.unexpected import internal_error
+from stages.video import OpenVideo, VideoError, in_memory, local_copy, open_video, probe
 from stages.video.decode import walk
 from stages.video.encode import BT709, Colors, write_h264
 from stages.video.fields import progressive
@@ -67,17 +68,19 @@ class Cut:
             with (
                 local_copy(clip.address) as path,
                 open_video(path, clip.start_s, clip.end_s) as video,
-                tempfile.TemporaryDirectory(prefix="materia-") as folder,
+                in_memory(b"") as name,
             ):
-                target = Path(folder) / "cut.mp4"
+                target = Path(name)
                 encode(video, target, self.settings)
                 sample.video = video_info(probe(target))
                 sample.video.reencoded = True
                 sample.media = target.read_bytes()
         except VideoError as error:
             return reject(sample, "frames", error.reason, str(error))
-        except Exception as error:  # a bug or a full disk must cost this clip only
-            return reject(sample, "cut", "internal_error", f"{type(error).__name__}: {error}")
+        except StorageFailed as error:
+            return reject(sample, "cut", "transient_exhausted", f"cannot fetch the video: {error}")
+        except Exception as error:  # a bug or a broken library must cost this clip only
+            return internal_error(sample, "cut", error)
         return sample
 
 

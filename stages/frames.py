@@ -13,10 +13,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from materia.base.errors import disk_trouble
+from materia.base.terminal import plural
 from materia.base.weights.files import Missing
 from stages.records import Flag, Frame, Row, Sample, StageName, VideoInfo, reject
 from stages.settings import FramesSettings
 from stages.shots import find_cuts
+from stages.unexpected import internal_error
 from stages.video import Decoded, OpenVideo, Probe, VideoError, frames_at, local_copy, open_video
 from stages.video.pictures import several_sizes
 
@@ -68,9 +71,11 @@ class Frames:
         except (FileNotFoundError, PermissionError) as error:
             return reject(sample, "frames", "unreadable", f"cannot open the video: {error.strerror or error}")
         except OSError as error:
+            if disk_trouble(error) is not None:
+                raise  # of a folder for downloads
             return reject(sample, "frames", "transient_exhausted", f"cannot fetch the video: {error}")
         except Exception as error:  # a bug or a broken library must cost this clip only
-            return reject(sample, "frames", "internal_error", f"{type(error).__name__}: {error}")
+            return internal_error(sample, "frames", error)
 
     def _look_at(self, sample: Sample, video: OpenVideo) -> Row:
         settings = self.settings
@@ -83,7 +88,8 @@ class Frames:
         watching = settings.several_shots != "ignore"
         decoded = frames_at(video, times_s, (lambda *glimpse: seen.append(glimpse)) if watching else None)
         if len(set(decoded.indices)) < len(decoded.indices):
-            message = f"the clip has {video.probe.n_frames} frames, and {settings.percents} % of it do not show distinct ones"
+            n_frames = plural(video.probe.n_frames, "frame")
+            message = f"the clip has {n_frames}, and {settings.percents} % of it do not show distinct ones"
             return reject(sample, "frames", "no_distinct_frames", message)
         if decoded.seen.reshaped:
             raise several_sizes(video.probe)
@@ -119,7 +125,7 @@ def _unfit(probe: Probe, settings: FramesSettings) -> tuple[str, str] | None:
     if side < settings.min_side_px:
         return "too_small", f"{probe.width}x{probe.height} as displayed, the least side is min_side_px = {settings.min_side_px}"
     if probe.n_frames < 3:
-        return "no_distinct_frames", f"the clip has {probe.n_frames} frame(s), three distinct ones are needed"
+        return "no_distinct_frames", f"the clip has {plural(probe.n_frames, 'frame')}, three distinct ones are needed"
     return None
 
 

@@ -130,6 +130,44 @@ REASONS: dict[StageName, tuple[str, ...]] = {
 }
 """Reason codes by the stage that may give them."""
 
+_OTHER_MODEL = "take a larger model: entities.backend, entities.options"
+_WORDS = "the worker's last words are in _run/workers.log"
+CURES: dict[str, str] = {
+    "broken_line": "mend the row: one JSON object a line, one CSV record; rows that are that long: raise source.max_line_bytes",
+    "bad_encoding": "save the manifest as UTF-8",
+    "missing_field": "fill in video and caption; where they have other names: source.columns.video, source.columns.caption",
+    "wrong_type": "write text as text and one caption a row",
+    "empty_caption": "describe the clip, or leave the row out",
+    "caption_too_long": "shorten the caption, or raise source.max_caption_chars",
+    "duplicate_id": "give every row its own id (source.columns.id), or leave out what is there twice",
+    "outside_root": "move the video below the manifest's folder, or allow where it lies: source.allowed_roots, source.schemes",
+    "not_found": "put the video where the row says, or correct the row; addresses are relative to the manifest's folder",
+    "not_a_file": "name a file of the video, not a folder or a device",
+    "bad_time_range": "write start and end as seconds or H:M:S.f, the end after the start and both within the video",
+    "invalid_output": f"{_OTHER_MODEL}, or look at its instructions: entities.prompt",
+    "not_in_caption": f"{_OTHER_MODEL}, or one that is bound to the caption's words, as in configs/local.yaml",
+    "no_subject": "name the people and animals in the caption; clips that show none are of no use here",
+    "plural_subject": "name who can be told apart, e.g. 'a man and a woman' for 'people'; clips of crowds are of no use here",
+    "unreadable": "see whether a player opens the file; copy or encode it again",
+    "no_video_stream": "name the file that has the pictures; this one has none that move",
+    "too_short": "lower frames.min_duration_s, or give a wider start and end",
+    "too_long": "raise frames.max_duration_s, or give start and end of a part",
+    "too_small": "lower frames.min_side_px, or take a larger version of the video",
+    "no_distinct_frames": "take a longer part, or spread frames.percents",
+    "several_shots": "give start and end of one shot; frames.several_shots=flag keeps the clip; where there is no cut, raise"
+    " frames.shot_threshold or frames.dissolve_threshold",
+    "several_sizes": "give start and end of a part of one size, or encode the video again",
+    "no_instance": "lower localise.min_score, localise.min_subject_frames or localise.min_area_share; a better detector:"
+    " localise.backend",
+    "low_mask_score": "lower segment.min_score or segment.min_area_px; a better segmenter: segment.backend",
+    "nothing_left": "raise background.max_masked_share; a background that is hardly seen is mostly invented",
+    "worker_crash": f"{_WORDS}; where memory ran out, raise memory_limit_gib of the pool in engine.pools",
+    "timeout": f"raise engine.min_deadline_s, or run the stage on a faster device; {_WORDS}",
+    "transient_exhausted": "see that the storage or the server answers (storage, entities.options), and build the rows again",
+    "internal_error": f"this is a fault of the program or of a library: report it with its message; {_WORDS}",
+}
+"""Reason code -> what its clips need to become samples: which field to change (pipeline/config.py), or what of the row."""
+
 
 def build_stages(config: Settings, names: Iterable[StageName]) -> list[Stage]:
     """Construct stages by name, in the given order; loads no model. `config` has the sections (pipeline/config.py: Config).

@@ -1,4 +1,4 @@
-"""The documentation is true: the README's commands run, in order, and the page's example backend works."""
+"""The documentation is true: commands run in order, in one place, as a newcomer types them; tables are the code's."""
 
 import json
 import multiprocessing
@@ -12,7 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from materia.dataset.filters import ALIASES
+from materia.dataset.schema import INDEX
 from pipeline.config import load_config
+from stages.specs import CURES
 from tools import demo_clips
 
 ROOT = Path(__file__).parents[1]
@@ -20,16 +23,35 @@ PATH = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
 ENV = os.environ | {"PATH": PATH, "RAY_USAGE_STATS_ENABLED": "0", "HF_HUB_OFFLINE": "1"}
 
 
+ELSEWHERE = {
+    "make": "the Makefile's own targets",
+    "wheel": "tests/test_wheel.py",
+    "vllm": "test_vllm_without_a_card_runs_as_the_page_says",
+    "gpu": "a card, or weights of a hub",
+    "cluster": "several machines",
+    "hours": "tests of the tools, with less of everything",
+    "server": "does not end",
+}
+"""What a fence may say after `sh`: why its commands are not among those that run here."""
+
+
 def blocks(document: Path, language: str) -> list[str]:
+    """Texts of a page's fences in a language, and no other word behind it."""
     return re.findall(rf"```{language}\n(.*?)```", document.read_text(encoding="utf-8"), flags=re.DOTALL)
 
 
-WARM = ("train", "precompute", "sample")
-"""Commands that spend most of their time here in importing torch and transformers: a process that has them forks for each."""
+def commands(document: Path) -> list[str]:
+    """Commands that a page asks for, in order."""
+    text = "\n".join(blocks(document, "sh")).replace("\\\n", " ")
+    return [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
+
+
+COLD = ("run",)
+"""Starts Ray. The other commands spend most of their time here in imports: a process that has them forks for each."""
 
 
 def run(command: list[str], cwd: Path, **environment: str) -> str:
-    if command[:1] == ["materia"] and command[1] in WARM:
+    if command[:1] == ["materia"] and command[1] not in COLD:
         return run_warm(command, cwd)
     result = subprocess.run(command, cwd=cwd, env=ENV | environment, capture_output=True, text=True, check=False, timeout=280)
     assert result.returncode == 0, f"{command}\n{result.stdout}\n{result.stderr}"
@@ -69,19 +91,21 @@ def folder(tmp_path_factory):
     return folder
 
 
+def follow(page: str, folder: Path) -> Path:
+    for command in commands(ROOT / page):
+        variables, words = {}, shlex.split(command, comments=True)
+        while "=" in words[0]:
+            name, _, value = words.pop(0).partition("=")
+            variables[name] = value
+        run(words, folder, **variables)
+    return folder
+
+
 @pytest.fixture(scope="module")
 def after_readme(folder):
     """The folder when all commands of the README have run there, in order."""
-    commands = [
-        line
-        for block in blocks(ROOT / "README.md", "sh")
-        for line in block.splitlines()
-        if line.startswith(("materia ", "tar "))
-    ]
-    assert len(commands) >= 5
-    for command in commands:
-        run(shlex.split(command), folder)
-    return folder
+    assert len(commands(ROOT / "README.md")) >= 5
+    return follow("README.md", folder)
 
 
 @pytest.mark.ray
@@ -119,14 +143,38 @@ def test_readmes_storage_section_is_a_configuration(tmp_path):
 
 
 @pytest.mark.slow
-def test_training_page_commands_run_in_order_on_the_demos_shards(after_readme):
-    page = "\n".join(blocks(ROOT / "docs" / "training.md", "sh")).replace("\\\n", " ")
-    for line in page.splitlines():
-        if line.startswith(("materia ", "tar ")):
-            run(shlex.split(line), after_readme)
+def test_page_of_the_data_set_is_followed_after_the_readme(after_readme):
+    follow("docs/data.md", after_readme)
+    (energon,) = blocks(ROOT / "docs" / "data.md", "python")
+    said = run([sys.executable, "-c", energon], after_readme)
+    assert "man_in_car A man in a black suit" in said and "('RGBA', " in said
+    run(["materia", "validate", "demo/out"], after_readme)  # energon has left files of its own
+
+
+@pytest.mark.slow
+def test_page_of_training_is_followed_after_the_readme(after_readme):
+    follow("docs/training.md", after_readme)
     losses = [json.loads(line)["loss"] for line in (after_readme / "demo" / "cached" / "steps.jsonl").read_text().splitlines()]
     assert len(losses) == 2
     assert (after_readme / "demo" / "sample.sheet.png").stat().st_size > 5_000
+
+
+def test_every_fence_of_shell_runs_or_says_why_not():
+    for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+        said = re.findall(r"```(?:sh|bash|console|shell) *([^\n]*)\n", page.read_text(encoding="utf-8"))
+        assert set(said) <= {"", *ELSEWHERE}, page
+        if page.name not in ("README.md", "data.md", "training.md", "backends.md"):
+            assert not commands(page), page
+
+
+def test_the_tables_of_the_data_set_are_those_of_the_code():
+    page = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
+    short = {column: alias for alias, column in ALIASES.items()}
+    for column in INDEX:
+        names = " or ".join(f"`{name}`" for name in (column.name, short.get(column.name)) if name)
+        assert f"| {names} | {column.metadata[b'description'].decode()} |" in page
+    for reason, cure in CURES.items():
+        assert f" | `{reason}` | {cure} |" in page
 
 
 def test_the_demo_asks_with_a_caption_that_it_has_learnt_by_heart():
@@ -137,16 +185,14 @@ def test_the_demo_asks_with_a_caption_that_it_has_learnt_by_heart():
 def test_example_backend_of_the_page_takes_the_detectors_place(folder):
     (backend,) = blocks(ROOT / "docs" / "backends.md", "python")
     (folder / "my_models.py").write_text(backend)
-    (page,) = blocks(ROOT / "docs" / "backends.md", "sh")
-    command = shlex.split(page.replace("\\\n", " ").removeprefix("PYTHONPATH=. "))
-    run([*command, "--engine", "serial"], folder, PYTHONPATH=".")
+    follow("docs/backends.md", folder)
     assert '"samples"' in run(["materia", "stats", "out", "--json"], folder)
 
 
 @pytest.mark.vllm
 @pytest.mark.ray
 def test_vllm_without_a_card_runs_as_the_page_says(folder):
-    page = "\n".join(blocks(ROOT / "docs" / "gpu.md", "sh")).replace("\\\n", " ")
+    page = "\n".join(blocks(ROOT / "docs" / "gpu.md", "sh vllm")).replace("\\\n", " ")
     (command,) = [line for line in page.splitlines() if "--set entities.backend=vllm" in line]
     run(shlex.split(command), folder)
     assert '"input":12' in run(["materia", "stats", "demo/vllm", "--json"], folder)

@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 import errno
+import os
+import sqlite3
+import tempfile
+from collections.abc import Iterator
 from typing import ClassVar
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
+_SQLITE_NO_ROOM = {
+    sqlite3.SQLITE_FULL: errno.ENOSPC,
+    sqlite3.SQLITE_IOERR_WRITE: errno.ENOSPC,
+    sqlite3.SQLITE_READONLY: errno.EROFS,
+}
 
 
 class UserError(ValueError):
@@ -17,15 +26,37 @@ class UserError(ValueError):
     exit_code: ClassVar[int] = 2
 
 
-def is_disk_trouble(error: BaseException) -> bool:
-    """Whether a disk is full or must not be written: nothing that a clip or another attempt could change."""
-    return isinstance(error, OSError) and error.errno in _NO_ROOM
+def disk_trouble(error: BaseException) -> OSError | None:
+    """What an error, or one that caused it, says of a full or read-only disk: nothing that a clip or another try could change.
+
+    Libraries have their own errors for it (SQLite's codes, FFmpeg's errno). None if it is about something else.
+    """
+    for cause in _causes(error):
+        number = getattr(cause, "errno", None)
+        if isinstance(cause, sqlite3.Error):
+            number = _SQLITE_NO_ROOM.get(getattr(cause, "sqlite_errorcode", 0))
+        if number in _NO_ROOM:
+            return OSError(number, os.strerror(number), getattr(cause, "filename", None) or None)
+    return None
 
 
 def explain(error: OSError) -> tuple[str, int]:
     """(sentence, exit code) of what the system says of a file: 5 where the same command goes on when there is room."""
     what = error.strerror or str(error) or type(error).__name__
-    told = f"{error.filename}: {what}" if error.filename else what
-    if is_disk_trouble(error):
-        return f"{told}; when the disk takes files again, the same command goes on", 5
-    return told, 2
+    place = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else ""
+    if disk_trouble(error) is None:
+        return f"{place}: {what}" if place else what, 2
+    scratch = tempfile.gettempdir()
+    if place.startswith(f"{scratch}/materia-"):  # a name by chance says nothing
+        place = f"{scratch} (TMPDIR)"
+    return f"{place or 'a disk'}: {what}; when it takes files again, the same command goes on", 5
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """An error, and what it was raised from or while handling."""
+    seen: set[int] = set()
+    cause: BaseException | None = error
+    while cause is not None and id(cause) not in seen:
+        seen.add(id(cause))
+        yield cause
+        cause = cause.__cause__ or cause.__context__

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import socket
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 os.environ.update(RAY_USAGE_STATS_ENABLED="0", RAY_DATA_USAGE_DISABLED="1")
@@ -39,6 +41,7 @@ def start_ray(address: str | None, object_store_mb: int, worker_env: Mapping[str
     """
     if address is None:
         _check_socket_path()
+        _have_a_token()
     elif known := os.environ.get("RAY_ADDRESS") if address == "auto" else address:
         _check_answers(known)
     env = dict(worker_env or {})
@@ -70,6 +73,14 @@ def _check_socket_path() -> None:
             f"{root} makes Ray's sockets have a path of {len(longest.encode())} bytes, and {_SOCKET_PATH_BYTES} are possible;"
             " set RAY_TMPDIR to a shorter path, e.g. RAY_TMPDIR=/tmp"
         )
+
+
+def _have_a_token() -> None:
+    """A session of our own has a token, which Ray keeps in the home; where nothing can be written there, it is told one."""
+    home = Path.home() / ".ray"
+    place = next(folder for folder in (home, *home.parents) if folder.exists())
+    if not os.access(place, os.W_OK):
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 
 
 def _check_answers(address: str) -> None:

@@ -8,6 +8,8 @@ they are dropped.
 from __future__ import annotations
 
 import difflib
+import math
+import shlex
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -41,6 +43,23 @@ def load_settings(kind: type[S], path: str | Path, overrides: tuple[str, ...] = 
         return kind.model_validate(data)
     except ValidationError as error:
         raise ConfigError("\n".join(_explain(kind, path, problem) for problem in error.errors())) from None
+
+
+def set_argument(field: str, value: str | list[str]) -> str:
+    """`--set FIELD=VALUE` on one line, as a person types it in a shell.
+
+    >>> print(set_argument("source.allowed_roots", [".", "/nas"]), set_argument("source.columns.video", "path"))
+    --set 'source.allowed_roots=[., /nas]' --set source.columns.video=path
+    """
+
+    def dumped(**style: Any) -> str:
+        text: str = yaml.safe_dump(value, default_flow_style=True, width=math.inf, **style)
+        return text.removesuffix("\n").removesuffix("\n...")
+
+    text = dumped(allow_unicode=True)
+    if "\n" in text or "'" in text:
+        text = dumped(default_style='"')
+    return f"--set {shlex.quote(f'{field}={text}')}"
 
 
 def section_names(path: str | Path) -> set[str]:

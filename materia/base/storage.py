@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, BinaryIO, TypeVar
 
-from materia.base.errors import is_disk_trouble
+from materia.base.errors import disk_trouble
 
 T = TypeVar("T")
 
@@ -184,6 +184,18 @@ def listdir(address: str) -> list[str]:
     return [name for name in _names(address) if not _TEMPORARY.fullmatch(name)]
 
 
+def sizes(folder: str) -> dict[str, int]:
+    """Name -> bytes of the files in a folder; a missing folder is empty."""
+    path = local_path(folder)
+    if path is not None:
+        return {name: (path / name).stat().st_size for name in listdir(folder) if (path / name).is_file()}
+    try:
+        found = _ask(folder, lambda store, name: store.ls(name, detail=True))
+    except FileNotFoundError:
+        return {}
+    return {file["name"].rsplit("/", 1)[-1]: int(file["size"]) for file in found if file["type"] == "file"}
+
+
 def temporaries(out: str) -> list[str]:
     """Addresses of files that a crashed writer left in `out` and the folders below it."""
     root = local_path(out)
@@ -246,7 +258,8 @@ def local_copy(address: str) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory(prefix="materia-") as folder:
         copy = Path(folder, address.rsplit("/", 1)[-1])
-        _ask(address, lambda store, name: store.get_file(name, str(copy)))
+        with _writing_to(folder):
+            _ask(address, lambda store, name: store.get_file(name, str(copy)))
         yield copy
 
 
@@ -279,7 +292,7 @@ def _staged_rename(path: Path) -> Iterator[Staged]:
         _fsync_folder(path.parent)
 
     try:
-        with temporary.open("w+b") as file:
+        with _writing_to(str(path.parent)), temporary.open("w+b") as file:
             yield Staged(file, publish)
     finally:
         temporary.unlink(missing_ok=True)
@@ -287,8 +300,20 @@ def _staged_rename(path: Path) -> Iterator[Staged]:
 
 @contextmanager
 def _staged_upload(address: str) -> Iterator[Staged]:
-    with tempfile.NamedTemporaryFile(prefix="materia-") as file:
+    with tempfile.NamedTemporaryFile(prefix="materia-") as file, _writing_to(file.name):
         yield Staged(file, lambda: _ask(address, lambda store, name: store.put_file(file.name, name)))
+
+
+@contextmanager
+def _writing_to(place: str) -> Iterator[None]:
+    """Around writes: that a disk is full or read-only, the system says without a name."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and (trouble := disk_trouble(error)) is not None:
+            trouble.filename = place
+            raise trouble from error
+        raise
 
 
 def _fsync_folder(folder: Path) -> None:
@@ -315,7 +340,7 @@ def _may_pass(error: Exception) -> bool:
     """Every storage library has exceptions of its own; what none of them means by these is a failure of the storage."""
     if isinstance(error, FileNotFoundError | NotADirectoryError | PermissionError | NotAFile | StorageFailed):
         return False
-    return not (is_disk_trouble(error) or (isinstance(error, OSError) and error.errno in _NO_SUCH_FILE))
+    return disk_trouble(error) is None and not (isinstance(error, OSError) and error.errno in _NO_SUCH_FILE)
 
 
 def _raise(error: OSError) -> None:

@@ -12,5 +12,10 @@ def printable(text: str, max_chars: int = 500) -> str:
     return "".join(_escaped(character) if unicodedata.category(character)[0] == "C" else character for character in text)
 
 
+def plural(count: int, noun: str, several: str | None = None) -> str:
+    """A number and its noun: 1, "row" -> "1 row"; 2, "row" -> "2 rows"; `several`: the plural, where that is not noun + s."""
+    return f"{count} {noun if count == 1 else several or noun + 's'}"
+
+
 def _escaped(character: str) -> str:
     return character.encode("unicode_escape").decode("ascii")

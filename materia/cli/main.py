@@ -14,6 +14,7 @@ import click
 
 from materia.cli import training
 from materia.cli.shared import Group, config_option, guarded, json_option, out_argument, print_table, set_option
+from materia.cli.sheet import sheet
 
 if TYPE_CHECKING:
     from materia.base.weights.pull import Model, Wanted
@@ -50,14 +51,20 @@ def main() -> None:
 @_config_option
 @click.option("--input", "input_address", required=True, help="Manifest (.jsonl, .csv, .parquet) or folder of clips.")
 @click.option("--output", required=True, help="Folder or fsspec address of the shards; the same command resumes.")
-@click.option("--engine", type=click.Choice(["ray", "serial"]), default="ray", show_default=True, help="What runs the stages.")
+@click.option(
+    "--engine",
+    type=click.Choice(["ray", "serial", "inline"]),
+    default="ray",
+    show_default=True,
+    help="What runs the stages; serial: one after the other, without Ray; inline: in this process, to debug a backend.",
+)
 @click.option("--ray-address", help="An existing cluster, e.g. auto; default: Ray starts in process and ends with the job.")
 @set_option
 def run(
     config_path: str,
     input_address: str,
     output: str,
-    engine: Literal["ray", "serial"],
+    engine: Literal["ray", "serial", "inline"],
     ray_address: str | None,
     overrides: tuple[str, ...],
 ) -> None:
@@ -73,30 +80,48 @@ def run(
 
 @main.command()
 @out_argument
+@click.option("--why", is_flag=True, help="Instead: why rows became no samples, with examples and what to do about it.")
 @json_option
-def stats(out: str, as_json: bool) -> None:
+def stats(out: str, why: bool, as_json: bool) -> None:
     """What came out and what was thrown away, and why; read from the index alone."""
     import msgspec
     from rich.console import Console
 
     from materia.dataset.stats import collect, render
 
+    if why:
+        return _show_rejections(out, as_json)
     collected = guarded(lambda: collect(out))
     if as_json:
         click.echo(msgspec.json.encode(collected).decode())
     else:
-        render(collected, Console())
+        render(collected, Console(width=None if sys.stdout.isatty() else 10_000))  # a row is a line where it is piped
+
+
+def _show_rejections(out: str, as_json: bool) -> None:
+    import msgspec
+
+    from materia.dataset.why import COLUMNS, collect_rejections, headline, table_rows
+
+    rejections = guarded(lambda: collect_rejections(out))
+    if as_json:
+        click.echo(msgspec.json.encode(rejections).decode())
+        return
+    click.echo(headline(rejections))
+    if rejections.reasons:
+        print_table(COLUMNS, table_rows(rejections, between="\n" if sys.stdout.isatty() else " | "))
 
 
 @main.command()
 @out_argument
 @json_option
 def validate(out: str, as_json: bool) -> None:
-    """Read every shard and check it against schema, index, hashes and the conservation law. Exit code 3 on errors."""
+    """Check every shard against schema, index and hashes, and that rows = samples + rejections. Exit code 3 on errors."""
     import msgspec
     from rich.console import Console
 
-    from materia.dataset.validate import render, validate
+    from materia.dataset.findings import render
+    from materia.dataset.validate import validate
 
     report = guarded(lambda: validate(out))
     if as_json:
@@ -104,18 +129,6 @@ def validate(out: str, as_json: bool) -> None:
     else:
         render(report, Console())
     sys.exit(0 if report.ok else 3)
-
-
-@main.command()
-@out_argument
-@click.option("--output", "picture", required=True, type=click.Path(), help="PNG file to write.")
-@click.option("--samples", default=6, show_default=True, help="Samples on the sheet.")
-def sheet(out: str, picture: str, samples: int) -> None:
-    """Draw a contact sheet: frames with boxes and masks, reference crops, clean background."""
-    from materia.report.contact_sheet import contact_sheet
-
-    guarded(lambda: contact_sheet(out, picture, n=samples))
-    click.echo(picture)
 
 
 @main.command()
@@ -223,5 +236,5 @@ def _load(path: str, overrides: tuple[str, ...]) -> Config:
     return guarded(lambda: load_config(path, overrides))
 
 
-for command in (training.precompute, training.train, training.sample, training.evaluate, training.train_autoencoder):
+for command in (sheet, training.precompute, training.train, training.sample, training.evaluate, training.train_autoencoder):
     main.add_command(command)

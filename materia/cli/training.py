@@ -23,6 +23,7 @@ Examples:
   materia train --config configs/train/tiny.yaml --shards out/ --output runs/a
   materia train --config configs/train/tiny.yaml --shards out/ --cache cache/ --output runs/a
   materia train --config configs/train/tiny.yaml --shards out/ --output runs/b --where "subjects >= 2 and residual < 0.3"
+  materia train --config configs/train/tiny.yaml --shards out1/ --shards out2/ --output runs/e
   torchrun --nproc-per-node 8 --no-python materia train --config configs/train/small.yaml --shards out/ --output runs/c
   materia train --config configs/train/small.yaml --shards out/ --output runs/d --ray --workers 8 --ray-address auto
 """
@@ -30,6 +31,7 @@ Examples:
 PRECOMPUTE_EXAMPLES = """\b
 Examples:
   materia precompute --config configs/train/tiny.yaml --shards out/ --output cache/
+  materia precompute --config configs/train/tiny.yaml --shards out/ --output cache/ --where "subjects >= 2"
 """
 
 SAMPLE_EXAMPLES = """\b
@@ -75,10 +77,11 @@ def _load(path: str, overrides: tuple[str, ...], where: tuple[str, ...] = ()) ->
 @_config_option
 @_shards_option
 @click.option("--output", required=True, help="Folder or fsspec address of the cache; the same command resumes.")
+@_where_option
 @set_option
-def precompute(config_path: str, shards: str, output: str, overrides: tuple[str, ...]) -> None:
+def precompute(config_path: str, shards: str, output: str, where: tuple[str, ...], overrides: tuple[str, ...]) -> None:
     """Encode clips, captions and references once, into shards beside the shards. Training then reads no pixels."""
-    config = _load(config_path, overrides)
+    config = _load(config_path, overrides, where)
 
     def work() -> None:
         from trainer.run.precompute import precompute
@@ -90,9 +93,14 @@ def precompute(config_path: str, shards: str, output: str, overrides: tuple[str,
 
 @click.command(cls=Command, epilog=TRAIN_EXAMPLES)
 @_config_option
-@_shards_option
+@click.option("--shards", multiple=True, required=True, help="Output of `materia run`; repeated: all of them, as one.")
 @click.option("--output", required=True, type=click.Path(), help="Folder of the run; the same command resumes.")
-@click.option("--cache", help="What `materia precompute` wrote; default: encode while training.")
+@click.option(
+    "--cache",
+    "caches",
+    multiple=True,
+    help="What `materia precompute` wrote, one for each --shards; default: encode on the way.",
+)
 @_where_option
 @click.option("--ray", "on_ray", is_flag=True, help="Launch through Ray Train; a worker that dies is replaced.")
 @click.option("--workers", default=1, show_default=True, type=click.IntRange(1), help="With --ray: training processes.")
@@ -100,9 +108,9 @@ def precompute(config_path: str, shards: str, output: str, overrides: tuple[str,
 @set_option
 def train(
     config_path: str,
-    shards: str,
+    shards: tuple[str, ...],
     output: str,
-    cache: str | None,
+    caches: tuple[str, ...],
     where: tuple[str, ...],
     on_ray: bool,
     workers: int,
@@ -113,6 +121,8 @@ def train(
     config = _load(config_path, overrides, where)
     if not on_ray and (workers > 1 or ray_address):
         raise click.UsageError("--workers and --ray-address belong to --ray; without it, start several processes with torchrun")
+
+    cache = caches or None
 
     def work() -> int:
         if on_ray:

@@ -1,15 +1,16 @@
-"""Filters on the index: `subjects >= 2 and residual < 0.3`, `"dog" in subject_words`, `not ("still" in flags)`.
+"""Filters on the index: `subjects >= 2 and residual < 0.3`, `"dog" in subject_words`, `extra.score / frames > 0.5`.
 
 In: an expression in Python's notation of comparisons, and the index's schema. Out: a pyarrow expression, for any dataset or
-table with these columns. The text is parsed, never run: columns, constants, comparisons, `in`, and, or, not - nothing else. A
-comparison with a value that is missing is false.
+table with these columns. The text is parsed, never run: columns, constants, + - * /, comparisons, `in`, and, or, not - nothing
+else. The user's own columns are `extra.NAME` or `extra["any name"]`. A comparison with a value that is missing, or that a
+division by zero has left without a value, is false. Numbers are calculated with as doubles.
 """
 
 from __future__ import annotations
 
 import ast
 import difflib
-import functools
+import keyword
 import operator
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
@@ -23,6 +24,11 @@ from materia.base.errors import UserError
 
 ALIASES = {"subjects": "n_subjects", "objects": "n_objects", "instances": "n_instances", "faces": "n_faces"}
 """Short names for columns of the index (materia/dataset/schema.py)."""
+MAX_PARTS = 1000
+"""Of an expression. Arrow takes time that grows with their square, and has no stack for ten thousand."""
+_LATER = ("caption", "extra")
+"""Columns that indices of earlier versions do not have."""
+_SHOWN_EXTRA = 10
 
 _COMPARE: dict[type[ast.cmpop], Callable[[Any, Any], pc.Expression]] = {
     ast.Lt: operator.lt,
@@ -31,6 +37,12 @@ _COMPARE: dict[type[ast.cmpop], Callable[[Any, Any], pc.Expression]] = {
     ast.GtE: operator.ge,
     ast.Eq: operator.eq,
     ast.NotEq: operator.ne,
+}
+_ARITHMETIC: dict[type[ast.operator], Callable[[pc.Expression, pc.Expression], pc.Expression]] = {
+    ast.Add: pc.add,
+    ast.Sub: pc.subtract,
+    ast.Mult: pc.multiply,
+    ast.Div: lambda a, b: pc.divide(a, pc.if_else(b == pc.scalar(0.0), pc.scalar(pa.scalar(None, pa.float64())), b)),
 }
 _SEPARATOR = "\x1f"
 """Between the items of a list where one is looked for in it: Arrow has no function for that."""
@@ -50,11 +62,21 @@ def admitted(index: pa.Table, expression: str) -> np.ndarray:
 
 def arrow_filter(schema: pa.Schema, expression: str) -> pc.Expression:
     """The expression as Arrow takes it, true or false for every row and never null. Raises FilterError."""
+    too_long = FilterError(f"--where {expression[:100]!r}... is too long; for many values write: key in ('a', 'b')")
     try:
         tree = ast.parse(expression.strip(), mode="eval").body
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        raise FilterError(f"--where {expression!r} is no expression like: subjects >= 2 and residual < 0.3") from None
-    return _Filter(schema, expression).condition(tree)
+    except (SyntaxError, ValueError):
+        advice = '; a name that Python does not take is written extra["any name"]' if "extra" in expression else ""
+        like = "subjects >= 2 and residual < 0.3"
+        raise FilterError(f"--where {expression!r} is no expression like: {like}{advice}") from None
+    except (RecursionError, MemoryError):
+        raise too_long from None
+    if sum(isinstance(node, ast.Compare | ast.BoolOp | ast.BinOp | ast.UnaryOp) for node in ast.walk(tree)) > MAX_PARTS:
+        raise too_long
+    try:
+        return _Filter(schema, expression).condition(tree)
+    except RecursionError:
+        raise too_long from None
 
 
 Kind = Literal["number", "text", "truth", "list of numbers", "list of texts"]
@@ -68,34 +90,46 @@ _KINDS: tuple[tuple[Callable[[pa.DataType], bool], Kind, Kind | None], ...] = (
 
 
 class _Operand(NamedTuple):
-    """A side of a comparison: a column as `field`, or a constant `value`."""
+    """A side of a comparison: what is made of columns as `field`, or a constant `value`.
+
+    `whole`: integers of 64 bits, which are compared as such; all other numbers are compared as doubles.
+    """
 
     kind: Kind
     field: pc.Expression | None
     value: Any = None
+    whole: bool = False
 
     @property
     def arrow(self) -> pc.Expression:
-        return self.field if self.field is not None else pc.scalar(self.value)
+        return pc.scalar(self.value) if self.field is None else self.field
+
+    @property
+    def double(self) -> pc.Expression:
+        return pc.scalar(float(self.value)) if self.field is None else self.field.cast(pa.float64(), safe=False)
 
 
 class _Filter:
     def __init__(self, schema: pa.Schema, expression: str) -> None:
         self.schema = schema
         self.expression = expression
+        self.extra = [field.name for field in schema.field("extra").type] if _has_extra(schema) else []
 
     def condition(self, node: ast.expr) -> pc.Expression:
         """Truth of a condition."""
         match node:
             case ast.BoolOp(op=op, values=values):
-                combine = operator.and_ if isinstance(op, ast.And) else operator.or_
-                return functools.reduce(combine, [self.condition(value) for value in values])
+                return _balanced(operator.and_ if isinstance(op, ast.And) else operator.or_, [*map(self.condition, values)])
             case ast.UnaryOp(op=ast.Not(), operand=operand):
                 return ~self.condition(operand)
             case ast.Compare(left=left, ops=ops, comparators=comparators):
                 sides = [left, *comparators]
                 pairs = zip(sides, ops, sides[1:], strict=False)
-                return functools.reduce(operator.and_, [self.compare(a, op, b) for a, op, b in pairs])
+                return _balanced(operator.and_, [self.compare(a, op, b) for a, op, b in pairs])
+            case ast.Name() | ast.Attribute() | ast.Subscript():
+                column = self.operand(node)
+                if column.kind == "truth":
+                    return pc.coalesce(column.arrow, pc.scalar(False))
         raise self.error(node, "is no comparison")
 
     def compare(self, left: ast.expr, op: ast.cmpop, right: ast.expr) -> pc.Expression:
@@ -109,14 +143,22 @@ class _Filter:
             raise self.error(left, "is compared in a way that is not known here")
         if a.kind != b.kind or a.kind.startswith("list"):
             raise self.error(right, f"cannot be compared with {ast.unparse(left)}: {b.kind} and {a.kind}")
-        return pc.coalesce(_COMPARE[type(op)](a.arrow, b.arrow), pc.scalar(False))
+        as_doubles = a.kind == "number" and not (a.whole and b.whole)
+        sides = (a.double, b.double) if as_doubles else (a.arrow, b.arrow)
+        return pc.coalesce(_COMPARE[type(op)](*sides), pc.scalar(False))
 
     def contained(self, item: _Operand, container: _Operand, left: ast.expr, right: ast.expr) -> pc.Expression:
-        """Whether an item is in a list; one of the two is a column, the other a constant."""
-        if container.kind != f"list of {item.kind}s" or (item.field is None) == (container.field is None):
-            raise self.error(right, f"cannot be asked for {ast.unparse(left)}: {container.kind} and {item.kind}")
+        """Whether an item is in a list, or a text in a text; one of the two is made of columns, the other a constant."""
+        within_text = container.kind == item.kind == "text" and container.field is not None
+        if (not within_text and container.kind != f"list of {item.kind}s") or (item.field is None) == (container.field is None):
+            advice = "; a text in quotes is looked for in a column of texts" if container.kind == item.kind == "text" else ""
+            raise self.error(right, f"cannot be asked for {ast.unparse(left)}: {container.kind} and {item.kind}{advice}")
         if container.field is None:
-            return item.arrow.isin(container.value)
+            if item.kind != "number" or (item.whole and container.whole):
+                return item.arrow.isin(container.value)
+            return item.double.isin(pa.array(map(float, container.value), pa.float64()))
+        if within_text:
+            return pc.match_substring(container.field, item.value)
         text = str(item.value)
         if not text or _SEPARATOR in text:
             return pc.scalar(False)
@@ -130,30 +172,75 @@ class _Filter:
         return pc.scalar(True) if operand.field is None else operand.field.is_valid()
 
     def operand(self, node: ast.expr) -> _Operand:
-        """A column, or a constant."""
+        """A column, a constant, or what is calculated of them."""
         match node:
             case ast.Name(id=name):
                 return self.column(node, name)
+            case ast.Attribute(value=ast.Name(id="extra"), attr=name):
+                return self.extra_column(node, name)
+            case ast.Subscript(value=ast.Name(id="extra"), slice=ast.Constant(value=str() as name)):
+                return self.extra_column(node, name)
             case ast.Constant(value=bool() | int() | float() | str() as value):
-                return _Operand(self.kind_of(node, pa.infer_type, [value]), None, value)
-            case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as value)):
-                return _Operand("number", None, -value)
+                return _Operand(self.kind_of(node, pa.infer_type, [value]), None, value, _is_whole(value))
+            case ast.UnaryOp(op=ast.USub() | ast.UAdd() as sign, operand=inner):
+                return self.signed(sign, self.number(inner))
+            case ast.BinOp(left=left, op=op, right=right) if calculate := _ARITHMETIC.get(type(op)):
+                return _Operand("number", calculate(self.number(left).double, self.number(right).double))
             case ast.Tuple(elts=elements) | ast.List(elts=elements) if elements:
-                parts = [self.operand(element) for element in elements]
-                if any(part.field is not None or part.kind != parts[0].kind for part in parts):
-                    raise self.error(node, "must be a list of constants of one kind")
-                kind: Kind = "list of texts" if parts[0].kind == "text" else "list of numbers"
-                return _Operand(kind, None, [part.value for part in parts])
+                return self.constants(node, [self.operand(element) for element in elements])
         raise self.error(node, "is neither a column nor a number, text or list")
+
+    def number(self, node: ast.expr) -> _Operand:
+        """An operand to calculate with."""
+        operand = self.operand(node)
+        if operand.kind != "number":
+            raise self.error(node, f"is no number to calculate with, but {operand.kind}")
+        return operand
+
+    def signed(self, sign: ast.unaryop, operand: _Operand) -> _Operand:
+        """A number as it is, or its negative."""
+        if isinstance(sign, ast.UAdd):
+            return operand
+        if operand.field is None:
+            return _Operand("number", None, -operand.value, _is_whole(-operand.value))
+        return _Operand("number", pc.negate(operand.double))
+
+    def constants(self, node: ast.expr, parts: list[_Operand]) -> _Operand:
+        """A list of them."""
+        if any(part.field is not None or part.kind != parts[0].kind for part in parts):
+            raise self.error(node, "must be a list of constants of one kind")
+        kind: Kind = "list of texts" if parts[0].kind == "text" else "list of numbers"
+        return _Operand(kind, None, [part.value for part in parts], all(part.whole for part in parts))
 
     def column(self, node: ast.expr, name: str) -> _Operand:
         """A column by its name or alias."""
         column = ALIASES.get(name, name)
-        if column not in self.schema.names:
-            known = [*ALIASES, *self.schema.names]
-            near = difflib.get_close_matches(name, known, n=1)
-            raise self.error(node, f"is no column; did you mean {near[0]}?" if near else f"is none of {', '.join(known)}")
-        return _Operand(self.kind_of(node, lambda: self.schema.field(column).type), pc.field(column))
+        if column in self.schema.names:
+            return self.operand_of(node, pc.field(column), self.schema.field(column).type)
+        raise self.error(node, self.unknown(name))
+
+    def extra_column(self, node: ast.expr, name: str) -> _Operand:
+        """One of the user's own columns."""
+        if name in self.extra:
+            return self.operand_of(node, pc.field("extra", name), self.schema.field("extra").type.field(name).type)
+        raise self.error(node, self.unknown(_extra_name(name)))
+
+    def operand_of(self, node: ast.expr, field: pc.Expression, kind: pa.DataType) -> _Operand:
+        """A column of an Arrow type. Integers become 64 bits wide: Arrow would make a constant as narrow as they are."""
+        whole = pa.types.is_integer(kind) and kind != pa.uint64()
+        return _Operand(self.kind_of(node, lambda: kind), field.cast(pa.int64()) if whole else field, whole=whole)
+
+    def unknown(self, name: str) -> str:
+        """Why there is no such column."""
+        mine = [_extra_name(extra) for extra in self.extra]
+        known = [*ALIASES, *(column for column in self.schema.names if column != "extra"), *mine]
+        if (first := name.partition(".")[0].partition("[")[0]) in _LATER and first not in self.schema.names:
+            other = " the manifest has no other columns, or" if first == "extra" else ""
+            return f"is not in every file of the index:{other} an earlier version wrote some; a new output has all columns"
+        if near := difflib.get_close_matches(name, known, n=1) or [extra for extra in mine if extra == _extra_name(name)]:
+            return f"is no column; did you mean {near[0]}?"
+        hidden = len(mine) - _SHOWN_EXTRA
+        return f"is none of {', '.join(known[: len(known) - max(0, hidden)])}" + (f" and {hidden} more" if hidden > 0 else "")
 
     def kind_of(self, node: ast.expr, infer: Callable[..., pa.DataType], *of: Any) -> Kind:
         """What a column or constant holds."""
@@ -165,7 +252,32 @@ class _Filter:
         for is_one, alone, listed in _KINDS:
             if is_one(kind.value_type if is_list else kind) and (name := listed if is_list else alone):
                 return name
-        raise self.error(node, f"holds {kind}, which is not compared")
+        advice = (
+            f"; name one of its columns, e.g. {_extra_name(self.extra[0])}" if pa.types.is_struct(kind) and self.extra else ""
+        )
+        raise self.error(node, f"holds {'columns' if advice else kind}, which is not compared{advice}")
 
     def error(self, node: ast.expr, why: str) -> FilterError:
         return FilterError(f"--where {self.expression!r}: {ast.unparse(node)} {why}")
+
+
+def _has_extra(schema: pa.Schema) -> bool:
+    return "extra" in schema.names and pa.types.is_struct(schema.field("extra").type)
+
+
+def _extra_name(name: str) -> str:
+    """How one of the user's own columns is written in an expression."""
+    plain = name.isidentifier() and name.isascii() and not keyword.iskeyword(name)
+    return f"extra.{name}" if plain else f"extra[{name!r}]"
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**63
+
+
+def _balanced(combine: Callable[[Any, Any], pc.Expression], parts: list[pc.Expression]) -> pc.Expression:
+    """All of them combined, in a tree of little depth."""
+    while len(parts) > 1:
+        pairs = [parts[at : at + 2] for at in range(0, len(parts), 2)]
+        parts = [combine(*pair) if len(pair) == 2 else pair[0] for pair in pairs]
+    return parts[0]

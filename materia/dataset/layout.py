@@ -96,6 +96,31 @@ def commits(out: str) -> Iterator[Commit]:
         yield read_commit(out, chunk)
 
 
+def incomplete(out: str) -> Iterator[tuple[int, str]]:
+    """(chunk, what is wrong) of chunks that have a commit record but a file of which is gone or of another size.
+
+    Costs three listings; what the files hold, `validate` reads. A record that cannot be read is wrong, too.
+    """
+    sizes = {
+        f"{folder}/{name}": n_bytes
+        for folder in ("shards", "index", "rejects")
+        for name, n_bytes in storage.sizes(storage.join(out, folder)).items()
+    }
+    for chunk in sorted(committed(out)):
+        try:
+            files = read_commit(out, chunk).files
+        except OutputError as error:
+            yield chunk, str(error)
+            continue
+        for name, file in files.items():
+            if name not in sizes:
+                yield chunk, f"{storage.join(out, name)} is gone"
+                break
+            if sizes[name] != file.bytes:
+                yield chunk, f"{storage.join(out, name)} has {sizes[name]} bytes, {file.bytes} when it was committed"
+                break
+
+
 def read_commit(out: str, chunk: int) -> Commit:
     """Raises OutputError."""
     return _read(out, relative_path("commits", chunk), Commit)

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from materia.base import storage
+from materia.base.terminal import plural
 from materia.dataset.documents import Document, decode_document
 from materia.dataset.filters import arrow_filter
 from materia.dataset.layout import Commit, OutputError, address_of, commits, relative_path, require_output
@@ -53,12 +54,23 @@ def parquet_table(data: bytes, columns: Sequence[str] | None = None) -> pa.Table
     return file.read(columns=list(columns) if columns else None, use_threads=False)
 
 
+def _joined(tables: list[pa.Table]) -> pa.Table:
+    """The rows of all tables; files of an earlier version have fewer columns, and a column that one lacks is left out."""
+    first = tables[0].schema
+    others = [table.schema for table in tables if not table.schema.equals(first)]
+    common = [
+        field.name for field in first if all(field.name in other.names and field == other.field(field.name) for other in others)
+    ]
+    return pa.concat_tables([table.select(common) for table in tables] if others else tables)
+
+
 class Dataset:
     """The samples of an output that a filter admits, in the order of the manifest; `len`, iteration, by number or by key.
 
-    `index`: their rows of the index (materia/dataset/schema.py). `source_sha256`: of the index files. `at_most`: of the first
-    so many samples; the tables behind them are not read. Raises OutputError for an output that cannot be read or of which
-    nothing is left, FilterError for an expression that is not understood (materia/dataset/filters.py).
+    `index`: their rows of the index (materia/dataset/schema.py), with the columns that all of its files have.
+    `source_sha256`: of the index files. `at_most`: of the first so many samples; the tables behind them are not read. Raises
+    OutputError for an output that cannot be read or of which nothing is left, FilterError for an expression that is not
+    understood (materia/dataset/filters.py).
     """
 
     def __init__(self, out: str, where: str | None = None, at_most: int | None = None) -> None:
@@ -74,7 +86,7 @@ class Dataset:
         if not rows:
             raise OutputError(f"{out} has no samples; look at its rejections: materia stats {out}")
         self.out = out
-        self.index = pa.concat_tables(tables).slice(0, at_most)
+        self.index = _joined(tables).slice(0, at_most)
         self.source_sha256 = digest.hexdigest()
         self._shards = RangeReader(out, f"run: materia validate {out}")
         self._where = ""
@@ -93,7 +105,8 @@ class Dataset:
         kept = self.index.filter(arrow_filter(self.index.schema, expression))
         if not len(kept):
             raise OutputError(
-                f"--where {expression!r} admits none of the {len(self.index)} samples of {self.out}; materia stats {self.out}"
+                f"--where {expression!r} admits none of the {plural(len(self.index), 'sample')} of {self.out};"
+                f" materia stats {self.out}"
             )
         self.index = kept
         self._where = f"({self._where}) and ({expression})" if self._where else expression
@@ -106,7 +119,7 @@ class Dataset:
     def __repr__(self) -> str:
         hours = pc.sum(self.index["duration_s"]).as_py() / 3600
         instances = pc.sum(self.index["n_instances"]).as_py()
-        return f"<{self.out}: {len(self):,} samples, {instances:,} instances, {hours:,.1f} hours>"
+        return f"<{self.out}: {plural(len(self), 'sample')}, {plural(instances, 'instance')}, {hours:,.1f} h>"
 
     def __len__(self) -> int:
         """How many samples there are."""

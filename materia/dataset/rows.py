@@ -6,11 +6,13 @@ The index row is made from KEY.json alone, so the writer and `materia validate` 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
 from materia.dataset.documents import Document
+from materia.dataset.extra import ExtraType, extra_row
 from stages.records import Category, Rejection
 
 CAPTION_CHARS = 2000
@@ -25,8 +27,11 @@ class Member(msgspec.Struct, frozen=True):
     size: int
 
 
-def index_row(document: Document, shard: str, members: list[Member]) -> dict[str, Any]:
-    """The index row of a sample, from its KEY.json and the place of its members in `shard` (path relative to the output)."""
+def index_row(document: Document, shard: str, members: list[Member], extra: Mapping[str, ExtraType]) -> dict[str, Any]:
+    """The index row of a sample, from its KEY.json and the place of its members in `shard` (path relative to the output).
+
+    `extra`: types of the user's own columns; where there are none, the row has no `extra`.
+    """
     masked = [instance for instance in document.instances if not instance.is_face]
     subjects, subject_instances = _words(document, "subject")
     objects, object_instances = _words(document, "object")
@@ -59,10 +64,12 @@ def index_row(document: Document, shard: str, members: list[Member]) -> dict[str
         "fps": video.fps,
         "width": video.width,
         "height": video.height,
+        "caption": document.caption,
         "caption_chars": len(document.caption),
         "flags": document.flags,
         "bytes": sum(member.size for member in members),
         "members": [msgspec.to_builtins(member) for member in members],
+        **({"extra": extra_row(document.extra, extra)} if extra else {}),
     }
 
 

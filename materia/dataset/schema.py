@@ -1,15 +1,18 @@
 """The contract of an output's tables: `INDEX` and `REJECTS`, every column with its meaning in the field's metadata.
 
 Of KEY.json it is in documents.py, of the other records in layout.py. A change of any of them needs another `VERSION`. Version
-2 adds to 1 the flags `hdr` and `interlaced`, `video.mirrored`, the containers mpg, flv and wmv, and the reason
-`several_sizes`; the columns are the same. Readers take both.
+2 adds to 1 the flags `hdr` and `interlaced`, `video.mirrored`, the containers mpg, flv and wmv, the reason `several_sizes`,
+and the columns `caption` and `extra` of the index. Readers take both, and indices of version 2 without these columns.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Literal, get_args
 
 import pyarrow as pa
+
+from materia.dataset.extra import ExtraType
 
 Version = Literal[1, 2]
 """What readers take."""
@@ -73,13 +76,14 @@ INDEX = pa.schema(
         _column("fps", pa.float64(), "mean frames per second"),
         _column("width", pa.int32(), "pixels as displayed"),
         _column("height", pa.int32(), "pixels as displayed"),
+        _column("caption", pa.string(), "the whole caption"),
         _column("caption_chars", pa.int32(), "code points of the caption"),
         _column("flags", _list(pa.string()), "still, damaged, portrait, long, several_shots, hdr, interlaced"),
         _column("bytes", pa.int64(), "sum of the members' sizes"),
         _column("members", _list(_MEMBER), "the sample's files in the tar, in order"),
     ]
 )
-"""index/NNNNNN.parquet: one row a sample, in manifest order."""
+"""index/NNNNNN.parquet: one row a sample, in manifest order; without `extra`, see `index_schema`."""
 
 REJECTS = pa.schema(
     [
@@ -96,3 +100,25 @@ REJECTS = pa.schema(
     ]
 )
 """rejects/NNNNNN.parquet: one row a manifest row that did not become a sample, in manifest order."""
+
+
+def index_schema(extra: Mapping[str, ExtraType]) -> pa.Schema:
+    """`INDEX` with a last column `extra` for the user's own columns, name -> type; as it is where there are none."""
+    if not extra:
+        return INDEX
+    struct = pa.struct([pa.field(name, pa.type_for_alias(kind)) for name, kind in extra.items()])
+    return INDEX.append(_column("extra", struct, "the manifest's other columns; null where a row has no value"))
+
+
+def extra_types(schema: pa.Schema) -> dict[str, ExtraType]:
+    """The user's own columns of an index, name -> type; without those of a type that is none of them."""
+    if "extra" not in schema.names or not pa.types.is_struct(struct := schema.field("extra").type):
+        return {}
+    known: dict[str, ExtraType] = {kind: kind for kind in get_args(ExtraType)}
+    return {field.name: known[str(field.type)] for field in struct if str(field.type) in known}
+
+
+def index_schema_like(schema: pa.Schema) -> pa.Schema:
+    """What the schema of an index file must be, by its columns: one may lack `caption`, and has any `extra` or none."""
+    expected = index_schema(extra_types(schema))
+    return expected if "caption" in schema.names else expected.remove(expected.get_field_index("caption"))

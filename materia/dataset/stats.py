@@ -249,7 +249,9 @@ def _timings(address: str) -> Iterator[_Timing]:
 
 
 def render(stats: Stats, console: Console) -> None:
-    """Print for a person, as wide as the console; words cannot move the cursor or colour anything."""
+    """Print for a person, as wide as the console (where it is wide enough, each row and fact is a line of its own); words
+    cannot move the cursor or colour anything.
+    """
     parts: list[Text | Table] = [_headline(stats)]
     if stats.input:
         parts.append(_outcome_table(stats))
@@ -264,10 +266,13 @@ def render(stats: Stats, console: Console) -> None:
 
 
 def _headline(stats: Stats) -> Text:
-    text = Text.assemble(
-        (f"{stats.input:,}", "bold"), " rows = ", (f"{stats.samples:,}", "bold green"), " samples + ",
-        (f"{stats.rejections:,}", "bold red"), " rejections",
-    )  # fmt: skip
+    counts = (
+        ("row", stats.input, "bold"),
+        ("sample", stats.samples, "bold green"),
+        ("rejection", stats.rejections, "bold red"),
+    )
+    rows, samples, rejections = (Text.assemble((f"{count:,}", style), _noun(count, noun)) for noun, count, style in counts)
+    text = Text.assemble(rows, " = ", samples, " + ", rejections)
     if stats.planned_rows is not None and stats.input < stats.planned_rows:
         text.append(f"  (of {stats.planned_rows:,} planned: the job is not finished)", "yellow")
     return text
@@ -309,16 +314,20 @@ def _distribution_table(stats: Stats) -> Table:
 def _details(stats: Stats) -> Text:
     frames = ", ".join(f"{count:,} in {number}" for number, count in stats.frames_with_subject.items() if count)
     flags = ", ".join(f"{printable(flag)} {count:,}" for flag, count in stats.flags.items()) or "none"
-    return Text(
-        f"masked instances {stats.instances:,}, face crops {stats.faces:,}\n"
-        f"samples by number of frames that show a subject: {frames}\n"
-        f"flags: {flags}\n"
-        f"{stats.duration_s / 60:,.1f} minutes of video, {stats.bytes / 1e6:,.1f} MB in {stats.chunks:,} chunks"
-    )
+    facts = [
+        f"{stats.instances:,}{_noun(stats.instances, 'masked instance')}",
+        f"{stats.faces:,}{_noun(stats.faces, 'face crop')}",
+        f"samples by number of frames that show a subject: {frames}",
+        f"flags: {flags}",
+        f"{stats.duration_s / 60:,.1f} minutes of video",
+        f"{stats.bytes / 1e6:,.1f} MB in {stats.chunks:,}{_noun(stats.chunks, 'chunk')}",
+    ]
+    return Text("\n".join(facts))
 
 
 def _throughput_table(throughput: Throughput) -> Table:
-    rate = f"{throughput.clips:,} clips in {throughput.wall_s:,.0f} s: {throughput.clips_per_s:.2f} clips/s"
+    clips = f"{throughput.clips:,}{_noun(throughput.clips, 'clip')}"
+    rate = f"{clips} in {throughput.wall_s:,.0f} s: {throughput.clips_per_s:.2f} clips/s"
     table = _table(f"Throughput: {rate}", "stage", "s of work>", "ms a clip>", "")
     most = max(throughput.seconds.values(), default=0.0)
     for stage, seconds in throughput.seconds.items():
@@ -333,6 +342,11 @@ def _table(title: str, *columns: str) -> Table:
     for column in columns:
         table.add_column(column.removesuffix(">"), justify="right" if column.endswith(">") else "left")
     return table
+
+
+def _noun(count: int, noun: str) -> str:
+    """What follows a count: " row", " rows"."""
+    return f" {noun}" if count == 1 else f" {noun}s"
 
 
 def _percent(part: float, whole: float) -> str:

@@ -15,11 +15,11 @@ import sqlite3
 import tarfile
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, TypeVar, get_args
 
 import msgspec
 import pyarrow as pa
@@ -27,21 +27,19 @@ import pyarrow.parquet as pq
 import webdataset
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import best_match
-from rich.console import Console
-from rich.markup import escape
 
 from materia.base import storage
-from materia.base.terminal import printable
+from materia.base.terminal import plural
 from materia.dataset.documents import Container, Provenance
+from materia.dataset.extra import ExtraType
+from materia.dataset.findings import BUILT_AGAIN, FINISHED, PASSED_OVER, Validation
 from materia.dataset.json_schema import SchemaName, json_schema
 from materia.dataset.layout import Commit, DatasetInfo, committed, relative_path, require_output
 from materia.dataset.rows import CAPTION_CHARS, Member, index_row
 from materia.dataset.sample_checks import Recipe, check_sample, parse_document
-from materia.dataset.schema import INDEX, REJECTS
+from materia.dataset.schema import REJECTS, extra_types, index_schema_like
 from stages.specs import FINGERPRINTED, REASONS
 
-MAX_FINDINGS = 1000
-"""Findings that a report keeps word by word; the others are counted."""
 _MAX_JSON_BYTES = 16 << 20
 _MAX_PICTURE_BYTES = 256 << 20
 _MAX_VIDEO_BYTES = 8 << 30
@@ -54,46 +52,13 @@ _MEMBER = re.compile(
 _Record = TypeVar("_Record", bound=msgspec.Struct)
 
 
-class Finding(msgspec.Struct, frozen=True, kw_only=True):
-    """One thing that is wrong, in `file` (relative to the output), with sample `key` where there is one."""
-
-    severity: Literal["error", "warning"]
-    file: str
-    key: str | None
-    message: str
-
-
-class Validation(msgspec.Struct, kw_only=True):
-    """What was read and what was found."""
-
-    chunks: int = 0
-    samples: int = 0
-    rejections: int = 0
-    errors: int = 0
-    warnings: int = 0
-    findings: list[Finding] = []
-
-    @property
-    def ok(self) -> bool:
-        """No error; warnings are not errors."""
-        return self.errors == 0
-
-    def add(self, file: str, message: str, key: str | None = None, severity: Literal["error", "warning"] = "error") -> None:
-        """Count a finding, and keep it while there are few."""
-        if severity == "error":
-            self.errors += 1
-        else:
-            self.warnings += 1
-        if len(self.findings) < MAX_FINDINGS:
-            self.findings.append(Finding(severity=severity, file=file, key=key, message=message))
-
-
 def validate(out: str) -> Validation:
     """Check an output. Memory is bounded by the largest sample. Raises OutputError when there is no output at all."""
     require_output(out)
     report = Validation()
     dataset = _read_record(report, out, "dataset.json", "dataset", DatasetInfo)
     seen: list[Commit] = []
+    columns: pa.Schema | None = None
     with tempfile.TemporaryDirectory(prefix="materia-") as folder, closing(sqlite3.connect(f"{folder}/keys")) as keys:
         keys.execute("CREATE TABLE keys (key TEXT PRIMARY KEY, shard TEXT) WITHOUT ROWID")
         for number in sorted(committed(out)):
@@ -107,24 +72,13 @@ def validate(out: str) -> Validation:
             if dataset is not None and commit.schema != dataset.schema:
                 report.add(name, f"says schema {commit.schema}, dataset.json {dataset.schema}")
             seen.append(commit)
-            _check_chunk(_Chunk(report, out, commit, dataset), keys)
+            chunk = _Chunk(report, out, commit, dataset)
+            _check_chunk(chunk, keys)
+            columns = _check_columns(chunk, columns)
     _check_whole(report, dataset, seen)
     _check_strays(report, out, seen)
     report.chunks = len(seen)
     return report
-
-
-def render(report: Validation, console: Console) -> None:
-    """Print a report for a person; nothing that a shard contains can move the cursor."""
-    for finding in report.findings:
-        colour = "red" if finding.severity == "error" else "yellow"
-        where = finding.file if finding.key is None else f"{finding.file} {finding.key}"
-        console.print(f"[{colour}]{finding.severity}[/] {escape(printable(where))}: {escape(printable(finding.message))}")
-    hidden = report.errors + report.warnings - len(report.findings)
-    if hidden:
-        console.print(f"... and {hidden} more")
-    verdict = ("[green]no errors[/]" if report.ok else f"[red]{report.errors} errors[/]") + f", {report.warnings} warnings"
-    console.print(f"{report.chunks} chunks, {report.samples} samples, {report.rejections} rejections: {verdict}")
 
 
 def _read_record(report: Validation, out: str, name: str, schema: SchemaName, kind: type[_Record]) -> _Record | None:
@@ -132,7 +86,7 @@ def _read_record(report: Validation, out: str, name: str, schema: SchemaName, ki
     address = storage.join(out, name)
     try:
         if storage.size(address) > _MAX_JSON_BYTES:
-            report.add(name, f"is larger than {_MAX_JSON_BYTES} bytes")
+            report.add(name, f"is larger than {plural(_MAX_JSON_BYTES, 'byte')}")
             return None
         value = json.loads(storage.read_bytes(address))
         problem = best_match(Draft202012Validator(json_schema(schema)).iter_errors(value))
@@ -153,6 +107,8 @@ class _Chunk:
         self.recipe = _recipe(dataset)
         self.record, self.shard = (relative_path(folder, commit.chunk) for folder in ("commits", "shards"))
         self.index, self.rejects = (relative_path(folder, commit.chunk) for folder in ("index", "rejects"))
+        self.columns: pa.Schema | None = None  # of the index, once it is read
+        self.extra: dict[str, ExtraType] = {}  # the user's own columns of it
 
 
 def _check_chunk(chunk: _Chunk, keys: sqlite3.Connection) -> None:
@@ -161,10 +117,16 @@ def _check_chunk(chunk: _Chunk, keys: sqlite3.Connection) -> None:
     if set(commit.files) != expected:
         report.add(chunk.record, f"names the files {sorted(commit.files)}, not {sorted(expected)}")
     if commit.samples + commit.rejections != commit.rows:
-        report.add(chunk.record, f"{commit.samples} samples + {commit.rejections} rejections are not {commit.rows} rows")
+        counts = (plural(commit.samples, "sample"), plural(commit.rejections, "rejection"), plural(commit.rows, "row"))
+        report.add(chunk.record, "{} + {} are not {}".format(*counts))
     there = {name for name in sorted(expected & set(commit.files)) if _check_hash(chunk, name)}
-    index = _read_table(chunk, chunk.index, INDEX, commit.samples) if chunk.index in there else []
-    rejects = _read_table(chunk, chunk.rejects, REJECTS, commit.rejections) if chunk.rejects in there else []
+    index: list[dict[str, Any]] = []
+    rejects: list[dict[str, Any]] = []
+    if chunk.index in there:
+        index, chunk.columns = _read_table(chunk, chunk.index, index_schema_like, commit.samples)
+        chunk.extra = extra_types(chunk.columns) if chunk.columns else {}
+    if chunk.rejects in there:
+        rejects, _ = _read_table(chunk, chunk.rejects, lambda schema: REJECTS, commit.rejections)
     _check_rejects(chunk, rejects)
     if {chunk.index, chunk.rejects} <= there:
         _check_rows(chunk, [row["row"] for row in index + rejects])
@@ -188,32 +150,48 @@ def _check_hash(chunk: _Chunk, name: str) -> bool:
             digest = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]  # typeshed wants a raw file
             size = file.seek(0, os.SEEK_END)
     except OSError as error:
-        chunk.report.add(name, f"is committed but cannot be read: {error}")
+        chunk.report.add(name, f"is committed but cannot be read: {error}", cure=BUILT_AGAIN)
         return False
     committed_file = chunk.commit.files[name]
     if size != committed_file.bytes:
-        chunk.report.add(name, f"has {size} bytes, {committed_file.bytes} were committed")
+        chunk.report.add(name, f"has {plural(size, 'byte')}; committed: {committed_file.bytes}", cure=BUILT_AGAIN)
     elif digest != committed_file.sha256:
-        chunk.report.add(name, "has other content than was committed (SHA-256)")
+        chunk.report.add(name, "has other content than was committed (SHA-256)", cure=BUILT_AGAIN)
     return True
 
 
-def _read_table(chunk: _Chunk, name: str, schema: pa.Schema, rows: int) -> list[dict[str, Any]]:
+def _read_table(
+    chunk: _Chunk, name: str, expected: Callable[[pa.Schema], pa.Schema], rows: int
+) -> tuple[list[dict[str, Any]], pa.Schema | None]:
+    """Rows and columns of a table with `rows` rows and the columns `expected` by those it has; else nothing, and findings."""
+    nothing: tuple[list[dict[str, Any]], None] = [], None
     try:
         with storage.local_copy(storage.join(chunk.out, name)) as path, pq.ParquetFile(path) as file:
-            if not file.schema_arrow.equals(schema):
-                differing = sorted({field.name for field in set(file.schema_arrow) ^ set(schema)})
-                chunk.report.add(name, f"has other columns than it should: {', '.join(differing)}")
-                return []
+            found = file.schema_arrow
+            if not found.equals(schema := expected(found)):
+                chunk.report.add(name, f"has other columns than it should: {_differing(found, schema)}")
+                return nothing
             groups = (file.metadata.row_group(number) for number in range(file.metadata.num_row_groups))
             if file.metadata.num_rows != rows or sum(group.total_byte_size for group in groups) > _MAX_TABLE_BYTES:
-                chunk.report.add(name, f"has {file.metadata.num_rows} rows, {rows} were committed")
-                return []
-            table: list[dict[str, Any]] = file.read().to_pylist()
-            return table
+                chunk.report.add(name, f"has {plural(file.metadata.num_rows, 'row')}; committed: {rows}")
+                return nothing
+            return file.read().to_pylist(), found
     except (OSError, ValueError, pa.ArrowException) as error:
-        chunk.report.add(name, f"is no readable Parquet: {error}")
-        return []
+        chunk.report.add(name, f"is no readable Parquet: {error}", cure=BUILT_AGAIN)
+        return nothing
+
+
+def _check_columns(chunk: _Chunk, before: pa.Schema | None) -> pa.Schema | None:
+    """Compare the columns of the index with those of the chunk before; gives those to compare the next one with."""
+    if before is not None and chunk.columns is not None and not before.equals(chunk.columns):
+        differing = f"has other columns than the index before it ({_differing(before, chunk.columns)})"
+        chunk.report.add(chunk.index, f"{differing}; --where knows those that all have", severity="warning")
+    return before if chunk.columns is None else chunk.columns
+
+
+def _differing(schema: pa.Schema, other: pa.Schema) -> str:
+    """Names of columns that only one of two schemas has, or that they have differently."""
+    return ", ".join(sorted({field.name for field in set(schema) ^ set(other)}))
 
 
 def _check_rejects(chunk: _Chunk, rejects: list[dict[str, Any]]) -> None:
@@ -239,7 +217,7 @@ def _check_rows(chunk: _Chunk, rows: list[int]) -> None:
             chunk.report.add(chunk.record, f"row {row} does not belong to rows {first} to {end - 1}")
     missing = chunk.commit.rows - len({row for row in rows if first <= row < end})
     if missing:
-        chunk.report.add(chunk.record, f"{missing} of rows {first} to {end - 1} are neither sample nor rejection")
+        chunk.report.add(chunk.record, f"neither sample nor rejection: {missing} of rows {first} to {end - 1}")
 
 
 def _check_shard(chunk: _Chunk, path: Path, index: dict[str, dict[str, Any]]) -> None:
@@ -276,7 +254,7 @@ def _scan(chunk: _Chunk, path: Path) -> dict[str, list[Member]] | None:
                 else:
                     members.setdefault(match[1], []).append(Member(match[2], info.offset_data, info.size))
     except (tarfile.TarError, OSError, ValueError, EOFError) as error:
-        chunk.report.add(chunk.shard, f"is no readable tar: {error}")
+        chunk.report.add(chunk.shard, f"is no readable tar: {error}", cure=BUILT_AGAIN)
         return None
     return None if suspicious else members
 
@@ -285,7 +263,7 @@ def _strange(info: tarfile.TarInfo, name: str) -> str | None:
     if info.type != tarfile.REGTYPE:  # links, devices, sparse files that claim to be huge
         return f"is of tar type {info.type!r}, not a plain file"
     limit = _MAX_JSON_BYTES if name == "json" else _MAX_VIDEO_BYTES if name in _CONTAINERS else _MAX_PICTURE_BYTES
-    return f"has {info.size} bytes, more than {limit}" if info.size > limit else None
+    return f"has {plural(info.size, 'byte')}, more than {limit}" if info.size > limit else None
 
 
 def _check_member(
@@ -307,8 +285,8 @@ def _check_member(
         yield f"has the members {names}, not {document.members}"
         return
     if row is not None:
-        expected = index_row(document, chunk.shard, members)
-        for column in [column for column in expected if expected[column] != row[column]]:
+        expected = index_row(document, chunk.shard, members, chunk.extra)
+        for column in [column for column in row if expected[column] != row[column]]:  # an earlier version wrote fewer
             yield f"the index has {column} {row[column]!r}, KEY.json and the tar give {expected[column]!r}"[:400]
     if not content[document.video.member]:
         yield "the clip has no bytes"
@@ -345,12 +323,14 @@ def _check_whole(report: Validation, dataset: DatasetInfo | None, seen: list[Com
         return
     planned = [commit for commit in seen if commit.chunk < dataset.chunks]
     if len(planned) < len(seen):
-        report.add("dataset.json", f"{len(seen) - len(planned)} chunks are committed that were not planned")
+        too_many = plural(len(seen) - len(planned), "chunk")
+        cure = f"delete the records in commits/ from {dataset.chunks:06d}.json on"
+        report.add("dataset.json", f"committed but not planned: {too_many}", cure=cure)
     if len(planned) < dataset.chunks:
         missing = dataset.chunks - len(planned)
-        report.add("dataset.json", f"{missing} of {dataset.chunks} chunks are not committed; the same command finishes the job")
+        report.add("dataset.json", f"{missing} of {plural(dataset.chunks, 'chunk')} not committed", cure=FINISHED)
     elif (rows := sum(commit.rows for commit in planned)) != dataset.rows or (planned and planned[0].first_row != 0):
-        report.add("dataset.json", f"{dataset.rows} rows were planned, {rows} are committed")
+        report.add("dataset.json", f"planned: {plural(dataset.rows, 'row')}; committed: {rows}")
     if _recipe(dataset) is None:
         report.add("dataset.json", "does not say how background masks grew; backgrounds were not compared", severity="warning")
 
@@ -361,7 +341,8 @@ def _check_strays(report: Validation, out: str, seen: list[Commit]) -> None:
     for folder in ("shards", "index", "rejects", "commits"):
         for name in storage.listdir(storage.join(out, folder)):
             if f"{folder}/{name}" not in trusted:
-                report.add(f"{folder}/{name}", "belongs to no committed chunk", severity="warning")
+                cure = "" if folder == "commits" else PASSED_OVER  # a record that cannot be read is an error, and says more
+                report.add(f"{folder}/{name}", "belongs to no committed chunk", severity="warning", cure=cure)
     for address in storage.temporaries(out):
         name = os.path.relpath(address, storage.local_path(out))
         report.add(name, "was left by a writer that was stopped; the next start removes it", severity="warning")

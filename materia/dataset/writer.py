@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import IO, Any
 
@@ -19,9 +19,10 @@ import pyarrow.parquet as pq
 
 from materia.base import storage
 from materia.dataset.documents import Provenance, document_of, encode_document
+from materia.dataset.extra import ExtraType
 from materia.dataset.layout import Commit, FileHash, address_of, encode_record, read_commit, relative_path
 from materia.dataset.rows import Member, index_row, reject_row
-from materia.dataset.schema import INDEX, REJECTS
+from materia.dataset.schema import REJECTS, index_schema
 from stages.records import Rejection, Row, Sample, reject
 
 _COPY_BYTES = 1 << 20
@@ -36,12 +37,15 @@ class LostClip(Exception):
         self.transient = transient
 
 
-def write_chunk(out: str, chunk: int, rows: Iterable[Row], *, provenance: Provenance) -> Commit:
+def write_chunk(
+    out: str, chunk: int, rows: Iterable[Row], *, provenance: Provenance, extra: Mapping[str, ExtraType] | None = None
+) -> Commit:
     """Write and commit a chunk. A chunk that has a commit record is left as it is.
 
     `rows` are consecutive manifest rows in order; they are used up one by one, so memory holds one sample. A clip that cannot
-    be read any more, or a sample that breaks the contract, becomes a rejection. Raises ValueError when rows are
-    missing or out of order (an error of the caller), OSError when the output cannot be written.
+    be read any more, or a sample that breaks the contract, becomes a rejection. `extra`: the user's own columns that the index
+    holds, name -> type, the same for every chunk of an output; None: none. Raises ValueError when rows are missing or out of
+    order (an error of the caller), OSError when the output cannot be written.
     """
     record = address_of(out, "commits", chunk)
     if storage.exists(record):
@@ -50,11 +54,11 @@ def write_chunk(out: str, chunk: int, rows: Iterable[Row], *, provenance: Proven
     rejections: list[dict[str, Any]] = []
     numbers: list[int] = []
     files: dict[str, FileHash] = {}
-    shard = relative_path("shards", chunk)
+    shard, extra = relative_path("shards", chunk), extra or {}
     with storage.staged(storage.join(out, shard)) as staging:
         tar = Tar(staging.file)
         for row in rows:
-            packed = _pack(tar, row, shard, provenance) if isinstance(row, Sample) else row
+            packed = _pack(tar, row, shard, provenance, extra) if isinstance(row, Sample) else row
             if isinstance(packed, Rejection):
                 rejections.append(reject_row(packed))
                 numbers.append(packed.row)
@@ -70,7 +74,7 @@ def write_chunk(out: str, chunk: int, rows: Iterable[Row], *, provenance: Proven
     if not samples:
         storage.remove(storage.join(out, shard))  # of a commit that was interrupted while its clips were still there
     for name, records, schema in (
-        (relative_path("index", chunk), samples, INDEX),
+        (relative_path("index", chunk), samples, index_schema(extra)),
         (relative_path("rejects", chunk), rejections, REJECTS),
     ):
         data = parquet_bytes(records, schema)
@@ -119,7 +123,9 @@ class Tar:
         self.file.write(bytes(-self.file.tell() % tarfile.RECORDSIZE))
 
 
-def _pack(tar: Tar, sample: Sample, shard: str, provenance: Provenance) -> dict[str, Any] | Rejection:
+def _pack(
+    tar: Tar, sample: Sample, shard: str, provenance: Provenance, extra: Mapping[str, ExtraType]
+) -> dict[str, Any] | Rejection:
     """Append a sample's members and give its index row; or a rejection, and the tar is as it was."""
     try:
         document = document_of(sample, provenance)
@@ -140,7 +146,7 @@ def _pack(tar: Tar, sample: Sample, shard: str, provenance: Provenance) -> dict[
     if sample.background is not None:
         parts.append(("background.png", sample.background.png))
     members += [Member(name, tar.add(f"{sample.clip.key}.{name}", len(data), [data]), len(data)) for name, data in parts]
-    return index_row(document, shard, members)
+    return index_row(document, shard, members, extra)
 
 
 def _add_clip(tar: Tar, sample: Sample, name: str) -> Member:

@@ -13,12 +13,12 @@ import ctypes
 import importlib
 import os
 import platform
-import re
 import signal
 import sys
 import threading
 import time
 import traceback
+from bdb import BdbQuit
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -28,11 +28,13 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import msgspec
 
-from pipeline.engine.messages import Answer, Batch, Hello, Ready, Reply, SetupFailed, Started, pack_frame, read_frame
+from materia.base.errors import disk_trouble
+from pipeline.engine.messages import Answer, Batch, Hello, NoRoom, Ready, Reply, SetupFailed, Started, pack_frame, read_frame
 from stages import notices
 from stages.base import Stage
 from stages.batching import is_out_of_memory
-from stages.records import Row, Sample, StageName, reject
+from stages.records import Row, Sample, StageName
+from stages.unexpected import internal_error
 
 if TYPE_CHECKING:
     from pipeline.config import Config
@@ -67,7 +69,7 @@ def run_stages(stages: Sequence[Stage], rows: Sequence[Row], on_stage: Callable[
         seconds[stage.name] = time.perf_counter() - began
         for index, row in zip(indices, done, strict=True):
             rows[index] = row
-    return Answer(rows, seconds, notices.drain())
+    return Answer(rows, seconds, notices.drain(), notices.drain_traces())
 
 
 def run_side_by_side(
@@ -80,14 +82,14 @@ def run_side_by_side(
     def go_on(stage: Stage, step: Future[Answer]) -> Answer:
         before = step.result()
         done = run_stages([stage], before.rows, on_stage)
-        return Answer(done.rows, before.seconds | done.seconds, before.notices + done.notices)
+        return Answer(done.rows, before.seconds | done.seconds, before.notices + done.notices, before.traces + done.traces)
 
     with ExitStack() as stack:
         lanes = [stack.enter_context(ThreadPoolExecutor(1)) for _ in stages]
         steps: list[Future[Answer]] = []
         for first in range(0, len(rows), rows_at_once):
             step: Future[Answer] = Future()
-            step.set_result(Answer(list(rows[first : first + rows_at_once]), {}, []))
+            step.set_result(Answer(list(rows[first : first + rows_at_once]), {}))
             for stage, lane in zip(stages, lanes, strict=True):
                 step = lane.submit(go_on, stage, step)
             steps.append(step)
@@ -95,19 +97,27 @@ def run_side_by_side(
     seconds: Counter[StageName] = Counter()
     for answer in answers:
         seconds.update(answer.seconds)
-    said = [notice for answer in answers for notice in answer.notices]
-    return Answer([row for answer in answers for row in answer.rows], dict(seconds), said)
+    return Answer(
+        [row for answer in answers for row in answer.rows],
+        dict(seconds),
+        [notice for answer in answers for notice in answer.notices],
+        [trace for answer in answers for trace in answer.traces],
+    )
 
 
 def _process(stage: Stage, samples: list[Sample]) -> list[Row]:
-    """Stages promise not to raise; should one do so, its rows run alone and those that fail become `internal_error`."""
+    """Stages promise not to raise; should one do so, its rows run alone and those that fail become `internal_error`.
+
+    Raises OSError if a disk is full or read-only.
+    """
     try:
         return _checked(samples, stage.process(samples))
+    except BdbQuit:  # a person left the debugger: inline.py
+        raise
     except Exception as error:
         if len(samples) > 1:
             return [row for sample in samples for row in _process(stage, [sample])]
-        traceback.print_exc()  # to the worker's log
-        return [reject(samples[0], stage.name, "internal_error", _stable(f"{type(error).__name__}: {error}"))]
+        return [internal_error(samples[0], stage.name, error)]
 
 
 def _checked(samples: list[Sample], rows: list[Row]) -> list[Row]:
@@ -116,11 +126,6 @@ def _checked(samples: list[Sample], rows: list[Row]) -> list[Row]:
     if got != given:
         raise RuntimeError(f"the stage gave rows {got} for rows {given}")
     return rows
-
-
-def _stable(message: str) -> str:
-    """Without memory addresses, which differ from run to run, and cut to a readable length."""
-    return re.sub(r"0x[0-9a-fA-F]+", "0x...", message)[:500]
 
 
 def _die_with_parent(parent_pid: int) -> None:
@@ -156,9 +161,11 @@ class _CannotSetUp(RuntimeError):
     """A stage's `setup` failed; the message names the stage, the device and the cause."""
 
 
-def _set_up(hello: Hello) -> tuple[list[Stage], Ready]:
+def set_up(hello: Hello) -> tuple[list[Stage], Ready]:
+    """Build the stages and load their models. Raises RuntimeError naming the stage and the device."""
     from pipeline.config import Config
 
+    notices.begin()
     began = time.perf_counter()
     config = Config.model_validate_json(hello.config_json)
     stages = load_stage_factory(hello.stage_factory)(config, hello.stages)
@@ -200,8 +207,12 @@ def _serve(requests: BinaryIO, send: Callable[[Reply], None]) -> None:
         return
     try:
         hello = msgspec.msgpack.decode(first, type=Hello)
-        stages, ready = _set_up(hello)
+        stages, ready = set_up(hello)
     except Exception as error:
+        trouble = disk_trouble(error)
+        if trouble is not None:
+            send(_no_room(trouble))
+            return
         traceback.print_exc()
         send(SetupFailed(str(error) if isinstance(error, _CannotSetUp) else f"{type(error).__name__}: {error}"))
         return
@@ -209,16 +220,33 @@ def _serve(requests: BinaryIO, send: Callable[[Reply], None]) -> None:
     decoder = msgspec.msgpack.Decoder(Batch)
     while (frame := read_frame(requests)) is not None:
         samples = decoder.decode(frame).samples
-        if hello.rows_at_once is None or len(samples) <= hello.rows_at_once:
-            send(run_stages(stages, samples, lambda stage: send(Started(stage))))
-        else:
-            send(run_side_by_side(stages, samples, hello.rows_at_once, lambda stage: send(Started(stage))))
+        try:
+            if hello.rows_at_once is None or len(samples) <= hello.rows_at_once:
+                answer: Reply = run_stages(stages, samples, lambda stage: send(Started(stage)))
+            else:
+                answer = run_side_by_side(stages, samples, hello.rows_at_once, lambda stage: send(Started(stage)))
+        except OSError as error:
+            trouble = disk_trouble(error)
+            if trouble is None:
+                raise
+            answer = _no_room(trouble)
+        send(answer)
     for stage in stages:
         stage.close()
 
 
+def _no_room(trouble: OSError) -> NoRoom:
+    return NoRoom(trouble.errno or 0, trouble.filename)
+
+
+def _pass_breakpoint(*_: object, **__: object) -> None:
+    """Instead of a debugger, which has no terminal here."""
+    notices.notice("a breakpoint() was passed by; to stop there, run with --engine inline")
+
+
 def main() -> None:
     """Serve until the request pipe closes."""
+    sys.breakpointhook = _pass_breakpoint
     request_fd, answer_fd, parent_pid = map(int, sys.argv[1:4])
     _die_with_parent(parent_pid)
     _leave_nobody_behind((request_fd, answer_fd))

@@ -7,6 +7,7 @@ before each stage and one `Answer` for each batch, as frames: a 4-byte big-endia
 
 from __future__ import annotations
 
+import os
 import struct
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -69,14 +70,30 @@ class Started(msgspec.Struct, tag=True):
 
 
 class Answer(msgspec.Struct, tag=True):
-    """One row for each sample of the batch, in order, the seconds that each stage took, and what the models had to say."""
+    """One row for each sample of the batch, in order, the seconds that each stage took, and what the models had to say.
+
+    `traces`: tracebacks of errors that nobody foresaw.
+    """
 
     rows: list[Row]
     seconds: dict[StageName, float]
-    notices: list[str]
+    notices: list[str] = []
+    traces: list[str] = []
 
 
-Reply = Ready | SetupFailed | Started | Answer
+class NoRoom(msgspec.Struct, tag=True):
+    """A disk is full or read-only: the batch is not done, and no clip is at fault. As OSError's errno and file name."""
+
+    number: int
+    place: str | None
+
+    @property
+    def error(self) -> OSError:
+        """As it was raised."""
+        return OSError(self.number, os.strerror(self.number), self.place)
+
+
+Reply = Ready | SetupFailed | Started | Answer | NoRoom
 _REPLIES = msgspec.msgpack.Decoder(Reply)
 
 
@@ -114,7 +131,8 @@ class JobSpec(msgspec.Struct, frozen=True):
 
 
 class Work(msgspec.Struct):
-    """A slice on its way. `failure` says why the job cannot go on; such a slice passes through without being touched."""
+    """A slice on its way. `failure` says why the job cannot go on, and `exit_code` how it ends then; such a slice passes
+    through without being touched."""
 
     chunk: int
     slice: int
@@ -125,10 +143,11 @@ class Work(msgspec.Struct):
     notices: list[str] = []
     ready: list[Ready] = []
     failure: str = ""
+    exit_code: int = 1
 
 
 class Report(msgspec.Struct):
-    """What the driver hears of a spooled slice; or, in `failure`, why the job must stop.
+    """What the driver hears of a spooled slice; or, in `failure`, why the job must stop, with `exit_code`.
 
     `rejected` counts reason codes, `seconds` is per stage, `wall_s` what the slice took in all pools without waiting for its
     turn, `notes` tell of children that died, `example` is the message of a row that the engine, not the method, rejected,
@@ -147,6 +166,7 @@ class Report(msgspec.Struct):
     notes: list[str]
     example: str
     failure: str
+    exit_code: int = 1
     notices: list[str] = []
     ready: list[Ready] = []
     reached: int = -1
@@ -169,6 +189,7 @@ def report(work: Work) -> Report:
         notes=work.notes,
         example=next((f"row {row.row}: {row.message}" for row in rejections if row.reason in ENGINE_REASONS), ""),
         failure=work.failure,
+        exit_code=work.exit_code,
         notices=work.notices,
         ready=work.ready,
         reached=reached,

@@ -21,7 +21,7 @@ from materia.base.ray_session import start_ray  # first, because it sets Ray's e
 import msgspec
 import numpy as np
 import ray
-from ray.exceptions import ObjectLostError, RayError
+from ray.exceptions import ObjectLostError, OutOfDiskError, RayError
 
 from pipeline.config import EngineSettings, PoolSettings
 from pipeline.engine.messages import JobSpec, Report, Work, report
@@ -203,4 +203,8 @@ def _finished(ref: Any) -> Report | None:
         cause = getattr(error, "cause", None) or error
         if isinstance(cause, ObjectLostError):
             return None
+        if isinstance(cause, OutOfDiskError):
+            raise JobError(
+                5, "the disk of Ray's folder (RAY_TMPDIR, TMPDIR or /tmp) is full; make room, and the same command goes on"
+            ) from error
         raise JobError(1, f"a worker on Ray cannot work: {str(cause).strip().splitlines()[-1]}") from error

@@ -1,6 +1,6 @@
-"""The runner without Ray: one slice after the other in this process, each pool with one child.
+"""The runner without Ray: one slice after the other, each pool with one child, or inline, without any.
 
-The engine of debugging and of most tests, and the baseline for Ray's overhead (engine: decision 3).
+The engine of most tests, and the baseline for Ray's overhead (engine: decision 3); inline it is the one of debugging.
 """
 
 from __future__ import annotations
@@ -20,17 +20,20 @@ from pipeline.plan import Plan
 class SerialRunner:
     """Runs slices and commits where it is called."""
 
-    def __init__(self, job: JobSpec, plan: Plan, pools: Sequence[PoolSettings], tell: Callable[[str], None]) -> None:
+    def __init__(
+        self, job: JobSpec, plan: Plan, pools: Sequence[PoolSettings], tell: Callable[[str], None], inline: bool = False
+    ) -> None:
         self._job = job
         self._plan = plan
         self._pools = pools
         self._tell = tell
+        self._inline = inline
         self._workers: list[PoolWorker] = []
 
     def reports(self, slices: np.ndarray) -> Iterator[Report]:
         """Reports in the order of the slices."""
         if not self._workers:
-            self._workers = [PoolWorker(self._job, pool) for pool in range(len(self._pools))]
+            self._workers = [PoolWorker(self._job, pool, self._inline) for pool in range(len(self._pools))]
             for number, worker in enumerate(self._workers):
                 self._tell(what_loads(self._pools[number:]))
                 worker.set_up()
@@ -44,8 +47,12 @@ class SerialRunner:
     def commit(self, chunk: int) -> Future[None]:
         """Commits before it returns."""
         done: Future[None] = Future()
-        commit_chunk(self._job, chunk)
-        done.set_result(None)
+        try:
+            commit_chunk(self._job, chunk)
+        except OSError as error:
+            done.set_exception(error)
+        else:
+            done.set_result(None)
         return done
 
     def close(self) -> None:

@@ -38,7 +38,8 @@ def commit_chunk(job: JobSpec, chunk: int) -> None:
     assert plan is not None
     numbers = plan.slices_of(chunk)
     rows = (row for number in numbers for row in decode_rows(storage.read_bytes(spool_address(job.out, number))))
-    write_chunk(job.out, chunk, rows, provenance=job.provenance)  # reads no row if a repeated task comes after the commit
+    # Reads no row if a repeated task comes after the commit.
+    write_chunk(job.out, chunk, rows, provenance=job.provenance, extra=plan.extra)
     for number in numbers:
         storage.remove(spool_address(job.out, number))
 

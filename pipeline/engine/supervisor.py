@@ -8,6 +8,7 @@ costs a hanging one three deadlines (two, if the pool hands over single rows); b
 
 from __future__ import annotations
 
+import fcntl
 import os
 import platform
 import select
@@ -17,15 +18,17 @@ import sys
 import tempfile
 import time
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from statistics import median
-from typing import Literal, NamedTuple
+from typing import BinaryIO, Literal, NamedTuple
 
 import msgspec
 import psutil
 
-from pipeline.engine.messages import Answer, Batch, Hello, Ready, Reply, SetupFailed, Started, pack_frame, unpack_frames
+from pipeline.engine.environment import for_models
+from pipeline.engine.messages import Answer, Batch, Hello, NoRoom, Ready, Reply, SetupFailed, Started, pack_frame, unpack_frames
 from stages.records import Row, Sample, StageName, reject
 
 _LOOK_S = 1.0  # how often the memory of a working child is looked at; what it sends, and its end, are heard at once
@@ -63,14 +66,33 @@ class Limits:
 
 
 class Processed(NamedTuple):
-    """Rows in the order given, seconds per stage, one note (with the end of its log) for each death of a child, what the
-    models had to say (stages/notices.py), and the introduction of a child that was asked for the first time."""
+    """Rows in the order given, seconds per stage, one note (with the end of its log) for each death of a child and for each
+    error that nobody foresaw, what the models had to say (stages/notices.py), and the introduction of a child that was asked
+    for the first time."""
 
     rows: list[Row]
     seconds: dict[StageName, float]
     notes: list[str]
     notices: list[str]
     ready: list[Ready]
+
+    def take(self, answer: Answer) -> list[Row]:
+        """Keep what is told of a batch, and give its rows."""
+        for stage, seconds in answer.seconds.items():
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
+        self.notices.extend(answer.notices)
+        self.notes.extend(answer.traces)
+        return answer.rows
+
+
+def in_batches(rows: list[Row], rows_per_batch: int, run: Callable[[list[Sample]], list[Row]]) -> None:
+    """Put what becomes of the samples among the rows in their place, a batch at a time, in order."""
+    indices = [index for index, row in enumerate(rows) if isinstance(row, Sample)]
+    samples = [row for row in rows if isinstance(row, Sample)]
+    for first in range(0, len(samples), rows_per_batch):
+        batch = slice(first, first + rows_per_batch)
+        for index, row in zip(indices[batch], run(samples[batch]), strict=True):
+            rows[index] = row
 
 
 class Supervisor:
@@ -86,22 +108,18 @@ class Supervisor:
         self._child = _Child(hello, limits)
 
     def process(self, rows: list[Row]) -> Processed:
-        """Run the samples among the rows through the stages; rejections stay where they are. Raises SetupError."""
+        """Run the samples among the rows through the stages; rejections stay where they are.
+
+        Raises SetupError, and OSError if a disk is full or read-only.
+        """
         done = Processed(list(rows), {}, [], [], [])
-        indices = [index for index, row in enumerate(rows) if isinstance(row, Sample)]
-        samples = [row for row in rows if isinstance(row, Sample)]
-        step = self._limits.rows_per_batch
-        finished: list[Row] = []
-        for first in range(0, len(samples), step):
-            finished += self._run(samples[first : first + step], done)
-        for index, row in zip(indices, finished, strict=True):
-            done.rows[index] = row
+        in_batches(done.rows, self._limits.rows_per_batch, lambda samples: self._run(samples, done))
         done.ready.extend(self._introductions)
         self._introductions.clear()
         return done
 
     def set_up(self) -> None:
-        """Wait until the child has loaded its models. Raises SetupError."""
+        """Wait until the child has loaded its models. Raises SetupError, and OSError if a disk is full or read-only."""
         for last in (False, True):
             if self._ready:
                 return
@@ -113,6 +131,9 @@ class Supervisor:
                     raise self._setup_error(death.message, death.log) from None
                 self._restart()  # perhaps killed from outside
                 continue
+            if isinstance(reply, NoRoom):
+                self._child.end()
+                raise reply.error
             if isinstance(reply, SetupFailed):
                 log = self._child.last_words()
                 self._child.end()
@@ -147,10 +168,7 @@ class Supervisor:
                 if failure.reason == "timeout" and len(samples) > 1:
                     break  # not an outside kill, and a deadline is dear
             else:
-                for stage, seconds in answer.seconds.items():
-                    done.seconds[stage] = done.seconds.get(stage, 0.0) + seconds
-                done.notices.extend(answer.notices)
-                return answer.rows
+                return done.take(answer)
         if len(samples) > 1:
             return [row for sample in samples for row in self._run([sample], done)]
         return [reject(samples[0], failure.stage or self._hello.stages[0], failure.reason, failure.message)]
@@ -163,6 +181,8 @@ class Supervisor:
         except _ChildDied:
             self._restart()
             raise
+        if isinstance(answer, NoRoom):
+            raise answer.error
         assert isinstance(answer, Answer)
         self._row_seconds.append((time.monotonic() - began) / len(samples))
         if self._child.memory_gib() > self._limits.memory_limit_gib:
@@ -201,7 +221,7 @@ class _Child:
         self._stage: StageName | None = None
         self._idle = False
         self._received = bytearray()
-        self._log = tempfile.TemporaryFile("a+b")  # noqa: SIM115 (lives as long as the child)
+        self._log = _log_file()
         request_fd, self._requests = os.pipe()
         self._answers, answer_fd = os.pipe()
         # -P: the current folder is not searched for modules
@@ -323,11 +343,17 @@ class _Child:
             self._log.truncate(0)
 
 
+def _log_file() -> BinaryIO:
+    """What a child writes goes to memory: on a full disk a print would fail. Its end is the child's end."""
+    if not hasattr(os, "memfd_create"):
+        return tempfile.TemporaryFile("a+b")
+    log = os.memfd_create("log")
+    fcntl.fcntl(log, fcntl.F_SETFL, os.O_APPEND)  # after a truncation, too, it is written to at its end
+    return os.fdopen(log, "a+b")
+
+
 def _environment(import_path: list[str], limits: Limits) -> dict[str, str]:
-    """The parent's, in which Ray names the cards of an actor, with the driver's import path, and with numeric libraries held to
-    so many threads. Weights are fetched before a job: a thousand workers must not ask a hub, unless the user says so."""
-    libraries = ("OMP", "OPENBLAS", "MKL", "NUMEXPR", "VECLIB_MAXIMUM")
-    pinned = {f"{library}_NUM_THREADS": str(limits.threads) for library in libraries}
-    pinned |= {"PYTHONPATH": os.pathsep.join(import_path), "PYTHONHASHSEED": "0", "TOKENIZERS_PARALLELISM": "false"}
+    """The parent's, in which Ray names the cards of an actor, with the driver's import path."""
+    path = {"PYTHONPATH": os.pathsep.join(import_path), "PYTHONHASHSEED": "0"}
     hidden = {} if limits.cards else {"CUDA_VISIBLE_DEVICES": ""}
-    return {"HF_HUB_OFFLINE": "1", **os.environ, **pinned, **hidden}
+    return {**os.environ, **for_models(limits.threads), **path, **hidden}

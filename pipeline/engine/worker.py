@@ -1,10 +1,11 @@
 """A worker of a pool: a slice read from the plan, run through the pool's stages, handed on or spooled.
 
-Both runners (serial.py, ray_runner.py) do just these steps. Results do not depend on who runs a slice, when, or how often.
+The runners (serial.py, ray_runner.py) do just these steps. Results do not depend on who runs a slice, when, or how often.
 """
 
 from __future__ import annotations
 
+import platform
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
@@ -13,8 +14,11 @@ from typing import Protocol
 import numpy as np
 
 from materia.base import storage
+from materia.base.errors import explain
+from materia.base.storage import NoWayIn, StorageFailed
 from materia.base.storage_settings import use_storage
 from pipeline.config import Config, PoolSettings
+from pipeline.engine.inline import InProcess
 from pipeline.engine.messages import Hello, JobSpec, Report, Work
 from pipeline.engine.spool import plan_folder, spool_address
 from pipeline.engine.supervisor import Limits, SetupError, Supervisor
@@ -42,9 +46,12 @@ class Runner(Protocol):
 
 
 class PoolWorker:
-    """One worker of a pool; the first pool's also reads slices from the plan, the last one's spools them."""
+    """One worker of a pool; the first pool's also reads slices from the plan, the last one's spools them.
 
-    def __init__(self, job: JobSpec, pool: int) -> None:
+    Stages run in a child, or `inline` in this process.
+    """
+
+    def __init__(self, job: JobSpec, pool: int, inline: bool = False) -> None:
         config = Config.model_validate_json(job.config_json)
         use_storage(config.storage)
         plan = open_plan(plan_folder(job.out))
@@ -60,14 +67,15 @@ class PoolWorker:
             job.import_path,
             rows_at_once=settings.rows_at_once,
         )
-        self._supervisor = Supervisor(hello, limits(config, settings))
-        self._cannot_start: SetupError | None = None
+        bounds = limits(config, settings)
+        self._stages = InProcess(hello, bounds.rows_per_batch, bounds.threads) if inline else Supervisor(hello, bounds)
+        self._cannot_start: SetupError | OSError | None = None
 
     def set_up(self) -> None:
         """Wait until the models are loaded; that they cannot be is told with the first slice that needs them."""
         try:
-            self._supervisor.set_up()
-        except SetupError as error:
+            self._stages.set_up()
+        except (SetupError, OSError) as error:
             self._cannot_start = error
 
     def advance(self, work: Work) -> Work:
@@ -80,7 +88,7 @@ class PoolWorker:
                 work.rows = read_rows(self._plan, work.slice, self._source)
             if self._cannot_start is not None and any(isinstance(row, Sample) for row in work.rows):
                 raise self._cannot_start
-            done = self._supervisor.process(work.rows)
+            done = self._stages.process(work.rows)
             work.rows, work.seconds, work.notes = done.rows, work.seconds | done.seconds, work.notes + done.notes
             work.notices, work.ready = work.notices + done.notices, work.ready + done.ready
             if self.is_last:
@@ -88,13 +96,22 @@ class PoolWorker:
         except SetupError as error:
             work.failure, work.notes = str(error), [*work.notes, f"{error}\n{error.log}"]
         except OSError as error:
-            work.failure = f"{type(error).__name__}: {error}"
+            work.failure, work.exit_code = told(error)
         work.wall_s += time.perf_counter() - began
         return work
 
     def close(self) -> None:
         """End the child."""
-        self._supervisor.close()
+        self._stages.close()
+
+
+def told(error: OSError) -> tuple[str, int]:
+    """(sentence, exit code) of what storage did to a running job: 5 where the same command may go on."""
+    where = f" (on {platform.node()})"
+    if isinstance(error, StorageFailed):
+        return f"{error.address or 'storage'}: {error}{where}", 2 if isinstance(error, NoWayIn) else 5
+    sentence, exit_code = explain(error)
+    return sentence + where, exit_code
 
 
 def read_rows(plan: Plan, number: int, source: SourceSettings) -> list[Row]:

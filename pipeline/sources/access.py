@@ -16,11 +16,12 @@ import re
 import stat
 import unicodedata
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
 from materia.base import storage
+from materia.base.settings_file import set_argument
 from pipeline.sources.settings import SourceSettings
 from stages.records import Clip, Rejection, Sample, reject
 
@@ -102,22 +103,37 @@ def real_folder(folder: str) -> str:
     return os.path.realpath(folder) if split_scheme(folder)[0] == "file" else folder
 
 
-def allowed_roots(root: str, settings: SourceSettings) -> tuple[str, ...]:
-    """Addresses of the folders that may be opened: real paths where they are local."""
-    return tuple(real_folder(absolute(folder, root)) for folder in settings.allowed_roots or ["."])
+class Roots(NamedTuple):
+    """Folders that may be opened: `folders` by address, real paths where they are local; `named` as the settings have them."""
+
+    folders: tuple[str, ...]
+    named: list[str]
+
+    def check(self, address: str, name: str) -> None:
+        """Raises Denied for an address below none of them; `name` is what the manifest calls it."""
+        if any(is_below(address, folder) for folder in self.folders):
+            return
+        where = "lies" if address == name else f"leads to {quoted(address)},"
+        wider = set_argument("source.allowed_roots", [*self.named, posixpath.dirname(address)])
+        raise Denied(
+            "outside_root", f"{quoted(name)} {where} outside the allowed roots; move it there, or allow its folder: {wider}"
+        )
 
 
-def check_local(path: str, roots: tuple[str, ...], name: str) -> str:
-    """Real path of a regular file below `roots` (real paths), found without opening anything.
+def allowed_roots(root: str, settings: SourceSettings) -> Roots:
+    """The roots of a manifest in the folder `root`."""
+    named = settings.allowed_roots or ["."]
+    return Roots(tuple(real_folder(absolute(folder, root)) for folder in named), named)
+
+
+def check_local(path: str, roots: Roots, name: str) -> str:
+    """Real path of a regular file below `roots`, found without opening anything.
 
     `name` is what messages call it. Raises Denied.
     """
     shown = quoted(name)
     real = os.path.realpath(path)
-    if not any(is_below(real, folder) for folder in roots):
-        raise Denied(
-            "outside_root", f"{shown} leads outside the allowed roots; move it, or add its folder to source.allowed_roots"
-        )
+    roots.check(real, name)
     mode = _attempt(lambda: os.lstat(real).st_mode, shown)
     if stat.S_ISREG(mode):
         return real
@@ -152,13 +168,13 @@ def _find(uri: str, root: str, settings: SourceSettings) -> str:
             or (scheme == "file" and os.path.lexists(path))
         ):
             raise
-        other = _attempt(lambda: _respelled(address, roots), shown)
+        other = _attempt(lambda: _respelled(address, roots.folders), shown)
         if other is None:
             raise
     return (check_local if scheme == "file" else _check_remote)(other, roots, uri)
 
 
-def _check_named(path: str, roots: tuple[str, ...], name: str) -> str:
+def _check_named(path: str, roots: Roots, name: str) -> str:
     """`check_local`, but a name like `concat:a.mp4` is an attempt at a protocol unless there is a file of that name."""
     match = _PROTOCOL.match(name)
     if match and not os.path.lexists(path):
@@ -166,11 +182,10 @@ def _check_named(path: str, roots: tuple[str, ...], name: str) -> str:
     return check_local(path, roots, name)
 
 
-def _check_remote(address: str, roots: tuple[str, ...], name: str) -> str:
+def _check_remote(address: str, roots: Roots, name: str) -> str:
     """The address of a file below `roots`. Raises Denied."""
     shown = quoted(name)
-    if not any(is_below(address, folder) for folder in roots):
-        raise Denied("outside_root", f"{shown} lies outside the allowed roots; add its folder to source.allowed_roots")
+    roots.check(address, name)
     info: dict[str, Any] = _attempt(lambda: storage.info(address), shown)
     if info["type"] != "file":
         raise Denied("not_a_file", f"{shown} is a {info['type']}, not a file")

@@ -12,8 +12,9 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
+from pipeline.sources.columns import check_columns
 from pipeline.sources.lists import refuse_lists
-from pipeline.sources.rows import RawRow, SourceError, check_columns, encoding_problem, read_lines, too_long
+from pipeline.sources.rows import RawRow, SourceError, encoding_problem, read_lines, too_long
 from pipeline.sources.settings import SourceSettings
 
 _DELIMITERS = (",", ";", "\t", "|")
@@ -39,11 +40,12 @@ def read_csv(file: Any, settings: SourceSettings, address: str) -> Iterator[RawR
     if problem:
         raise SourceError(f"{address}: the header cannot be read: {problem[1]}")
     columns = [cell.strip() for cell in cells]
-    check_columns(columns, settings, address)
     records = _records(itertools.chain(head, lines), delimiter, max_bytes)
     next(records)
+    rows = _rows(records, columns, delimiter)
+    check_columns(columns, settings, address, rows)
     loaded = f"pd.read_csv({posixpath.basename(address)!r}, sep={delimiter!r}, dtype=str)"
-    yield from refuse_lists(_rows(records, columns, delimiter), settings, address, loaded)
+    yield from refuse_lists(rows, settings, address, loaded)
 
 
 def _most_fitting(headers: dict[str, _Record], wanted: set[str]) -> str:

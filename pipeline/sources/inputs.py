@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from materia.base import storage
+from materia.base.settings_file import set_argument
 from pipeline.sources.access import absolute, split_scheme
 from pipeline.sources.csv_text import read_csv
 from pipeline.sources.folder import folder_files, read_folder
@@ -109,8 +110,8 @@ def _read(source: Source, settings: SourceSettings, on_notice: Callable[[str], N
 
 def _check_scheme(scheme: str, address: str, settings: SourceSettings) -> None:
     if scheme not in settings.schemes:
-        wanted = ", ".join([*settings.schemes, scheme])
-        raise SourceError(f"{address}: scheme {scheme!r} is not allowed; set source.schemes=[{wanted}]")
+        wider = set_argument("source.schemes", [*settings.schemes, scheme])
+        raise SourceError(f"{address}: scheme {scheme!r} is not allowed; to allow it: {wider}")
     try:
         storage.check_scheme(scheme)
     except ValueError as error:

@@ -18,6 +18,7 @@ from typing import Any
 import msgspec
 
 from pipeline.sources.access import relative
+from pipeline.sources.columns import missing_columns
 from pipeline.sources.lists import holds_several
 from pipeline.sources.rows import RawRow
 from pipeline.sources.settings import SourceSettings
@@ -79,6 +80,8 @@ def key_of(id_: str | None, uri: str, start_s: float | None, end_s: float | None
 
 def _clip(row: int, fields: dict[str, Any], root: str, settings: SourceSettings) -> Clip:
     names = settings.columns
+    if names.video not in fields or names.caption not in fields:
+        raise _Bad("missing_field", missing_columns(fields, settings))
     video = _text(fields.get(names.video), names.video)
     if not video.strip():
         raise _Bad("missing_field", f"{names.video!r} is empty; give the address of the video")

@@ -8,8 +8,9 @@ import posixpath
 from collections.abc import Iterator
 from typing import Any
 
+from pipeline.sources.columns import check_columns
 from pipeline.sources.lists import refuse_lists
-from pipeline.sources.rows import RawRow, SourceError, check_columns, too_long
+from pipeline.sources.rows import RawRow, SourceError, too_long
 from pipeline.sources.settings import SourceSettings
 
 _BATCH_ROWS = 1024
@@ -27,10 +28,10 @@ def read_parquet(file: Any, settings: SourceSettings, address: str) -> Iterator[
 
     try:
         table = pq.ParquetFile(file, buffer_size=_BUFFER_BYTES)  # else whole column chunks are read
-        check_columns(table.schema_arrow.names, settings, address)
         lost = _lost_durations(table)
         batches = (_restored(batch, lost) for batch in table.iter_batches(batch_size=_BATCH_ROWS, use_threads=False))
         rows = itertools.chain.from_iterable(_rows(batch, settings.max_line_bytes) for batch in batches)
+        check_columns(table.schema_arrow.names, settings, address, rows)
         yield from refuse_lists(rows, settings, address, f"pd.read_parquet({posixpath.basename(address)!r})")
     except (pa.ArrowException, OSError) as error:
         raise SourceError(f"{address}: damaged or no Parquet: {error}") from error

@@ -1,16 +1,13 @@
-"""What readers of all formats share: the raw row, the input's error, lines of bounded length, the check of column names."""
+"""What readers of all formats share: the raw row, the input's error, lines of bounded length."""
 
 from __future__ import annotations
 
-import difflib
 import io
 import json
-from collections import Counter
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from materia.base.errors import UserError
-from pipeline.sources.settings import SourceSettings
 
 _PIECE_BYTES = 2**20
 _BOM = b"\xef\xbb\xbf"
@@ -73,17 +70,3 @@ def _int_or_text(digits: str) -> int | str:
 
 DECODER = json.JSONDecoder(parse_int=_int_or_text)
 """Of manifests' JSON; integers too long to be converted become text."""
-
-
-def check_columns(columns: list[str], settings: SourceSettings, address: str) -> None:
-    """Raises SourceError unless the video and caption columns are there and no name stands twice."""
-    for field in ("video", "caption"):
-        name = getattr(settings.columns, field)
-        if name not in columns:
-            nearest = difflib.get_close_matches(name, columns, n=1) or difflib.get_close_matches(field, columns, n=1)
-            hint = f"; if it is {nearest[0]!r}, set source.columns.{field}={nearest[0]}" if nearest else ""
-            hint = hint or ("; is it the first line? Cells are parted by , ; | or tabs" if len(columns) == 1 else "")
-            raise SourceError(f"{address}: no column {name!r}; found: {', '.join(map(repr, columns[:50]))}{hint}")
-    for name, times in Counter(columns).items():
-        if name and times > 1:
-            raise SourceError(f"{address}: column {name!r} stands more than once; rename or remove one")

@@ -15,6 +15,7 @@ from typing import cast
 import numpy as np
 
 from materia.base.weights.files import Missing
+from stages.answers import detect, each_alone, inpaint
 from stages.backends import Detector, Inpainter, build_backend
 from stages.images import decode_mask, encode_png, fill_holes
 from stages.localise.shared import acquire, make, release
@@ -82,7 +83,7 @@ class CleanBackground:
 
     def process(self, samples: list[Sample]) -> list[Row]:
         """Samples with instances -> samples with a background, or rejections `nothing_left`; one row each, in order."""
-        return [row for group in _groups(samples) for row in self._clean(group)]
+        return [row for group in _groups(samples) for row in each_alone(self.name, group, self._clean)]
 
     def _clean(self, samples: list[Sample]) -> list[Row]:
         """Draw all samples together, then those again that need a larger mask; of each, the drawing with the lowest worst
@@ -130,7 +131,9 @@ class CleanBackground:
         masked = [index for index, mask in enumerate(masks) if mask.any()]
         if masked:
             words = [_background_word(samples[index]) for index in masked]
-            filled = self.inpainter.inpaint([pictures[k] for k in masked], [masks[k] for k in masked], words)
+            holes = [masks[index] for index in masked]
+            name = f"background.backend {self.settings.backend}"
+            filled = inpaint(self.inpainter, name, [pictures[index] for index in masked], holes, words)
             for index, picture in zip(masked, filled, strict=True):
                 pictures[index] = np.where(masks[index][..., None], picture, pictures[index])
         residuals = self._residuals(samples, pictures)
@@ -139,9 +142,10 @@ class CleanBackground:
     def _residuals(self, samples: list[Sample], pictures: list[np.ndarray]) -> list[dict[str, float]]:
         """For each sample, the best detector score that each subject word still gets on the result."""
         subjects = [[entity for entity in sample.entities if entity.category == "subject"] for sample in samples]
+        name = f"localise.backend {self.localise.backend}"
         return [
             {entity.word: round(float(column.max(initial=0)), 4) for entity, column in zip(words, found.scores.T, strict=True)}
-            for words, found in zip(subjects, self.detector.detect(pictures, subjects), strict=True)
+            for words, found in zip(subjects, detect(self.detector, name, pictures, subjects), strict=True)
         ]
 
     def _record(self, sample: Sample, drawing: Drawing) -> Sample:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -51,6 +51,7 @@ class DiffusionInpainter(Inpainter):
     """
 
     method = "diffusers"
+    option_examples: ClassVar[dict[str, str]] = {"model": "/models/stable-diffusion-inpainting"}
 
     def __init__(
         self,

@@ -7,7 +7,7 @@ TorchScript runs no Python, yet it is a program: state the `sha256` of a file th
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -50,6 +50,9 @@ class Lama(Inpainter):
     """
 
     method = "lama"
+    option_examples: ClassVar[dict[str, str]] = {
+        "checkpoint": "https://github.com/Sanster/models/releases/download/add_big_lama/big-lama.pt"
+    }
 
     def __init__(
         self,

@@ -40,6 +40,7 @@ class OpenAILM(LanguageModel):
     """
 
     execution_options: ClassVar[frozenset[str]] = frozenset({"base_url", "api_key_env", "concurrency", "timeout_s", "retries"})
+    option_examples: ClassVar[dict[str, str]] = {"model": "Qwen/Qwen3-4B-Instruct-2507"}
 
     def __init__(
         self,

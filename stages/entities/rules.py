@@ -1,19 +1,24 @@
 """The method's rules on a model's answer, in its order: from JSON text to entity words, or a reason to reject the clip.
 
-In: caption, candidate nouns, answer. Out: entity words with all their spans, and (reason, message) or None. The rules are
-invalid_output -> not_in_caption -> re-classify by table -> no_subject -> plural_subject (method: entity words). The entities
-found so far are given back with a reason too, so that a rejection can show them.
+In: caption, the phrases that were asked about, answer. Out: entity words with all their spans, and (reason, message) or None.
+The rules are invalid_output -> not_in_caption -> re-classify by table -> no_subject -> plural_subject (method: entity words).
+The entities found so far are given back with a reason too, so that a rejection can show them.
 """
 
 from __future__ import annotations
 
 import json
+import reprlib
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from stages.caption_text import Span, clean
 from stages.entities.lexicon import is_plural, lemmas, table
 from stages.entities.nouns import tokenize
 from stages.records import Category, EntityWord
+
+_short = reprlib.Repr()  # of any JSON value, for messages
+_short.maxlevel, _short.maxdict, _short.maxlist, _short.maxstring = 2, 3, 3, 200
 
 
 class Verdict(NamedTuple):
@@ -24,15 +29,19 @@ class Verdict(NamedTuple):
     message: str = ""
 
 
-def judge(caption: str, answer: str, kinds: dict[str, str], plural_heads: frozenset[str] = frozenset()) -> Verdict:
+def judge(
+    caption: str, answer: str, kinds: dict[str, str], plural_heads: frozenset[str] = frozenset(), asked: Iterable[str] = ()
+) -> Verdict:
     """Apply the rules to one answer.
 
     `kinds` maps what the model may say to a category or "none". `plural_heads`: case-folded phrases that the caption counts
-    in plural ("two fish"). A phrase may be any whole-word span of the caption, candidate or not.
+    in plural ("two fish"). `asked`: the phrases that the answer must speak of. A phrase of the answer may be any whole-word
+    span of the caption, asked for or not.
     """
-    chosen = read_answer(answer, kinds)
-    if chosen is None:
-        return Verdict([], "invalid_output", f"the model's answer is no JSON object of phrases and kinds: {answer[:200]!r}")
+    try:
+        chosen = read_answer(answer, kinds, asked)
+    except InvalidAnswer as invalid:
+        return Verdict([], "invalid_output", str(invalid))
     spans = {word: places(caption, word) for word in chosen}
     for word, found in spans.items():
         if not found:
@@ -49,15 +58,32 @@ def judge(caption: str, answer: str, kinds: dict[str, str], plural_heads: frozen
     return Verdict(kept)
 
 
-def read_answer(answer: str, kinds: dict[str, str]) -> dict[str, str] | None:
-    """Case-distinct phrase -> category or "none"; None if the text is not a JSON object of strings and known kinds."""
+class InvalidAnswer(ValueError):
+    """An answer that is not what the JSON schema asks for; the message says what is wrong or missing."""
+
+
+def read_answer(answer: str, kinds: dict[str, str], asked: Iterable[str] = ()) -> dict[str, str]:
+    """Phrase -> category or "none". Raises InvalidAnswer unless the text is a JSON object that gives each `asked` phrase,
+    however it is written, and every other one a known kind."""
     try:
         parsed = json.loads(answer)
     except (ValueError, RecursionError):
-        return None
-    if not isinstance(parsed, dict) or not all(isinstance(kind, str) and kind in kinds for kind in parsed.values()):
-        return None
-    return {word: kinds[kind] for word, kind in parsed.items()}
+        raise InvalidAnswer(f"the model's answer is no JSON: {_short.repr(answer)}") from None
+    if not isinstance(parsed, dict):
+        raise InvalidAnswer(f"the model's answer is {_short.repr(parsed)}, not a JSON object of phrases and kinds")
+    for phrase, kind in parsed.items():
+        if not isinstance(kind, str) or kind not in kinds:
+            raise InvalidAnswer(
+                f"the model's answer gives {_short.repr(phrase)} the kind {_short.repr(kind)}, not one of {', '.join(kinds)}"
+            )
+    given = {_as_read(phrase) for phrase in parsed}
+    if absent := [phrase for phrase in asked if _as_read(phrase) not in given]:
+        raise InvalidAnswer(f"the model's answer lacks {', '.join(map(_short.repr, absent))}, for which a kind was asked")
+    return {phrase: kinds[kind] for phrase, kind in parsed.items()}
+
+
+def _as_read(phrase: str) -> str:
+    return clean(phrase).text.strip().casefold()
 
 
 def occurrences(text: str, phrase: str) -> list[Span]:

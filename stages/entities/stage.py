@@ -9,12 +9,14 @@ from __future__ import annotations
 from importlib.metadata import PackageNotFoundError, version
 
 from materia.base.weights.files import INSTALL, Missing, packages_missing
+from stages.answers import BadAnswer, generate
 from stages.backends import Generation, LanguageModel, TransientError, build_backend
 from stages.entities.nouns import Noun, nouns, small, with_articles
 from stages.entities.prompt import load_prompt
 from stages.entities.rules import Verdict, judge
 from stages.records import Row, Sample, StageName, reject
 from stages.settings import EntitiesSettings
+from stages.unexpected import internal_error
 
 LEXICONS = ("lemminflect", "textblob")
 
@@ -28,6 +30,7 @@ class Entities:
         self.settings = settings
         self.prompt = load_prompt(settings.prompt)
         self.model: LanguageModel = build_backend("entities", settings.backend, settings.options)
+        self.asked_of = f"entities.backend {settings.backend}"
 
     def missing(self) -> list[Missing]:
         """Lexicons that cannot be imported, and what the backend lacks."""
@@ -56,7 +59,7 @@ class Entities:
         found = [nouns(sample.clip.caption)[: self.settings.max_words] for sample in samples]
         requests = [self._request(sample, words) for sample, words in zip(samples, found, strict=True)]
         answers = self._answers(requests)
-        return [self._row(*parts) for parts in zip(samples, found, answers, strict=True)]
+        return [self._row(*parts) for parts in zip(samples, found, requests, answers, strict=True)]
 
     def _request(self, sample: Sample, found: list[Noun]) -> Generation | None:
         candidates = {noun.phrase.casefold(): small(noun) for noun in reversed(found)}
@@ -67,9 +70,8 @@ class Entities:
         """The model's answers; "{}" where there was nothing to ask. A batch that fails is asked again one by one, so that a
         caption which breaks the backend costs itself only."""
         asked = [request for request in requests if request is not None]
-        answers: list[str | Exception]
         try:
-            answers = list(self.model.generate(asked)) if asked else []
+            answers = generate(self.model, self.asked_of, asked) if asked else []
         except Exception:
             answers = [self._alone(request) for request in asked]
         left = iter(answers)
@@ -77,16 +79,21 @@ class Entities:
 
     def _alone(self, request: Generation) -> str | Exception:
         try:
-            return self.model.generate([request])[0]
+            return generate(self.model, self.asked_of, [request])[0]
         except Exception as error:
             return error
 
-    def _row(self, sample: Sample, found: list[Noun], answer: str | Exception) -> Row:
+    def _row(self, sample: Sample, found: list[Noun], request: Generation | None, answer: str | Exception) -> Row:
+        if isinstance(answer, BadAnswer):
+            return reject(sample, "entities", "internal_error", str(answer))
         if isinstance(answer, Exception):
-            reason = "transient_exhausted" if isinstance(answer, TransientError) else "internal_error"
-            return reject(sample, "entities", reason, f"the language model failed: {type(answer).__name__}: {answer}")
+            if isinstance(answer, TransientError):
+                message = f"the language model failed: {type(answer).__name__}: {answer}"
+                return reject(sample, "entities", "transient_exhausted", message)
+            return internal_error(sample, "entities", answer, "the language model failed")
         plural = frozenset(noun.phrase.casefold() for noun in found if noun.plural)
-        verdict: Verdict = judge(sample.clip.caption, answer, self.prompt.kinds, plural)
+        asked = request.json_schema["required"] if request else ()
+        verdict: Verdict = judge(sample.clip.caption, answer, self.prompt.kinds, plural, asked)
         sample.entities = verdict.entities
         return reject(sample, "entities", verdict.reason, verdict.message) if verdict.reason else sample
 

@@ -13,6 +13,7 @@ import os
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+from materia.base.terminal import plural
 from materia.base.weights.files import Missing, Weights, check_address, identity_of, local_path, packages_missing
 from stages.backends import Generation, LanguageModel
 from stages.entities.chat import chat_ids, completion_ids
@@ -145,7 +146,7 @@ class VllmLM(LanguageModel):
         return completion_ids(self.tokenizer, messages)
 
     def _too_long(self, ids: list[int]) -> str:
-        return f"examples and caption are {len(ids)} tokens, entities.options.max_model_len is {self.max_model_len}"
+        return f"examples and caption are {plural(len(ids), 'token')}, entities.options.max_model_len is {self.max_model_len}"
 
     def _cache_prefix(self, messages: list[dict[str, str]], ids: list[int]) -> None:
         """Have the engine compute what all prompts begin with before a batch needs it; again only when it changes.

@@ -12,6 +12,7 @@ from typing import cast
 import numpy as np
 
 from materia.base.weights.files import Missing
+from stages.answers import detect_face, each_alone
 from stages.backends import FaceDetector, build_backend
 from stages.images import crop_png, encode_mask
 from stages.localise.vocabulary import is_human
@@ -20,7 +21,7 @@ from stages.settings import FacesSettings
 
 
 class Faces:
-    """Stage 2d. Never rejects: a human without a visible face stays a human."""
+    """Stage 2d. Rejects no clip that the face detector can look at: a human without a visible face stays a human."""
 
     name: StageName = "faces"
 
@@ -46,6 +47,9 @@ class Faces:
 
     def process(self, samples: list[Sample]) -> list[Row]:
         """Samples with instances -> samples with face instances too."""
+        return each_alone(self.name, samples, self._with_faces)
+
+    def _with_faces(self, samples: list[Sample]) -> list[Row]:
         for sample in samples:
             others = [instance for instance in sample.instances if not instance.is_face]
             faces = [
@@ -58,7 +62,8 @@ class Faces:
 
     def _face(self, human: Instance, parent: int, frame: Frame) -> Instance | None:
         image = frame.rgb
-        found = self.detector.detect_face(image, np.array(human.box_xyxy_px, np.float32))
+        name = f"faces.backend {self.settings.backend}"
+        found = detect_face(self.detector, name, image, np.array(human.box_xyxy_px, np.float32))
         if found is None or found[1] <= self.settings.min_score:
             return None
         box = grow(found[0], image.shape[:2], self.settings.grow_up, self.settings.grow_down)

@@ -7,7 +7,7 @@ is a pickle of its authors' classes. The network is shown the person with a marg
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -40,6 +40,8 @@ class YoloFace(FaceDetector):
     [0, 1], its first output (1, 5 or 20, N) or (1, N, 5 or 20), see CHANNELS. `input_px`: side of the square input, for a graph
     that leaves it open (None: 640). `iou`: candidates that overlap more show the same face (method: NMS IoU 0.4).
     """
+
+    option_examples: ClassVar[dict[str, str]] = {"checkpoint": "/models/yolov8n-face.onnx"}
 
     def __init__(self, checkpoint: str, sha256: str | None = None, input_px: int | None = None, iou: float = 0.4) -> None:
         if input_px is not None and (not isinstance(input_px, int) or input_px < 32 or input_px % 32):

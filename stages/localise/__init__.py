@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from materia.base.weights.files import Missing
+from stages.answers import detect, each_alone
 from stages.backends import Detections, Detector
 from stages.localise.shared import acquire, make, release
 from stages.records import Box, EntityWord, Rejection, Row, Sample, StageName, reject
@@ -42,10 +43,14 @@ class Localise:
 
     def process(self, samples: list[Sample]) -> list[Row]:
         """Samples with frames -> samples with boxes, or rejections `no_instance`."""
+        return each_alone(self.name, samples, self._localise)
+
+    def _localise(self, samples: list[Sample]) -> list[Row]:
         words = [localised_words(sample) for sample in samples]
         images = [frame.rgb for sample in samples for frame in sample.frames]
         wanted = [own for own, sample in zip(words, samples, strict=True) for _ in sample.frames]
-        found = iter(self.detector.detect(images, wanted))  # frames of all clips at once: the detector forms the batches
+        name = f"localise.backend {self.settings.backend}"
+        found = iter(detect(self.detector, name, images, wanted))  # frames of all clips at once: the detector forms the batches
         return [
             self._localised(sample, own, [next(found) for _ in sample.frames])
             for sample, own in zip(samples, words, strict=True)

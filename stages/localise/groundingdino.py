@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -45,6 +45,11 @@ class GroundingDino(Detector):
     prompts find fewer boxes and merge labels (method), so more words are asked for in further passes. `short_side_px`,
     `long_side_px`: size of the pictures in the network (method: 800, at most 1333).
     """
+
+    option_examples: ClassVar[dict[str, str]] = {
+        "checkpoint": "hf://ShilongLiu/GroundingDINO/groundingdino_swint_ogc.pth",
+        "text_encoder": "hf://google-bert/bert-base-uncased",
+    }
 
     def __init__(
         self,

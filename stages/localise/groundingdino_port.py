@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -39,6 +39,8 @@ class GroundingDinoPort(Detector):
     `model` (see materia.base.weights): a folder with weights, configuration and tokenizer, such as that of
     IDEA-Research/grounding-dino-tiny. The other options are those of stages.localise.groundingdino.GroundingDino.
     """
+
+    option_examples: ClassVar[dict[str, str]] = {"model": "hf://IDEA-Research/grounding-dino-tiny"}
 
     def __init__(
         self,

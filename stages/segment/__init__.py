@@ -13,6 +13,7 @@ from typing import cast
 import numpy as np
 
 from materia.base.weights.files import Missing
+from stages.answers import each_alone, segment
 from stages.backends import Segmenter, build_backend
 from stages.images import crop_png, encode_mask, mask_extent
 from stages.records import Box, Frame, Instance, Row, Sample, StageName, reject
@@ -53,10 +54,14 @@ class Segment:
 
         The frames of all samples go to the segmenter together, so that it can fill its batches.
         """
+        return each_alone(self.name, samples, self._segment)
+
+    def _segment(self, samples: list[Sample]) -> list[Row]:
+        name = f"segment.backend {self.settings.backend}"
         instances: list[list[Instance]] = [[] for _ in samples]
         best: list[dict[str, float]] = [{} for _ in samples]
         for group in _groups(_frames_with_boxes(samples)):
-            found = self.segmenter.segment([frame.rgb for _, frame, _ in group], [boxes for _, _, boxes in group])
+            found = segment(self.segmenter, name, [frame.rgb for _, frame, _ in group], [boxes for _, _, boxes in group])
             for (n, frame, boxes), masks in zip(group, found, strict=True):
                 for box, mask, score in zip(boxes, masks.masks, masks.scores, strict=True):
                     best[n][box.word] = max(best[n].get(box.word, 0.0), round(float(score), 4))

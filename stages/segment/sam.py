@@ -8,7 +8,7 @@ resized as the package's predictor does it, masks on the model's device, and cro
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -32,6 +32,10 @@ class Sam(Segmenter):
     `batch_size`: frames in one pass of the image encoder. `max_boxes`: boxes in one pass of the mask decoder.
     `compile`: torch.compile for the image encoder.
     """
+
+    option_examples: ClassVar[dict[str, str]] = {
+        "checkpoint": "https://dl.fbaipublicfiles.com/segment_anything/sam_vit_b_01ec64.pth"
+    }
 
     def __init__(
         self,

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from stages.video.orientation import orientation_of
 from stages.video.pictures import displayed_size
+from stages.video.signature import mp4_problem
 from stages.video.source import VideoError, open_container, plain_file
 from stages.video.timeline import Key, Timeline, decoded, read_timeline, rewind, time_base
 from stages.video.tone import is_hdr
@@ -107,17 +108,31 @@ def open_video(
     """
     import av
 
+    whole = start_s is None and end_s is None
     with plain_file(path) as address, open_container(address) as container:
         try:
             stream = _choose_stream(container)
             timeline = read_timeline(container, stream, start_s, end_s, limit_s)
             if not timeline.pts:
-                span = f"start {start_s or 0:g} s, end {end_s or float('inf'):g} s"
-                raise VideoError("too_short", f"the video has no frame in the range asked for ({span})")
+                span = f"in the range asked for (start {start_s or 0:g} s, end {end_s or float('inf'):g} s)"
+                raise VideoError("too_short", f"the video has no frame{'' if whole else f' {span}'}")
             described = _describe(address, container, stream, timeline)
         except (av.FFmpegError, ValueError) as error:
-            raise VideoError("unreadable", f"the video cannot be decoded: {getattr(error, 'strerror', error)}") from error
-        yield OpenVideo(address, container, stream, described, timeline, whole=start_s is None and end_s is None)
+            failed = VideoError("unreadable", f"the video cannot be decoded: {getattr(error, 'strerror', error)}")
+            raise _explained(failed, address, whole) from error
+        except VideoError as error:
+            raise _explained(error, address, whole) from error
+        yield OpenVideo(address, container, stream, described, timeline, whole)
+
+
+def _explained(error: VideoError, address: str, whole: bool) -> VideoError:
+    """The error; of an MP4 that lacks a part, this says so: half an index shows as a file without streams or frames."""
+    problem = mp4_problem(address)
+    if problem is None:
+        return error
+    if error.reason == "too_short" and not whole:
+        return VideoError("too_short", f"{error}; it is {problem}")
+    return VideoError("unreadable", problem)
 
 
 def _choose_stream(container: InputContainer) -> VideoStream:

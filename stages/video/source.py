@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from materia.base import storage
+from stages.video.signature import told
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -141,9 +142,6 @@ def open_container(address: str) -> Iterator[InputContainer]:
     try:
         container = av.open(f"file:{address}", options=options, metadata_errors="replace")
     except (av.FFmpegError, ValueError) as error:
-        why = getattr(error, "strerror", None) or str(error)
-        raise VideoError(
-            "unreadable", f"no video container that is read here (mp4, mov, mkv, webm, avi, ts, mpg, flv, wmv, gif): {why}"
-        ) from error
+        raise VideoError("unreadable", told(address)) from error
     with container:
         yield container

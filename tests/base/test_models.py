@@ -218,6 +218,14 @@ def test_a_second_pull_waits_for_the_first(start, server, tmp_path):
     assert second.returncode == 0, stderr
 
 
+def test_a_cache_that_cannot_be_written_is_said_with_the_variable_that_moves_it(materia, tmp_path):
+    (tmp_path / "cache").write_text("a file")
+    result = materia("models", "pull", checkpoint=FILE)
+    assert result.returncode == 2
+    advice = "weights are kept there; set MATERIA_CACHE to a folder that can be written"
+    assert result.stderr == f"error: {tmp_path}/cache/weights: Not a directory; {advice}\n"
+
+
 def test_a_run_without_its_weights_names_file_and_command_and_makes_nothing(materia, server, tmp_path):
     result = materia(
         "run",

@@ -1,7 +1,7 @@
 """A detector whose weights are whatever the options say, and a language model without any, for tests of fetching them."""
 
 from materia.base.weights.files import Missing, Weights, identity_of, weights_missing
-from stages.backends import Detector, LanguageModel
+from stages.backends import Detector, FaceDetector, LanguageModel, Segmenter
 
 
 class Weighty(Detector):
@@ -20,6 +20,18 @@ class Weighty(Detector):
     def identity(self) -> dict[str, str]:
         return {weights.option: identity_of(weights.address) for weights in self.named}
 
+    def detect(self, images, words):
+        raise NotImplementedError
 
-class Weightless(LanguageModel):
-    """Needs nothing."""
+
+class Weightless(LanguageModel, Segmenter, FaceDetector):
+    """Of three kinds, and needs nothing."""
+
+    def generate(self, requests):
+        return ["{}" for _ in requests]
+
+    def segment(self, images, boxes):
+        raise NotImplementedError
+
+    def detect_face(self, image, box_xyxy_px):
+        return None

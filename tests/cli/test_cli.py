@@ -93,7 +93,7 @@ def test_folder_that_is_no_output_is_named(tmp_path, command):
 @pytest.mark.parametrize(
     "command",
     [
-        ["train", "--config", "train/tiny", "--shards", "a", "--shards", "b", "--output", "c"],
+        ["precompute", "--config", "train/tiny", "--shards", "a", "--shards", "b", "--output", "c"],
         ["train", "--config", "train/tiny", "--shards", "a", "--output", "c", "--output=d"],
         ["run", "--config", "local", "--config", "gpu", "--input", "a", "--output", "b"],
         ["models", "list", "--config", "local", "--config", "gpu"],

@@ -90,7 +90,7 @@ def test_key_json_and_commit_and_dataset_follow_their_schemas(tmp_path):
 def test_index_counts_words_with_masks_first_and_leaves_faces_out(tmp_path):
     sample = make_sample(tmp_path, 0)
     sample.entities.insert(0, type(sample.entities[0])(word="chases", category="subject", spans=[(6, 12)]))
-    row = index_row(document_of(sample, PROVENANCE), "shards/000000.tar", [])
+    row = index_row(document_of(sample, PROVENANCE), "shards/000000.tar", [], {})
     assert row["subject_words"] == ["dog", "chases"] and row["n_subjects"] == 1
     assert (row["object_words"], row["n_objects"], row["background_words"]) == (["red ball"], 1, ["meadow"])
     assert (row["subject_instances"], row["object_instances"]) == ([3], [2])

@@ -18,7 +18,8 @@ from stages.records import decode_rows
 
 ROWS = Path(__file__).resolve().parents[1] / "data" / "golden" / "rows.msgpack"
 TAR = "25a87d7a1dd757ed870b7de8de99a25441453f3054fc8f104f29565a676176b3"
-INDEX = "09e587ca6991392c713f09c0eb458dc69e0100bf9be54490479392ba074f1391"
+INDEX = "62c995bc97faad2817e177f9e1ad2e1a26b50c81370cff80953bac0c08293bb4"
+EXTRA = {"licence": "string", "views": "int64"}
 REJECTS = "b93cdccc8396b0cddddbcd35248ca1d5826dac9f236381bc807b385a3516ece8"
 
 
@@ -33,7 +34,7 @@ def out(tmp_path_factory):
     rows = decode_rows(ROWS.read_bytes())
     rows[0].clip = msgspec.structs.replace(rows[0].clip, address=str(folder / "clip.mp4"))
     layout.write_info(str(folder / "out"), make_dataset(3, 1, 3))
-    writer.write_chunk(str(folder / "out"), 0, rows, provenance=PROVENANCE)
+    writer.write_chunk(str(folder / "out"), 0, rows, provenance=PROVENANCE, extra=EXTRA)
     return folder / "out"
 
 

@@ -7,9 +7,11 @@ import shutil
 import msgspec
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from rich.console import Console
 from samples import PROVENANCE, make_dataset, make_output, make_rejection, make_sample
 
+from materia.cli.main import main
 from materia.dataset import layout, stats, writer
 
 
@@ -48,6 +50,39 @@ def test_instances_words_frames_flags_and_bytes_are_counted(out):
     assert found.flags == {"still": 1}
     assert found.duration_s == pytest.approx(12.012)
     assert found.distributions["min_detector_score"].median == 0.61
+
+
+@pytest.mark.parametrize(
+    ("kinds", "told"),
+    [
+        (["s"], ["1 row = 1 sample + 0 rejections", "5 masked instances", "3 face crops", "in 1 chunk"]),
+        (["r"], ["1 row = 0 samples + 1 rejection"]),
+        (["sr", "ss"], ["4 rows = 3 samples + 1 rejection", "in 2 chunks"]),
+    ],
+)
+def test_one_is_one_and_not_ones(tmp_path, kinds, told):
+    make_output(tmp_path / "one", tmp_path / "clips", kinds)
+    lines = printed(stats.collect(str(tmp_path / "one"))).splitlines()
+    for fact in told:
+        assert any(line.strip() == fact or line.endswith(fact) for line in lines), lines
+
+
+def test_piped_every_row_and_fact_is_a_line_of_its_own(tmp_path):
+    make_output(tmp_path / "out", tmp_path / "clips", ["sr", "ss"])
+    long = "a very long thing with a name that goes on and on and on and on and on"
+    sample = make_sample(tmp_path / "clips", 4, thing=long)
+    writer.write_chunk(str(tmp_path / "out"), 2, [sample], provenance=PROVENANCE)
+    done = CliRunner().invoke(main, ["stats", str(tmp_path / "out")])
+    lines = [line.split() for line in done.output.splitlines()]
+    assert [line[0] for line in lines if line[:1] in (["subject"], ["object"], ["background"])] == [
+        "subject",
+        "object",
+        "background",
+    ]
+    (words,) = [line for line in done.output.splitlines() if line.startswith("object")]
+    assert "red ball 3/6" in words and "a very long thing" in words
+    facts = ("masked instances", "face crops", "flags:", "minutes of video", " MB in ")
+    assert sum(any(fact in line for fact in facts) for line in done.output.splitlines()) == len(facts)
 
 
 def test_only_committed_chunks_count(out):

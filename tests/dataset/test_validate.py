@@ -21,10 +21,11 @@ from rich.console import Console
 from samples import PROVENANCE, make_dataset, make_output, make_rejection, make_sample
 
 from materia.dataset import layout, writer
+from materia.dataset.findings import Validation, render
 from materia.dataset.masks import decode_rle
 from materia.dataset.sample_checks import Recipe, grow
 from materia.dataset.schema import INDEX
-from materia.dataset.validate import render, validate
+from materia.dataset.validate import validate
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +148,7 @@ def test_an_unfinished_job_is_an_error_and_its_uncommitted_files_are_warnings(ou
     (out / "index" / ".000002.parquet.01234567.tmp").write_bytes(b"half")
     report = validate(str(out))
     assert (report.errors, report.warnings) == (1, 4)
-    assert any("1 of 3 chunks are not committed" in finding.message for finding in report.findings)
+    assert any("1 of 3 chunks not committed" in finding.message for finding in report.findings)
 
 
 def test_a_row_that_is_lost_or_there_twice_breaks_the_conservation_law(out):
@@ -157,7 +158,7 @@ def test_a_row_that_is_lost_or_there_twice_breaks_the_conservation_law(out):
     rehash(out, 1)
     assert messages(out) == [
         "commits/000001.json: row 2 is there 2 times",
-        "commits/000001.json: 1 of rows 2 to 3 are neither sample nor rejection",
+        "commits/000001.json: neither sample nor rejection: 1 of rows 2 to 3",
     ]
 
 
@@ -322,6 +323,68 @@ def test_a_report_is_printed_without_control_characters_and_is_json(out):
     render(report, Console(file=buffer, width=200, color_system=None))
     assert "\x1b" not in buffer.getvalue() and "[red]dog" in buffer.getvalue()
     assert json.loads(msgspec.json.encode(report))["errors"] == report.errors > 0
+
+
+def printed(report, width=80, terminal=False):
+    buffer = io.StringIO()
+    render(report, Console(file=buffer, width=width, color_system=None, force_terminal=terminal))
+    return buffer.getvalue().splitlines()
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_a_finding_is_a_line_with_its_whole_path_however_narrow_the_paper(terminal):
+    report = Validation(chunks=1, samples=2)
+    report.add("shards/" + "deep/" * 60 + "000000.tar", "says\nwhat " * 30, key="k" * 120)
+    report.add("index/000000.parquet", "[red]is odd[/]")
+    lines = printed(report, 40, terminal)
+    assert len(lines) == 3
+    assert "deep/" * 60 + "000000.tar " + "k" * 120 in lines[0]
+    assert "[red]is odd[/]" in lines[1]
+
+
+@pytest.mark.parametrize(
+    ("counts", "said"),
+    [
+        ((1, 1, 1), "1 chunk, 1 sample, 1 rejection: no errors, 0 warnings"),
+        ((0, 0, 2), "0 chunks, 0 samples, 2 rejections: no errors, 0 warnings"),
+    ],
+)
+def test_one_is_singular_and_all_other_numbers_are_plural(counts, said):
+    assert printed(Validation(chunks=counts[0], samples=counts[1], rejections=counts[2])) == [said]
+
+
+def test_one_error_and_one_warning_are_singular():
+    report = Validation()
+    report.add("dataset.json", "is odd")
+    report.add("dataset.json", "is odd", severity="warning")
+    assert printed(report)[-1].endswith(": 1 error, 1 warning")
+
+
+@pytest.mark.parametrize("damage", ["gone", "cut", "changed"])
+@pytest.mark.parametrize("name", ["shards/000000.tar", "index/000000.parquet", "rejects/000000.parquet"])
+def test_of_a_lost_or_damaged_file_it_is_said_what_builds_it_again(out, name, damage):
+    data = bytearray((out / name).read_bytes())
+    (out / name).unlink()
+    data[len(data) // 2] ^= 1
+    if damage != "gone":
+        (out / name).write_bytes(data[:-100] if damage == "cut" else data)
+    line = printed(validate(str(out)))[0]
+    assert line.startswith(f"error {name}: ")
+    assert line.endswith("; materia run with the same configuration, input and output builds it again")
+
+
+def test_every_error_names_its_cure(out):
+    edit_json(out, set_in("entities", 0, "word", value="fox"))
+    (out / "commits" / "000001.json").write_text("{}")
+    (out / "commits" / "000002.json").unlink()
+    report = validate(str(out))
+    cures = {finding.file: finding.cure for finding in report.findings if finding.severity == "error"}
+    assert all(cures.values())
+    assert cures["shards/000000.tar"].startswith("delete commits/000000.json; then materia run")
+    assert cures["commits/000001.json"].startswith("delete commits/000001.json; then materia run")
+    assert cures["dataset.json"].endswith("finishes the job")
+    (out / "dataset.json").write_text("{}")
+    assert "copy it back" in next(f.cure for f in validate(str(out)).findings if f.file == "dataset.json")
 
 
 @settings(max_examples=60, deadline=None)

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import resource
 import subprocess
 import sys
 import time
@@ -65,10 +66,12 @@ def helpers(folder: Path) -> list[psutil.Process]:
     return [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
 
 
-def start(manifest: str, out: Path, engine: str, **settings) -> subprocess.Popen:
-    """The same job in a process of its own, as a person would start it."""
-    request = json.dumps([manifest, str(out), engine, settings])
-    return subprocess.Popen([sys.executable, __file__, request], stderr=subprocess.PIPE, text=True)
+def start(
+    manifest: str, out: Path, engine: str, largest_file: int | None = None, stdin=None, stdout=None, **settings
+) -> subprocess.Popen:
+    """The same job in a process of its own, as a person would start it; with a limit (`ulimit -f`) of so many bytes a file."""
+    request = json.dumps([manifest, str(out), engine, largest_file, settings])
+    return subprocess.Popen([sys.executable, __file__, request], stdin=stdin, stdout=stdout, stderr=subprocess.PIPE, text=True)
 
 
 def kill_all(process: subprocess.Popen) -> None:
@@ -93,7 +96,9 @@ def wait_for(happened, timeout_s: float = 120.0):
 def main() -> None:
     from pipeline.job import run_job
 
-    manifest, out, engine, settings = json.loads(sys.argv[1])
+    manifest, out, engine, largest_file, settings = json.loads(sys.argv[1])
+    if largest_file is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, resource.RLIM_INFINITY))
     result = run_job(make_config(**settings), input=manifest, output=out, engine=engine, stage_factory=STUBS)
     sys.stderr.write(result.message)
     sys.exit(result.exit_code)

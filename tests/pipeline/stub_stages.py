@@ -44,6 +44,9 @@ BROKEN = "STUB_BROKEN"
 DOWN = "STUB_DOWN"
 """Environment variable: a file; as long as it is there, the server that the stub of the entities asks is down."""
 
+NO_ROOM = "STUB_NO_ROOM"
+"""Environment variable: a file; as long as it is there, a row with "[writes]" in its caption meets a full disk."""
+
 HOLDS = "STUB_HOLDS"
 """Environment variable: how many clips the card of the stub of the boxes holds at once."""
 
@@ -168,11 +171,23 @@ def misbehave(caption: str, key: str) -> None:
         pass_gate(Path(os.environ[GATES], key))
     if "[raise]" in caption:
         raise KeyError("a surprise")
+    if "[writes]" in caption and Path(os.environ[NO_ROOM]).exists():
+        write_to_a_full_disk()
+    if "[breakpoint]" in caption:
+        breakpoint()
     if "[memory]" in caption:
         hoard = []
         for _ in range(100):
             hoard.append(np.ones(2**24))
             time.sleep(0.1)
+
+
+def write_to_a_full_disk() -> None:
+    try:
+        with Path("/dev/full").open("w") as file:
+            file.write("x")
+    except OSError as error:
+        raise RuntimeError("a library has its own words for it") from error
 
 
 def pass_gate(gate: Path) -> None:

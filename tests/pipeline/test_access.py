@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import socket
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import fsspec
 import pytest
+import yaml
 
 from materia.base import storage
 from pipeline.sources import access
@@ -90,6 +92,43 @@ def test_messages_name_the_scheme_and_the_setting(root):
     assert "scheme 'http' is not allowed; source.schemes allows file" in find("http://host/a.mp4", root).message
     assert "'concat' is not in source.schemes" in find("concat:x|y", root).message
     assert "source.allowed_roots" in find("/etc/hostname", root).message
+
+
+def allowed(message):
+    """The settings that a message says to set."""
+    _, override = shlex.split(message[message.index("--set") :])
+    return yaml.safe_load(override.removeprefix("source.allowed_roots="))
+
+
+@pytest.mark.parametrize("name", ["../secret/b.mp4", "{folder}/secret/b.mp4", "link.mp4", "up/b.mp4"])
+@pytest.mark.parametrize("present", [None, ["."], [".", "../videos2"]])
+def test_what_lies_outside_is_allowed_by_the_setting_that_the_message_gives(root, name, present):
+    (root / "link.mp4").symlink_to("../secret/b.mp4")
+    (root / "up").symlink_to("../secret")
+    name = name.format(folder=root.parent)
+    denied = find(name, root, allowed_roots=present)
+    secret = root.parent / "secret"
+    assert denied.reason == "outside_root" and repr(str(secret / "b.mp4")) in denied.message
+    assert f"{', '.join(present or ['.'])}, {secret}]" in denied.message
+    assert allowed(denied.message) == [*(present or ["."]), str(secret)]
+    assert reason(name, root, allowed_roots=allowed(denied.message)) == "ok"
+    assert reason("a.mp4", root, allowed_roots=allowed(denied.message)) == "ok"
+
+
+def test_a_folder_with_an_odd_name_is_allowed_by_the_setting_that_the_message_gives(root):
+    odd = root.parent / "it's [a], \n#1: \\é"
+    odd.mkdir()
+    (odd / "c.mp4").write_bytes(b"video")
+    message = find(f"../{odd.name}/c.mp4", root).message
+    assert "\n" not in message
+    assert reason(f"../{odd.name}/c.mp4", root, allowed_roots=allowed(message)) == "ok"
+
+
+def test_a_remote_folder_is_allowed_by_the_setting_that_the_message_gives():
+    fsspec.filesystem("memory").pipe_file("/wider/secret/b.mp4", b"video")
+    denied = find("memory://wider/secret/b.mp4", "memory://wider/videos", schemes=["memory"])
+    assert allowed(denied.message) == [".", "memory://wider/secret"]
+    assert reason("../secret/b.mp4", "memory://wider/videos", schemes=["memory"], allowed_roots=allowed(denied.message)) == "ok"
 
 
 def test_links_are_judged_by_where_they_lead(root):

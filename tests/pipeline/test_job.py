@@ -1,9 +1,11 @@
 """A job on the serial runner: what comes out, going on, refusing, stopping. test_ray_runner.py repeats it on Ray."""
 
 import fcntl
+import functools
 import json
 import os
 import signal
+import subprocess
 from pathlib import Path
 
 import psutil
@@ -27,8 +29,14 @@ def manifest(tmp_path):
     return make_manifest(tmp_path / "clips", DOGS)
 
 
-def run(manifest, out, **settings):
-    return run_job(make_config(**settings), input=manifest, output=str(out), engine="serial", stage_factory=STUBS)
+def run(manifest, out, engine="serial", **settings):
+    return run_job(make_config(**settings), input=manifest, output=str(out), engine=engine, stage_factory=STUBS)
+
+
+@pytest.fixture
+def run_here():
+    """The same without a child, which takes a second to start, for what is not about children."""
+    return functools.partial(run, engine="inline")
 
 
 def test_every_row_becomes_a_sample_or_a_rejection(manifest, tmp_path):
@@ -45,9 +53,9 @@ def test_a_row_whose_video_is_missing_never_reaches_a_worker(tmp_path):
 
 
 @pytest.mark.parametrize(("kept", "words"), [(0, "not one row was kept"), (1, "few rows were kept"), (9, "")])
-def test_a_job_that_keeps_little_says_why(tmp_path, kept, words):
+def test_a_job_that_keeps_little_says_why(run_here, tmp_path, kept, words):
     captions = ["a dog"] * kept + ["a dog [nothing]"] * (19 - kept) + ["[raise]"]
-    result = run(make_manifest(tmp_path / "clips", captions), tmp_path / "out")
+    result = run_here(make_manifest(tmp_path / "clips", captions), tmp_path / "out")
     assert (result.exit_code, result.samples) == (0, kept)
     warning = result.message.partition("\nwarning: ")[2]
     assert warning.startswith(words) and bool(warning) == bool(words)
@@ -55,8 +63,8 @@ def test_a_job_that_keeps_little_says_why(tmp_path, kept, words):
         assert f"{19 - kept} of {20 - kept} rejections are no_subject in entities, e.g. " in warning
 
 
-def test_each_slice_leaves_a_line_of_timings_and_the_spool_ends_empty(manifest, tmp_path):
-    run(manifest, tmp_path / "out")
+def test_each_slice_leaves_a_line_of_timings_and_the_spool_ends_empty(run_here, manifest, tmp_path):
+    run_here(manifest, tmp_path / "out")
     lines = [json.loads(line) for line in (tmp_path / "out/_run/timings.jsonl").read_text().splitlines()]
     assert [(line["chunk"], line["slice"], line["rows"], line["kept"]) for line in lines] == [
         (0, 0, 4, 4), (0, 1, 4, 4), (1, 2, 4, 3), (1, 3, 4, 4), (2, 4, 4, 4)
@@ -65,22 +73,22 @@ def test_each_slice_leaves_a_line_of_timings_and_the_spool_ends_empty(manifest, 
     assert not list((tmp_path / "out/_run/spool").iterdir())
 
 
-def test_a_finished_job_started_again_computes_nothing(manifest, tmp_path, monkeypatch):
-    run(manifest, tmp_path / "out")
+def test_a_finished_job_started_again_computes_nothing(run_here, manifest, tmp_path, monkeypatch):
+    run_here(manifest, tmp_path / "out")
     before = contents(tmp_path / "out")
     monkeypatch.setenv(BROKEN, "1")
     assert run(manifest, tmp_path / "out").exit_code == 0
     assert contents(tmp_path / "out") == before
 
 
-def test_an_empty_manifest_is_done_at_once(tmp_path):
-    result = run(make_manifest(tmp_path / "clips", []), tmp_path / "out")
+def test_an_empty_manifest_is_done_at_once(run_here, tmp_path):
+    result = run_here(make_manifest(tmp_path / "clips", []), tmp_path / "out")
     assert (result.exit_code, result.rows) == (0, 0)
 
 
-def test_another_configuration_is_refused_with_what_differs(manifest, tmp_path):
-    run(manifest, tmp_path / "out")
-    result = run(manifest, tmp_path / "out", entities={"max_words": 7}, rows_per_slice=8)
+def test_another_configuration_is_refused_with_what_differs(run_here, manifest, tmp_path):
+    run_here(manifest, tmp_path / "out")
+    result = run_here(manifest, tmp_path / "out", entities={"max_words": 7}, rows_per_slice=8)
     assert result.exit_code == 4
     assert "entities.max_words: 12 -> 7" in result.message
     assert "engine.rows_per_slice: 4 -> 8" in result.message
@@ -88,45 +96,45 @@ def test_another_configuration_is_refused_with_what_differs(manifest, tmp_path):
     assert "stage_sha.frames" not in result.message
 
 
-def test_more_workers_are_no_other_configuration(manifest, tmp_path):
-    run(manifest, tmp_path / "out")
-    assert run(manifest, tmp_path / "out", workers=2, min_deadline_s=9).exit_code == 0
+def test_more_workers_are_no_other_configuration(run_here, manifest, tmp_path):
+    run_here(manifest, tmp_path / "out")
+    assert run_here(manifest, tmp_path / "out", workers=2, min_deadline_s=9).exit_code == 0
 
 
-def test_a_manifest_that_changed_since_it_was_planned_is_refused(manifest, tmp_path):
-    run(manifest, tmp_path / "out")
+def test_a_manifest_that_changed_since_it_was_planned_is_refused(run_here, manifest, tmp_path):
+    run_here(manifest, tmp_path / "out")
     with Path(manifest).open("a") as file:
         file.write('{"video": "clip.mp4", "caption": "one more"}\n')
-    result = run(manifest, tmp_path / "out")
+    result = run_here(manifest, tmp_path / "out")
     assert result.exit_code == 4
     assert "not as it was" in result.message
 
 
-def test_a_manifest_that_was_written_again_with_the_same_rows_is_the_same(manifest, tmp_path):
-    run(manifest, tmp_path / "out")
+def test_a_manifest_that_was_written_again_with_the_same_rows_is_the_same(run_here, manifest, tmp_path):
+    run_here(manifest, tmp_path / "out")
     os.utime(manifest, (1, 1))
-    assert run(manifest, tmp_path / "out").exit_code == 0
+    assert run_here(manifest, tmp_path / "out").exit_code == 0
 
 
-def test_a_refused_manifest_leaves_the_output_as_it_was(manifest, tmp_path):
-    run(manifest, tmp_path / "out")
+def test_a_refused_manifest_leaves_the_output_as_it_was(run_here, manifest, tmp_path):
+    run_here(manifest, tmp_path / "out")
     before = Path(manifest).read_text()
     Path(manifest).write_text(before + '{"video": "clip.mp4", "caption": "one more"}\n')
-    assert run(manifest, tmp_path / "out").exit_code == 4
+    assert run_here(manifest, tmp_path / "out").exit_code == 4
     Path(manifest).write_text(before)
-    assert run(manifest, tmp_path / "out").exit_code == 0
+    assert run_here(manifest, tmp_path / "out").exit_code == 0
 
 
-def test_a_folder_of_somebody_else_is_left_alone(manifest, tmp_path):
+def test_a_folder_of_somebody_else_is_left_alone(run_here, manifest, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out/thesis.tex").write_text("years of work")
-    result = run(manifest, tmp_path / "out")
+    result = run_here(manifest, tmp_path / "out")
     assert result.exit_code == 2
     assert "thesis.tex" in result.message
 
 
-def test_missing_weights_are_named_with_their_fix_before_anything_runs(manifest, tmp_path):
-    result = run(manifest, tmp_path / "out", entities={"options": {"stub": "missing"}})
+def test_missing_weights_are_named_with_their_fix_before_anything_runs(run_here, manifest, tmp_path):
+    result = run_here(manifest, tmp_path / "out", entities={"options": {"stub": "missing"}})
     assert result.exit_code == 2
     assert "entities: weights of the stub" in result.message
     assert "make weights" in result.message
@@ -140,29 +148,29 @@ def test_a_worker_that_cannot_start_ends_the_job_with_its_words(manifest, tmp_pa
 
 
 @pytest.mark.parametrize("library", ["pyav", "x264", "opencv", "pillow"])
-def test_another_version_of_what_decodes_or_encodes_is_refused_by_name(manifest, tmp_path, monkeypatch, library):
-    assert run(manifest, tmp_path / "out").exit_code == 0
+def test_another_version_of_what_decodes_or_encodes_is_refused_by_name(run_here, manifest, tmp_path, monkeypatch, library):
+    assert run_here(manifest, tmp_path / "out").exit_code == 0
     monkeypatch.setitem(versions._VERSIONS, library, lambda: "99.1")
-    result = run(manifest, tmp_path / "out")
+    result = run_here(manifest, tmp_path / "out")
     assert result.exit_code == 4
     assert f"library.{library}: " in result.message and "-> '99.1'" in result.message
     assert open_dataset(str(tmp_path / "out"))[0].document.caption  # it is read as before
 
 
-def test_two_jobs_never_write_one_output(manifest, tmp_path):
+def test_two_jobs_never_write_one_output(run_here, manifest, tmp_path):
     with only_writer(str(tmp_path / "out")):
-        result = run(manifest, tmp_path / "out")
+        result = run_here(manifest, tmp_path / "out")
     assert result.exit_code == 2
     assert "another job: process" in result.message
-    assert run(manifest, tmp_path / "out").exit_code == 0
+    assert run_here(manifest, tmp_path / "out").exit_code == 0
 
 
-def test_a_lock_file_that_nobody_holds_is_no_obstacle(manifest, tmp_path):
+def test_a_lock_file_that_nobody_holds_is_no_obstacle(run_here, manifest, tmp_path):
     (tmp_path / "out/_run").mkdir(parents=True)
     with (tmp_path / "out/_run/lock").open("w") as lock:
         fcntl.lockf(lock, fcntl.LOCK_EX)
         lock.write("process 1 on a machine that died")
-    assert run(manifest, tmp_path / "out").exit_code == 0
+    assert run_here(manifest, tmp_path / "out").exit_code == 0
 
 
 def test_when_everything_fails_the_job_stops_and_goes_on_once_the_cause_is_gone(tmp_path, monkeypatch):
@@ -199,11 +207,11 @@ def test_an_interrupted_job_ends_its_children_and_can_go_on(manifest, tmp_path, 
     assert run(manifest, tmp_path / "out").exit_code == 0
 
 
-def test_a_full_card_is_told_once_counted_and_logged_and_changes_no_byte(manifest, tmp_path, monkeypatch, capsys):
-    run(manifest, tmp_path / "plenty", rows_per_batch=4)
+def test_a_full_card_is_told_once_counted_and_logged_and_changes_no_byte(run_here, manifest, tmp_path, monkeypatch, capsys):
+    run_here(manifest, tmp_path / "plenty", rows_per_batch=4)
     monkeypatch.setenv(HOLDS, "1")
     capsys.readouterr()
-    assert run(manifest, tmp_path / "full", rows_per_batch=4).exit_code == 0
+    assert run_here(manifest, tmp_path / "full", rows_per_batch=4).exit_code == 0
     said = capsys.readouterr().err
     notice = "localise.options.batch_size: 4 items do not fit the device's memory; going on with 2"
     assert said.count(f"notice: {notice}") == 1
@@ -211,10 +219,10 @@ def test_a_full_card_is_told_once_counted_and_logged_and_changes_no_byte(manifes
     assert contents(tmp_path / "full") == contents(tmp_path / "plenty")
 
 
-def test_a_clip_that_fits_no_card_is_rejected_with_the_setting(manifest, tmp_path, monkeypatch):
+def test_a_clip_that_fits_no_card_is_rejected_with_the_setting(run_here, manifest, tmp_path, monkeypatch):
     manifest = make_manifest(tmp_path / "clips", ["a dog"])
     monkeypatch.setenv(HOLDS, "0")
-    run(manifest, tmp_path / "out", rows_per_batch=4)
+    run_here(manifest, tmp_path / "out", rows_per_batch=4)
     assert outcomes(tmp_path / "out") == {0: "internal_error"}
     (message,) = pq.read_table(tmp_path / "out/rejects/000000.parquet")["message"].to_pylist()
     assert "localise.options.batch_size: out of memory on the device with a single item" in message
@@ -223,30 +231,30 @@ def test_a_clip_that_fits_no_card_is_rejected_with_the_setting(manifest, tmp_pat
 OUTAGE = ["a dog"] * 5 + ["a cat"] * 3
 
 
-def test_a_trial_that_meets_a_server_that_is_down_stops_and_the_same_command_goes_on(tmp_path, monkeypatch):
+def test_a_trial_that_meets_a_server_that_is_down_stops_and_the_same_command_goes_on(run_here, tmp_path, monkeypatch):
     manifest = make_manifest(tmp_path / "clips", OUTAGE)
     (tmp_path / "down").touch()
     monkeypatch.setenv(DOWN, str(tmp_path / "down"))
-    result = run(manifest, tmp_path / "out")
+    result = run_here(manifest, tmp_path / "out")
     assert result.exit_code == 5
     assert "ended as transient_exhausted" in result.message and "the server is down" in result.message
     assert committed(str(tmp_path / "out")) == set() and outcomes(tmp_path / "out") == {}
     (tmp_path / "down").unlink()
-    assert run(manifest, tmp_path / "out").exit_code == 0
-    run(manifest, tmp_path / "undisturbed")
+    assert run_here(manifest, tmp_path / "out").exit_code == 0
+    run_here(manifest, tmp_path / "undisturbed")
     assert contents(tmp_path / "out") == contents(tmp_path / "undisturbed")
 
 
-def test_a_server_that_comes_back_while_the_job_runs_costs_no_row(tmp_path, monkeypatch):
+def test_a_server_that_comes_back_while_the_job_runs_costs_no_row(run_here, tmp_path, monkeypatch):
     manifest = make_manifest(tmp_path / "clips", [*["a dog"] * 4, *["a dog [server returns]"] * 4, *["a cat"] * 8])
     (tmp_path / "down").touch()
     monkeypatch.setenv(DOWN, str(tmp_path / "down"))
-    assert run(manifest, tmp_path / "out").exit_code == 0
+    assert run_here(manifest, tmp_path / "out").exit_code == 0
     assert set(outcomes(tmp_path / "out").values()) == {"sample"}
 
 
-def test_rows_that_fail_while_the_server_works_for_others_are_rejected(tmp_path):
-    result = run(make_manifest(tmp_path / "clips", ["a dog"] * 4 + ["a dog [down]"] * 4), tmp_path / "out")
+def test_rows_that_fail_while_the_server_works_for_others_are_rejected(run_here, tmp_path):
+    result = run_here(make_manifest(tmp_path / "clips", ["a dog"] * 4 + ["a dog [down]"] * 4), tmp_path / "out")
     assert result.exit_code == 0
     assert outcomes(tmp_path / "out") == {row: "sample" if row < 4 else "transient_exhausted" for row in range(8)}
 
@@ -257,6 +265,40 @@ def test_each_worker_is_on_record_with_its_models_and_packages(manifest, tmp_pat
     assert [worker["stages"] for worker in workers] == [["entities"], list(STAGE_ORDER[1:])]
     assert workers[1]["models"]["segment"] == "grabcut on cpu"
     assert workers[1]["packages"]["numpy"]
+
+
+@pytest.mark.parametrize("engine", ["serial", "inline"])
+def test_a_surprise_leaves_its_traceback_in_the_log(tmp_path, capsys, engine):
+    manifest = make_manifest(tmp_path / "clips", ["a dog"] * 3 + ["a dog [raise]"] * 2 + ["a dog"] * 3)
+    out = str(tmp_path / "out")
+    run_job(make_config(), input=manifest, output=out, engine=engine, stage_factory=STUBS)
+    log = (tmp_path / "out/_run/workers.log").read_text()
+    assert "row 3, frames: Traceback (most recent call last):" in log and log.count("KeyError: 'a surprise'") == 1
+    assert "in misbehave" in log
+    assert ("in misbehave" in capsys.readouterr().err) == (engine == "inline")
+
+
+def test_inline_the_stages_run_here_and_the_bytes_are_the_same(manifest, tmp_path, capfd):
+    run(manifest, tmp_path / "serial")
+    assert "noise must not hurt" not in capfd.readouterr().out
+    result = run_job(make_config(), input=manifest, output=str(tmp_path / "inline"), engine="inline", stage_factory=STUBS)
+    assert (result.exit_code, result.samples) == (0, 19)
+    assert "noise must not hurt" in capfd.readouterr().out
+    assert contents(tmp_path / "inline") == contents(tmp_path / "serial")
+
+
+def test_inline_a_debugger_stops_at_a_breakpoint_and_leaving_it_stops_the_job(tmp_path):
+    manifest = make_manifest(tmp_path / "clips", ["a dog", "a dog [breakpoint]", "a dog"])
+    debugging = start(manifest, tmp_path / "out", "inline", stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    shown, said = debugging.communicate("p 'key is ' + key\nquit\n", timeout=60)
+    assert "'key is c0001'" in shown
+    assert debugging.returncode == 130 and said.splitlines()[-1] == "stopped by SIGINT; the same command continues"
+
+
+def test_a_worker_passes_breakpoints_by_and_says_so(tmp_path, capsys):
+    result = run(make_manifest(tmp_path / "clips", ["a dog", "a dog [breakpoint]"]), tmp_path / "out")
+    assert result.samples == 2
+    assert "notice: a breakpoint() was passed by; to stop there, run with --engine inline" in capsys.readouterr().err
 
 
 def test_the_log_of_a_worker_that_cannot_start_is_kept(manifest, tmp_path):

@@ -42,7 +42,7 @@ def cluster(monkeypatch):
 def test_a_node_that_goes_costs_no_row_and_changes_no_byte(cluster, tmp_path):
     manifest = make_manifest(tmp_path / "clips", ["a dog", "a dog [nothing]", "a dog [raise]", "a dog"] * 12)
     job = {"input": manifest, "stage_factory": STUBS}
-    assert run_job(make_config(), output=str(tmp_path / "serial"), engine="serial", **job).exit_code == 0
+    assert run_job(make_config(), output=str(tmp_path / "serial"), engine="inline", **job).exit_code == 0
     out = str(tmp_path / "out")
     going, _ = cluster.add_node(**NODE), cluster.add_node(**NODE)
     cluster.wait_for_nodes()

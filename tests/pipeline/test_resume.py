@@ -21,7 +21,7 @@ MOST_S = 0.5  # from then to the kill; a slice takes 0.2 s
 def test_kills_at_random_moments_change_no_byte(engine, tmp_path, monkeypatch):
     moments = random.Random(7)
     manifest = make_manifest(tmp_path / "clips", ["a dog", "a dog [nothing]", "a dog"] * 20)
-    settings = {"input": manifest, "stage_factory": STUBS, "engine": "serial"}
+    settings = {"input": manifest, "stage_factory": STUBS, "engine": "inline"}
     assert run_job(make_config(), output=str(tmp_path / "undisturbed"), **settings).exit_code == 0
     monkeypatch.setenv(STUB_SECONDS, "0.05")
     for _ in range(KILLS[engine]):

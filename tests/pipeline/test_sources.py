@@ -159,7 +159,7 @@ def test_no_bytes_after_a_csv_header_raise(data):
 
 @pytest.mark.parametrize("header", [b"path,caption\n", b"video^caption\n", b"video,caption,caption\n", b"vidoe,caption\n"])
 def test_a_header_without_the_required_columns_stops_with_the_columns_found(header):
-    with pytest.raises(SourceError, match=r"m\.csv: (no column 'video'; found: '|column 'caption' stands)"):
+    with pytest.raises(SourceError, match=r"m\.csv: (no column 'video'.*; found: '|column 'caption' stands)"):
         read_bytes("m.csv", header + b"a.mp4,A dog.\n")
 
 
@@ -220,7 +220,9 @@ def test_a_huge_parquet_cell_costs_its_own_row(tmp_path):
 
 def test_a_truncated_parquet_file_or_one_without_captions_stops_with_its_name(tmp_path):
     path = write_parquet(tmp_path / "m.parquet", {"video": ["a.mp4"], "Caption": ["A dog."]})
-    with pytest.raises(SourceError, match=r"no column 'caption'.*if it is 'Caption', set source.columns.caption=Caption"):
+    with pytest.raises(
+        SourceError, match=r"no column 'caption'.*found: 'video', 'Caption'.*--set source.columns.caption=Caption"
+    ):
         read(path)
     path.write_bytes(path.read_bytes()[:-30])
     with pytest.raises(SourceError, match=r"m\.parquet: damaged or no Parquet"):
@@ -289,7 +291,7 @@ def test_an_input_that_cannot_be_read_at_all_stops_with_its_name(tmp_path):
 
 
 def test_the_manifests_own_scheme_must_be_allowed_and_installed():
-    with pytest.raises(SourceError, match=r"scheme 'memory' is not allowed; set source.schemes=\[file, memory\]"):
+    with pytest.raises(SourceError, match=r"scheme 'memory' is not allowed.*--set 'source.schemes=\[file, memory\]'"):
         read("memory://tests/m.jsonl", SourceSettings())
     with pytest.raises(SourceError, match="'nonsense' cannot be used here"):
         read("memory://tests/m.jsonl", SourceSettings(schemes=["memory", "nonsense"]))

@@ -59,7 +59,7 @@ def test_a_row_of_another_width_names_the_delimiter():
     ("data", "message"),
     [
         (b"id;path;text\n1;a.mp4;A dog.\n", "found: 'id', 'path', 'text'"),
-        (b'"id";"vidoe";"caption"\n', "if it is 'vidoe', set source.columns.video=vidoe"),
+        (b'"id";"vidoe";"caption"\n', "--set source.columns.video=vidoe"),
         (b"video^caption\na.mp4^A dog.\n", r"found: 'video\^caption'"),
         (b"a.mp4 A dog.\n", r"Cells are parted by , ; \| or tabs"),
         (b"caption\nA dog.\n", "no column 'video'; found: 'caption'"),

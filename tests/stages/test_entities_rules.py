@@ -49,6 +49,65 @@ def test_what_is_no_answer_is_invalid_output(answer):
     assert judge("A dog runs.", answer, KINDS).reason == "invalid_output"
 
 
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5) | st.sampled_from(list(KINDS)),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["dog", "ball", "park"]), inner, max_size=3),
+    max_leaves=6,
+)
+CAPTION, ASKED = "A dog with a ball in a park.", ["dog", "ball", "park"]
+
+
+@given(json_values | st.dictionaries(st.sampled_from(ASKED), json_values, max_size=3))
+def test_an_answer_is_invalid_output_unless_it_gives_every_phrase_a_kind(value):
+    got = judge(CAPTION, json.dumps(value), KINDS, asked=ASKED)
+    legal = isinstance(value, dict) and all(isinstance(kind, str) and kind in KINDS for kind in value.values())
+    absent = [phrase for phrase in ASKED if phrase not in value] if legal else []
+    assert (got.reason == "invalid_output") == (not legal or bool(absent))
+    if got.reason == "invalid_output":
+        assert got.entities == [] and got.message.isprintable() and len(got.message) < 700
+        assert all(repr(phrase) in got.message for phrase in absent)
+
+
+@given(st.sets(st.sampled_from(ASKED), min_size=1))
+def test_the_phrases_that_an_answer_lacks_are_named(absent):
+    answer = {phrase: "animal" for phrase in ASKED if phrase not in absent}
+    got = judge(CAPTION, json.dumps(answer), KINDS, asked=ASKED)
+    named = ", ".join(repr(phrase) for phrase in ASKED if phrase in absent)
+    assert got.message == f"the model's answer lacks {named}, for which a kind was asked"
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        ("Sure! The dog is an animal.", "is no JSON: 'Sure! "),
+        ('{"dog": "animal", "ba', "is no JSON"),
+        ('[{"dog": "animal"}]', "is [{'dog': 'animal'}], not a JSON object"),
+        ('"dog"', "is 'dog', not a JSON object"),
+        ('{"subjects": [], "objects": []}', "gives 'subjects' the kind [], not one of person, "),
+        ('{"dog": null}', "gives 'dog' the kind None, not one of"),
+        ('{"dog": {"kind": "animal"}}', "gives 'dog' the kind {'kind': 'animal'}, not one of"),
+        ('{"cat": "animal"}', "lacks 'dog', 'ball', 'park'"),
+    ],
+)
+def test_what_is_wrong_with_an_answer_is_said(answer, said):
+    got = judge(CAPTION, answer, KINDS, asked=ASKED)
+    assert got.reason == "invalid_output" and f"the model's answer {said}" in got.message
+
+
+@pytest.mark.parametrize(
+    ("asked", "given"),
+    [("dog", "Dog"), ("cr\u00e8me", "cre\u0300me"), ("dog", " dog "), ("woman", "wo&shy;man")],
+)
+def test_a_phrase_is_answered_however_it_is_written(asked, given):
+    got = judge(f"A {asked} runs.", json.dumps({given: "animal"}), KINDS, asked=[asked])
+    assert got.reason is None
+
+
+def test_an_answer_of_nothing_but_scenery_is_no_subject():
+    answer = json.dumps(dict.fromkeys(ASKED, "place"))
+    assert judge(CAPTION, answer, KINDS, asked=ASKED).reason == "no_subject"
+
+
 def test_invalid_output_comes_before_not_in_caption():
     assert judge("A dog runs.", '{"cat": "dragon"}', KINDS).reason == "invalid_output"
 
@@ -138,6 +197,13 @@ def test_a_caption_without_nouns_asks_no_model():
     (row,) = stage.process([sample("😀 they run!")])
     assert row.reason == "no_subject"
     assert stage.model.asked == []
+
+
+@pytest.mark.parametrize("answer", ["{}", '{"dog":"animal"}', '{"ball":"object"}', "[]", '{"dog":"animal","ball":["object"]}'])
+def test_an_answer_that_lacks_a_word_that_was_asked_for_is_invalid_output(answer):
+    caption = "A dog catches a ball."
+    (row,) = stage_with({caption: answer}).process([sample(caption)])
+    assert (row.stage, row.reason) == ("entities", "invalid_output")
 
 
 def test_a_caption_that_breaks_the_model_costs_itself_only():

@@ -9,9 +9,12 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import webdataset as wds
+import yaml
+from click.testing import CliRunner
 from encoded_items import ENCODERS, same_encoding
 from real_clips import make_real_output
 
+from materia.cli import training
 from materia.dataset.layout import OutputError
 from materia.dataset.reader import Dataset
 from trainer.config import TrainConfig
@@ -126,6 +129,63 @@ def test_what_cannot_be_decoded_is_listed_and_left_out(shards: str, cache: Path)
 def test_a_filter_chooses_among_what_is_there(shards: str, cache: Path) -> None:
     one = Dataset(shards, where="key == 'clip-0002'")
     assert CacheSource(one, str(cache), config()).read(0, 0, 0, 2).key == "clip-0002"
+
+
+def test_only_what_a_filter_admits_is_encoded_and_serves_every_filter_that_admits_no_more(shards: str, tmp_path: Path) -> None:
+    cache, said = tmp_path / "some", []
+    some = config(data={"where": "row >= 1"})
+    assert precompute(some, shards=shards, output=str(cache), say=said.append)[:2] == (1, 1)
+    assert "encoding 2 of 3 samples, those that --where 'row >= 1' admits" in said
+    before = contents(cache)
+    precompute(some, shards=shards, output=str(cache), say=lambda text: None)
+    assert contents(cache) == before
+
+    for where, served in (("row >= 1", ["clip-0002"]), ("row == 2", ["clip-0002"]), ("row > 0 and row < 2", [])):
+        samples = Dataset(shards, where)
+        numbers = CacheSource(samples, str(cache), config(data={"where": where})).numbers().tolist()
+        assert [samples.key(number) for number in numbers] == served
+
+
+@pytest.mark.parametrize("where", [None, "row >= 0", "row != 1"])
+def test_a_filter_that_admits_more_than_the_cache_has_is_told_with_the_command(
+    shards: str, tmp_path: Path, where: str | None
+) -> None:
+    cache = str(tmp_path / "some")
+    precompute(config(data={"where": "row >= 1"}), shards=shards, output=cache, say=lambda text: None)
+    with pytest.raises(TrainError, match=r"made with --where 'row >= 1': 1 of the [23] samples .* first is clip-0000") as told:
+        CacheSource(Dataset(shards, where), cache, config(data={"where": where}))
+    chosen = "" if where is None else f" --where '{where}'"
+    assert str(told.value).endswith(
+        f"materia precompute --config THIS_CONFIGURATION --shards {shards} --output ANOTHER_FOLDER{chosen}"
+    )
+    assert told.value.exit_code == 2 and "\n" not in str(told.value)
+    with pytest.raises(OtherCacheError, match=r"made with another data.where; choose another --output"):
+        precompute(config(data={"where": where}), shards=shards, output=cache, say=lambda text: None)
+
+
+def test_an_unfinished_cache_of_a_filter_is_gone_on_with_by_the_same_command(shards: str, tmp_path: Path) -> None:
+    cache, some = tmp_path / "some", config(data={"where": "row != 1"})
+    precompute(some, shards=shards, output=str(cache), say=lambda text: None)
+    (cache / "index/000001.parquet").unlink()
+    with pytest.raises(TrainError, match=rf"not finished: 1 of .* go on: .* --output {cache} --where 'row != 1'$"):
+        CacheSource(Dataset(shards, "row != 1"), str(cache), some)
+
+
+def test_a_filter_that_admits_nothing_makes_no_cache(shards: str, tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="'row > 9' admits none of the 3 samples"):
+        precompute(config(data={"where": "row > 9"}), shards=shards, output=str(tmp_path / "none"), say=lambda text: None)
+    assert not (tmp_path / "none").exists()
+
+
+def test_the_command_takes_filters_as_train_does(shards: str, tmp_path: Path) -> None:
+    path = tmp_path / "train.yaml"
+    path.write_text(yaml.safe_dump(config().model_dump(mode="json")))
+    wheres = ["--where", "row >= 1", "--where", "duration_s > 1"]
+    paths = ["--config", str(path), "--shards", shards, "--output", str(tmp_path / "cache")]
+    done = CliRunner().invoke(training.precompute, [*paths, *wheres], catch_exceptions=False)
+    assert done.exit_code == 0
+    (table,) = [pq.read_table(path) for path in (tmp_path / "cache/index").iterdir()]
+    assert table["key"].to_pylist() == ["clip-0002"]
 
 
 def test_only_what_is_missing_is_made_again_and_its_bytes_are_the_same(shards: str, cache: Path, copy: Path) -> None:

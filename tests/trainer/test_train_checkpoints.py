@@ -108,7 +108,7 @@ def test_what_a_killed_writer_left_is_no_checkpoint_and_is_cleaned(tmp_path):
         checkpoints.save(tmp_path, killed(), step=6, model=CONFIG, trained_images=True, keep=1)
     assert len(names(tmp_path)) == 2
     assert checkpoints.latest(tmp_path, pytest.fail).state.step == 5
-    checkpoints.clean(tmp_path)
+    checkpoints.prepare(tmp_path)
     assert names(tmp_path) == ["step-00000005"]
 
 

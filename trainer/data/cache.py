@@ -1,6 +1,7 @@
 """A cache of encoded samples (precompute.py writes it): what it holds, whether it fits a configuration, and reading it.
 
-    cache.json               what it was made of and with (`fingerprint`); another of them is another cache
+    cache.json               what it was made of and with (`fingerprint`); another of them is another cache, but for training
+                             another filter may do: if all samples that it admits are there
     shards/000000.tar        KEY.text.npy (L, width), KEY.offsets.npy (L, 2); KEY.mean.8x64x64.npy and KEY.std.8x64x64.npy
                              (windows, C, T, H, W) of each bucket; KEY.refNN.npy, KEY.background.npy (variants, P, width)
     index/000000.parquet     INDEX; written last: a shard without it is not there
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 from collections.abc import Sequence
 from typing import Any
 
@@ -75,6 +77,7 @@ def fingerprint(config: TrainConfig, encoders: Encoders, source_sha256: str) -> 
         "data.variants": data.variants,
         "data.augment": data.augment,
         "data.reference_px": data.reference_px,
+        "data.where": data.where,
         "data.buckets": sorted(size_name(bucket) for bucket in data.buckets),
         **{f"encoders.{name}": value for name, value in encoders.identity().items()},
     }
@@ -120,14 +123,16 @@ class CacheSource:
     def __init__(self, samples: Dataset, cache: str, config: TrainConfig) -> None:
         self.config = config
         encoders = build_encoders(config.encoders)
-        _require_fit(cache, fingerprint(config, encoders, samples.source_sha256), samples)
+        made_for = _require_fit(cache, fingerprint(config, encoders, samples.source_sha256), samples)
         self._no_images = torch.zeros(0, encoders.image.tokens, encoders.image.width, dtype=torch.float16)
-        self._index = _read_index(cache, samples)
-        self._places = pc.index_in(samples.index["key"], self._index["key"].combine_chunks()).fill_null(-1).to_numpy()
+        self._index = _read_tables(cache, samples, "index", INDEX)
+        self._places = _places(samples, self._index)
+        left_out = _places(samples, _read_tables(cache, samples, "rejects", REJECTS)) >= 0
+        _require_all((self._places >= 0) | left_out, cache, samples, config.data.where, made_for)
         self._shards = RangeReader(cache, f"remove {cache} and run materia precompute again")
 
     def numbers(self) -> np.ndarray:
-        """Samples that it holds, (n,) int64; the others could not be decoded (rejects/)."""
+        """Samples that it has encoded, (n,) int64; the others could not be decoded (rejects/)."""
         return np.flatnonzero(self._places >= 0)
 
     def read(self, step: int, slot: int, number: int, bucket: int) -> EncodedItem:
@@ -175,29 +180,57 @@ class CacheSource:
         ]
 
 
-def _require_fit(cache: str, wanted: dict[str, Any], samples: Dataset) -> None:
+def _require_fit(cache: str, wanted: dict[str, Any], samples: Dataset) -> str | None:
+    """The filter that the cache was made with; whether it has all samples is seen from its index."""
     found = read_fingerprint(cache)
     if found is None:
-        raise TrainError(f"{cache} is no cache, it has no cache.json; make one: {_command(samples, cache)}")
+        command = _command(samples, cache, wanted["data.where"])
+        raise TrainError(f"{cache} is no cache, it has no cache.json; make one: {command}")
+    made_for: str | None = found.get("data.where")
+    where, wanted["data.where"] = wanted["data.where"], made_for
     if set(wanted["data.buckets"]) <= set(found.get("data.buckets", ())):
         wanted["data.buckets"] = found["data.buckets"]  # more than is wanted does no harm
     if names := differing(found, wanted):
-        command = _command(samples, "ANOTHER_FOLDER")
+        command = _command(samples, "ANOTHER_FOLDER", where)
         raise OtherCacheError(f"{cache} was made with another {', '.join(names)}; make one that fits: {command}")
+    return made_for
 
 
-def _command(samples: Dataset, output: str) -> str:
-    return f"materia precompute --config THIS_CONFIGURATION --shards {samples.out} --output {output}"
+def _require_all(there: np.ndarray, cache: str, samples: Dataset, where: str | None, made_for: str | None) -> None:
+    """Raises TrainError naming the first of the samples (N,) that are not there: another filter, or an unfinished cache."""
+    missing = np.flatnonzero(~there)
+    if not len(missing):
+        return
+    first = int(missing[0])
+    lacks = f"{len(missing):,} of the {len(samples):,} samples to train on are missing, the first is {samples.key(first)}"
+    if made_for in (None, where):
+        shard = sibling(str(samples.index["shard"][first]), "index")
+        command = _command(samples, cache, made_for)
+        raise TrainError(f"{cache} is not finished: {lacks} ({storage.join(cache, shard)}); go on: {command}")
+    command = _command(samples, "ANOTHER_FOLDER", where)
+    raise TrainError(f"{cache} was made with --where {made_for!r}: {lacks}; make one that fits: {command}")
 
 
-def _read_index(cache: str, samples: Dataset) -> pa.Table:
-    tables = []
+def _command(samples: Dataset, output: str, where: str | None) -> str:
+    chosen = "" if where is None else f" --where {shlex.quote(where)}"
+    return f"materia precompute --config THIS_CONFIGURATION --shards {samples.out} --output {output}{chosen}"
+
+
+def _places(samples: Dataset, table: pa.Table) -> np.ndarray:
+    """For each sample its row in a table of the cache, (N,) int32; -1: it is not there."""
+    places: np.ndarray = pc.index_in(samples.index["key"], table["key"].combine_chunks()).fill_null(-1).to_numpy()
+    return places
+
+
+def _read_tables(cache: str, samples: Dataset, folder: str, schema: pa.Schema) -> pa.Table:
+    """The index or the rejects of the samples' shards, as far as they are written: the index comes last."""
+    tables = [schema.empty_table()]
     for shard in samples.index["shard"].unique().to_pylist():
-        address = storage.join(cache, sibling(shard, "index"))
+        address = storage.join(cache, sibling(shard, folder))
         try:
-            tables.append(parquet_table(storage.read_bytes(address)).cast(INDEX))
+            tables.append(parquet_table(storage.read_bytes(address)).cast(schema))
         except FileNotFoundError:
-            raise TrainError(f"{cache} is not finished, {address} is missing; go on: {_command(samples, cache)}") from None
+            continue
         except (OSError, ValueError, pa.ArrowException) as error:
             raise OutputError(f"{address} cannot be read: {error}; remove it and run materia precompute again") from error
     return pa.concat_tables(tables)

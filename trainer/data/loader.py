@@ -12,7 +12,7 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import active_children, get_context
@@ -104,7 +104,7 @@ def buckets(samples: Dataset, data: DataSettings) -> list[Bucket]:
 
 def indexed(
     source: Source, order: Order, samples: Dataset, start: int, stop: int, rank: int, ranks: int, workers: int
-) -> Iterator[StepItems]:
+) -> Generator[StepItems, None, None]:
     """Steps `start` to `stop`, this rank's share of each: slots rank, rank + ranks, ...
 
     Raises TrainError where the shares would be uneven, and what the source raises, also if a worker met it.
@@ -123,11 +123,14 @@ def check_shares(order: Order, ranks: int) -> None:
             )
 
 
-def ahead(read: Callable[[int], T], numbers: Sequence[int], workers: int, *, in_turns: bool = False) -> Iterator[T]:
+def ahead(
+    read: Callable[[int], T], numbers: Sequence[int], workers: int, *, in_turns: bool = False
+) -> Generator[T, None, None]:
     """`read(number)` for each of `numbers`, in their order; `workers` processes read ahead, each the next that nobody has.
 
     `in_turns`: the first reads the first number, the second the second, and so on in a circle, for a `read` that depends on
     what it read before; they read twice as far ahead, to make up for slow ones. An error of a worker is raised here as it was.
+    To be closed by who stops early: an exception on its way up keeps the processes, and they go on with what they have.
     """
     cv2.setNumThreads(1)  # before workers are forked: in them OpenCV would wait for the threads that its pool had here
     if not workers:

@@ -12,7 +12,7 @@ import itertools
 import math
 import random
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -40,7 +40,7 @@ class Streamed(NamedTuple):
 
 def streamed(
     source: Source, order: Order, samples: Dataset, start: int, stop: int, rank: int, ranks: int, workers: int
-) -> Iterator[StepItems]:
+) -> Generator[StepItems, None, None]:
     """Steps `start` to `stop`, this rank's share of each, with this rank's keys only: it does not know the others'.
 
     Of the order only the buckets count. Where there are fewer shards than readers, less workers are used. Raises TrainError for
@@ -115,11 +115,11 @@ class _Steps:
         for epoch in itertools.count():
             places = np.random.default_rng((self.source.seed, self.start, epoch)).permutation(len(self.shards))
             for place in places[reader :: self.ranks * self.readers]:
-                yield from read_shard(self.samples, *self.shards[place])
+                yield from read_shard(self.samples, self.shards[place][1])
 
 
 def shards_of(samples: Dataset, numbers: np.ndarray) -> list[tuple[str, np.ndarray]]:
-    """The shards that hold the samples `numbers` (n,), by their paths in the output, each with its own of them."""
+    """The shards that hold the samples `numbers` (n,), by what the index calls them, each with its own of them."""
     column = samples.index["shard"].take(pa.array(numbers)).combine_chunks().dictionary_encode()
     codes = column.indices.to_numpy()
     together = np.argsort(codes, kind="stable")
@@ -127,9 +127,13 @@ def shards_of(samples: Dataset, numbers: np.ndarray) -> list[tuple[str, np.ndarr
     return list(zip(column.dictionary.to_pylist(), parts, strict=True))
 
 
-def read_shard(samples: Dataset, shard: str, numbers: np.ndarray) -> Iterator[Streamed]:
-    """Samples of a shard as they lie in it, without the frames of record. Raises OutputError where one of them is missing."""
-    address = storage.join(samples.out, shard)
+def read_shard(samples: Dataset, numbers: np.ndarray) -> Iterator[Streamed]:
+    """The samples `numbers` (n,), all of one shard, as they lie in it, without the frames of record.
+
+    Raises OutputError where one of them is missing.
+    """
+    address = samples.address(int(numbers[0]))
+    advice = f"run: materia validate {address.rpartition('/shards/')[0]}"
     awaited = {samples.key(number): int(number) for number in numbers.tolist()}
     try:
         with storage.open_read(address) as stream:
@@ -149,9 +153,9 @@ def read_shard(samples: Dataset, shard: str, numbers: np.ndarray) -> Iterator[St
         if isinstance(error, UserError):
             raise
         why = getattr(error, "strerror", None) or next(iter(error.args), "")  # webdataset adds the open stream to the arguments
-        told = f"{address} cannot be read as a tar ({type(error).__name__}: {why}); run: materia validate {samples.out}"
+        told = f"{address} cannot be read as a tar ({type(error).__name__}: {why}); {advice}"
         raise OutputError(told) from error
-    raise OutputError(f"{address} ends without all of sample {next(iter(awaited))}; run: materia validate {samples.out}")
+    raise OutputError(f"{address} ends without all of sample {next(iter(awaited))}; {advice}")
 
 
 def _is_used(name: str) -> bool:

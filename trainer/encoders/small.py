@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from materia.base import storage
 from materia.base.weights.checkpoints import CheckpointError, load_state_dict, mismatch
 from materia.base.weights.files import Missing, Weights, check_address, local_path, packages_missing, sha256_of
 from trainer.encoders.base import Moments, VideoAutoencoder
@@ -136,14 +137,11 @@ def transform_of(sizes: Sizes, device: str) -> Patches:
 
 
 def save_autoencoder(model: Autoencoder, path: Path) -> None:
-    """Write one file, atomically."""
-    from safetensors.torch import save_file
+    """Write one file, atomically. Raises OSError."""
+    from safetensors.torch import save
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    save_file(state, partial, metadata={METADATA: json.dumps(asdict(model.sizes))})
-    partial.replace(path)
+    storage.atomic_write(str(path), save(state, metadata={METADATA: json.dumps(asdict(model.sizes))}))
 
 
 def load_autoencoder(path: Path) -> Autoencoder:

@@ -9,6 +9,7 @@ file: a folder that does not agree with it (copied in part, say) is passed over,
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Collection, Iterable
@@ -61,7 +62,7 @@ def save(
     files = {}
     for name, tensors in parts:
         path = folder / f"{name}.safetensors"
-        save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, path)
+        _write(tensors, path)
         files[name] = path.stat().st_size
         _fsync(path)
     state = State(SCHEMA, step, model, trained_images, files)
@@ -87,8 +88,12 @@ def latest(run: Path, say: Say) -> Checkpoint | None:
     return None
 
 
-def clean(run: Path) -> None:
-    """Remove what a writer that was killed left behind. Only for the run's one writer."""
+def prepare(run: Path) -> None:
+    """Make the folder of checkpoints, now rather than after many steps, and remove what a writer that was killed left behind.
+
+    Only for the run's one writer. Raises OSError.
+    """
+    (run / "checkpoints").mkdir(parents=True, exist_ok=True)
     for folder in (run / "checkpoints").glob(".step-*.tmp"):
         shutil.rmtree(folder)
 
@@ -210,6 +215,18 @@ def _discard(folder: Path) -> None:
         doomed = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.tmp")
         folder.rename(doomed)
         shutil.rmtree(doomed)
+
+
+def _write(tensors: dict[str, Tensor], path: Path) -> None:
+    """Write a safetensors file. Raises OSError, also for what safetensors has only the system's number of: a full disk, say."""
+    try:
+        save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, path)
+    except SafetensorError as error:
+        number = re.search(r"\(os error (\d+)\)", str(error))
+        if number is None:
+            raise
+        code = int(number[1])
+        raise OSError(code, os.strerror(code), str(path)) from error
 
 
 def _fsync(path: Path) -> None:

@@ -1,6 +1,7 @@
 """The folder of a run: what it was started with, and a line for every step.
 
-config.json    configuration, hash of the samples, identity of the encoders; a resumed run must have the same
+config.json    configuration, hash of the samples, identity of the encoders; a resumed run must have the same. And how many
+               samples are trained on
 steps.jsonl    {"step", "loss", "keys"} of each step, counted from 0; written at once, cut back to the checkpoint on resume
 checkpoints/   trainer/run/checkpoints.py
 non_finite.json  the step that had no finite loss or gradient, if one stopped the run
@@ -50,10 +51,17 @@ def only_writer(run: Path) -> Iterator[None]:
         yield
 
 
-def record(config: TrainConfig, data_sha256: str, encoders: dict[str, Any]) -> dict[str, Any]:
-    """What config.json holds: all but how storage is reached."""
+def record(
+    config: TrainConfig, data_sha256: str, encoders: dict[str, Any], samples: dict[str, int] | None = None
+) -> dict[str, Any]:
+    """What config.json holds: all but how storage is reached. `samples`: how many of which kind, for people."""
     told = config.model_dump(mode="json", exclude={"storage"})
-    return {"config": told, "data_sha256": data_sha256, "encoders": to_jsonable_python(encoders)}
+    return {
+        "config": told,
+        "data_sha256": data_sha256,
+        "samples": samples or {},
+        "encoders": to_jsonable_python(encoders),
+    }
 
 
 def read_config(run: Path) -> TrainConfig:

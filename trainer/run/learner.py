@@ -7,8 +7,9 @@ the layout, so that a run can go on with other numbers of processes.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -79,9 +80,17 @@ def resume(learner: Learner, run: Path, world: World, say: Say) -> int:
     if checkpoint is None:
         return 0
     checkpoints.check_sizes(checkpoint, learner.config)
-    distributed.load_state(learner.module, checkpoints.read(checkpoint, "model"))
-    distributed.load_state(learner.ema, checkpoints.read(checkpoint, "ema"))
-    distributed.load_moments(learner.module, learner.optimiser, checkpoints.read(checkpoint, "optimiser"))
+    loads: dict[str, Callable[[dict[str, Tensor]], None]] = {
+        "model": partial(distributed.load_state, learner.module),
+        "ema": partial(distributed.load_state, learner.ema),
+        "optimiser": partial(distributed.load_moments, learner.module, learner.optimiser),
+    }
+    for part, load in loads.items():
+        tensors = checkpoints.read(checkpoint, part)
+        try:
+            load(tensors)
+        except TrainError as error:
+            raise TrainError(f"{checkpoint.folder}/{part}.safetensors: {error}, or remove the checkpoint") from None
     say(f"{run}: going on after step {start}")
     return start
 

@@ -11,7 +11,7 @@ import json
 import math
 import signal
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -22,10 +22,12 @@ from torch import Tensor
 from materia.base import storage
 from materia.base.signals import Interrupt, interruptible
 from materia.base.storage_settings import use_storage
+from materia.base.terminal import plural
 from trainer import distributed
 from trainer.config import TrainConfig
 from trainer.data.batch import EncodedItem, collate
-from trainer.data.training_data import encoded, open_data, steps
+from trainer.data.samples import Addresses
+from trainer.data.training_data import encoded, open_data, steps, told
 from trainer.distributed import World
 from trainer.encoders import build_encoders
 from trainer.errors import TrainError
@@ -69,13 +71,14 @@ class Outcome(NamedTuple):
 def train(
     config: TrainConfig,
     *,
-    shards: str,
+    shards: Addresses,
     output: str,
-    cache: str | None = None,
+    cache: Addresses | None = None,
     say: Say = tell,
     interrupt: Interrupt | None = None,
 ) -> TrainResult:
-    """Train to `stage.steps`, from the run's last checkpoint if there is one; `cache` is what `materia precompute` wrote.
+    """Train to `stage.steps`, from the run's last checkpoint if there is one; `cache` is what `materia precompute` wrote, one
+    for each of `shards` if there are several.
 
     `interrupt` asks from elsewhere for what signals ask for: to end after the step that is going on, with a checkpoint. Raises
     TrainError or OutputError for what the user can mend, runs.OtherRunError for a run that was started with other settings,
@@ -88,27 +91,35 @@ def train(
         with ExitStack() as stack:
             if world.rank == 0:
                 stack.enter_context(runs.only_writer(run))
-                checkpoints.clean(run)
+                checkpoints.prepare(run)
             return _train(config, world, shards, run, cache, say if world.rank == 0 else _silent, interrupt)
     finally:
         distributed.leave(world)
 
 
 def _train(
-    config: TrainConfig, world: World, shards: str, run: Path, cache: str | None, say: Say, interrupt: Interrupt | None
+    config: TrainConfig,
+    world: World,
+    shards: Addresses,
+    run: Path,
+    cache: Addresses | None,
+    say: Say,
+    interrupt: Interrupt | None,
 ) -> TrainResult:
     # What is learnt from, and with what: it must be as it was when the run was started.
     encoders = build_encoders(config.encoders)
     data = open_data(config, shards, cache, encoders, world)
-    record = runs.record(config, data.samples.sha256, encoders.identity())
+    record = runs.record(config, data.samples.sha256, encoders.identity(), data.selection._asdict())
     runs.check_same(run, record)
 
     # What learns: new, or as the last checkpoint has it.
     learner = begin(config, model_config(config, encoders), world)
     start = resume(learner, run, world, say)
     if start >= config.stage.steps:
-        say(f"{run} has {start} steps already; raise stage.steps to go on")
+        say(f"{run} has {plural(start, 'step')} already; raise stage.steps to go on")
         return TrainResult(start, None)
+    for line in told(data, config):
+        say(line)
     if cache is None or (data.validation and draws_grids(config, start)):
         encoders.setup(str(world.device))
 
@@ -116,12 +127,13 @@ def _train(
         if world.rank == 0:
             runs.write_record(run, record)
             log = stack.enter_context(runs.open_steps(run, start))
-        watch = stack.enter_context(Watch(run, config, record, start, data, encoders, world))
+        watch = stack.enter_context(Watch(run, config, record, start, data, encoders, world, say))
         interrupt = interrupt or stack.enter_context(interruptible())
         progress = stack.enter_context(StepProgress(start, config.stage.steps, say, shown=world.rank == 0))
         stack.enter_context(distributed.attention_kernels(config.run))
+        read = stack.enter_context(closing(steps(data, config, start, world)))
         began = time.monotonic()
-        for number, bucket, keys, items in steps(data, config, start, world):
+        for number, bucket, keys, items in read:
             arrived = time.monotonic()
             clips, done = config.data.buckets[bucket].batch, number + 1
 
@@ -143,10 +155,13 @@ def _train(
                     runs.sync(log)
                 save(learner, config, run, done, world)
             if ending:
-                say(f"interrupted after {done} of {config.stage.steps} steps, saved in {run}; the same command continues")
+                say(
+                    f"interrupted after {done} of {plural(config.stage.steps, 'step')}, saved in {run};"
+                    " the same command continues"
+                )
                 return TrainResult(done, loss, 128 + (interrupt.number or signal.SIGTERM))
             began = time.monotonic()
-    say(f"{run}: {config.stage.steps} steps, loss {loss:.4f}")
+    say(f"{run}: {plural(config.stage.steps, 'step')}, loss {loss:.4f}")
     return TrainResult(config.stage.steps, loss)
 
 

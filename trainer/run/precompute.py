@@ -1,8 +1,8 @@
-"""`materia precompute`: encode every sample of the shards once, into sibling shards that training reads instead of pixels.
+"""`materia precompute`: encode the samples of the shards once, into sibling shards that training reads instead of pixels.
 
 In: shards and a training configuration. Out: a cache (trainer/data/cache.py says what it holds). Processes read and decode
 ahead, this one encodes and writes. A shard counts once its index is there; the same command goes on with the others. Equal
-input gives equal tars. All samples are encoded, whatever the filter, which acts in training.
+input gives equal tars. With a filter only the samples that it admits are encoded.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.lib import format as npy
 from rich.console import Console
@@ -26,6 +27,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from materia.base import storage
 from materia.base.storage_settings import use_storage
+from materia.base.terminal import plural
 from materia.dataset.documents import Document
 from materia.dataset.reader import Dataset
 from materia.dataset.writer import Tar, parquet_bytes
@@ -45,6 +47,7 @@ from trainer.data.cache import (
 from trainer.data.encode import encode_images, encode_texts, encode_videos
 from trainer.data.items import BACKGROUND, Drawable, cover, reference_pixels, window_times
 from trainer.data.loader import ahead, long_enough
+from trainer.data.samples import open_samples
 from trainer.data.streaming import shards_of
 from trainer.distributed import join, leave
 from trainer.encoders import Encoders, build_encoders
@@ -80,13 +83,16 @@ class Unreadable(NamedTuple):
 
 
 def precompute(config: TrainConfig, *, shards: str, output: str, say: Say = tell) -> Summary:
-    """Encode all samples of `shards` into the cache `output`, or go on where that was interrupted; `say` tells the outcome.
+    """Encode samples of `shards`, all or those that data.where admits, into the cache `output`, or go on where that was
+    interrupted; `say` tells the outcome.
 
-    Under torchrun each process takes its share of the shards. Raises OtherCacheError for a cache of other shards or another
-    configuration, OutputError for shards that cannot be read, TrainError for encoders that are not there.
+    Under torchrun each process takes its share of the shards. Raises OtherCacheError for a cache of other shards, another
+    filter or configuration, OutputError for shards that cannot be read or of which nothing is left, FilterError for a filter
+    that is not understood, TrainError for encoders that are not there.
     """
     use_storage(config.storage)
-    samples, encoders = Dataset(shards), build_encoders(config.encoders)
+    samples, total = open_samples(shards, config.data.where)
+    encoders = build_encoders(config.encoders)
     world = join(config.run)
     try:
         _claim(output, fingerprint(config, encoders, samples.source_sha256))
@@ -94,6 +100,8 @@ def precompute(config: TrainConfig, *, shards: str, output: str, say: Say = tell
             storage.clean_temporaries(output)
         mine = shards_of(samples, np.arange(len(samples)))[world.rank :: world.ranks]
         todo = [(shard, numbers) for shard, numbers in mine if not _is_done(output, shard)]
+        if config.data.where is not None:
+            say(f"encoding {len(samples):,} of {total:,} samples, those that --where {config.data.where!r} admits")
         if todo:
             encoders.setup(str(world.device))
         with closing(_decoded(config, samples, [number for _, numbers in todo for number in numbers.tolist()], say)) as decoded:
@@ -102,9 +110,9 @@ def precompute(config: TrainConfig, *, shards: str, output: str, say: Say = tell
     finally:
         leave(world)
     summary = _summary(output, [shard for shard, _ in mine])
-    say(f"{output}: {summary.samples} samples in {len(mine)} shards, {summary.bytes / 1e6:,.1f} MB")
+    say(f"{output}: {plural(summary.samples, 'sample')} in {plural(len(mine), 'shard')}, {summary.bytes / 1e6:,.1f} MB")
     if summary.rejected:
-        say(f"{summary.rejected} samples could not be decoded and are left out of training, see {output}/rejects")
+        say(f"{plural(summary.rejected, 'sample')} could not be decoded and left out of training, see {output}/rejects")
     return summary
 
 
@@ -225,7 +233,7 @@ def _height_width(bucket: BucketSettings) -> tuple[int, int]:
 def _summary(output: str, shards: list[str]) -> Summary:
     def rows(shard: str, folder: str) -> int:
         address = storage.join(output, sibling(shard, folder))
-        return int(pq.read_metadata(io.BytesIO(storage.read_bytes(address))).num_rows)
+        return int(pq.read_metadata(pa.BufferReader(storage.read_bytes(address))).num_rows)
 
     return Summary(
         samples=sum(rows(shard, "index") for shard in shards),

@@ -26,6 +26,7 @@ from materia.base import storage
 from materia.base.errors import UserError
 from materia.base.signals import Interrupt, interruptible
 from trainer.config import TrainConfig
+from trainer.data.samples import Addresses, addresses
 from trainer.errors import TrainError
 from trainer.run.progress import tell
 
@@ -43,9 +44,9 @@ GRACE_S = 20.0
 def launch(
     config: TrainConfig,
     *,
-    shards: str,
+    shards: Addresses,
     output: str,
-    cache: str | None = None,
+    cache: Addresses | None = None,
     workers: int = 1,
     address: str | None = None,
     cpus_per_worker: float = 1,
@@ -68,7 +69,11 @@ def launch(
             _work,
             train_loop_config={
                 "config": config.model_dump_json(),
-                "paths": {"shards": _absolute(shards), "output": _absolute(output), "cache": cache and _absolute(cache)},
+                "paths": {
+                    "shards": [_absolute(address) for address in addresses(shards)],
+                    "output": _absolute(output),
+                    "cache": None if cache is None else [_absolute(address) for address in addresses(cache)],
+                },
                 "mailbox": mailbox,
             },
             scaling_config=ScalingConfig(num_workers=workers, use_gpu=needs["GPU"] > 0, resources_per_worker=needs),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,11 +18,13 @@ import torch
 from torch import Tensor
 
 from materia.base.storage_settings import use_storage
+from materia.base.terminal import plural
 from materia.dataset.reader import Dataset
 from trainer.config import TrainConfig
 from trainer.data.items import PixelSource
 from trainer.data.loader import buckets, indexed, long_enough, split
 from trainer.data.order import Order
+from trainer.data.samples import open_samples
 from trainer.distributed import join
 from trainer.encoders.patches import Patches
 from trainer.encoders.small import Autoencoder, Sizes, save_autoencoder, transform_of
@@ -59,19 +62,19 @@ def train_autoencoder(
     sizes = Sizes()
     transform = transform_of(sizes, str(world.device))
     _check_buckets(config, transform)
-    samples = Dataset(shards, config.data.where)
+    samples, _ = open_samples(shards, config.data.where)
     source = PixelSource(samples, config.data, config.seed, images=False)
     order = Order(buckets(samples, config.data), config.seed)
     measured = [source.read(0, slot, int(index), 0) for slot, index in enumerate(_measured(samples, config))]
-    read = indexed(source, order, samples, 0, steps, rank=0, ranks=1, workers=config.data.workers)
     torch.manual_seed(config.seed)
     model = Autoencoder(sizes, transform.channels).to(world.device)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     say(f"{parameters:,} parameters; {sizes.channels} channels for {' x '.join(map(str, sizes.block))} pixels")
-    _fit(model, transform, (_videos(step.items) for step in read), steps, say)
+    with closing(indexed(source, order, samples, 0, steps, rank=0, ranks=1, workers=config.data.workers)) as read:
+        _fit(model, transform, (_videos(step.items) for step in read), steps, say)
     save_autoencoder(model, Path(output))
     through, cut = _psnr(model, transform, _videos(measured))
-    say(f"{output}: {through:.2f} dB on {len(measured)} clips; the transform alone: {cut:.2f} dB")
+    say(f"{output}: {through:.2f} dB on {plural(len(measured), 'clip')}; the transform alone: {cut:.2f} dB")
     return TrainedAutoencoder(Path(output), through, cut)
 
 

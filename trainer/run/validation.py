@@ -35,6 +35,13 @@ class ValidationLoss(NamedTuple):
         """What foreign pictures cost; 0: the model does not look at them."""
         return None if self.shuffled is None else self.shuffled - self.own
 
+    def __str__(self) -> str:
+        """For people."""
+        if self.shuffled is None:
+            return f"loss {self.own:.4f}, no gap without two clips with references"
+        gap = round(self.shuffled - self.own, 4) + 0.0  # never -0.0
+        return f"loss {self.own:.4f}, with references of other clips {self.shuffled:.4f}: a gap of {gap:+.4f}"
+
 
 @torch.no_grad()
 def validate(

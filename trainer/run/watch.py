@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from materia.base.terminal import plural
 from materia.report.grid import grid
 from trainer import distributed
 from trainer.config import TrainConfig
@@ -21,20 +22,30 @@ from trainer.encoders import Encoders
 from trainer.model.flow import shift_for
 from trainer.run.learner import Learner
 from trainer.run.monitor import Measured, Monitor, peak_flops
+from trainer.run.progress import Say
 from trainer.run.validation import validate
 from trainer.sample.generate import Trained, sample_rows
 
 
 class Watch:
-    """A context that follows a run from step `start` on; `record` is what config.json holds."""
+    """A context that follows a run from step `start` on; `record` is what config.json holds, `say` tells validation losses."""
 
     def __init__(
-        self, run: Path, config: TrainConfig, record: dict[str, Any], start: int, data: Data, encoders: Encoders, world: World
+        self,
+        run: Path,
+        config: TrainConfig,
+        record: dict[str, Any],
+        start: int,
+        data: Data,
+        encoders: Encoders,
+        world: World,
+        say: Say,
     ) -> None:
         self._config = config
         self._data = data
         self._encoders = encoders
         self._world = world
+        self._say = say
         self._monitor: Monitor | None = None
         if world.rank == 0:
             peak = peak_flops(world.device, config.run.precision)
@@ -48,11 +59,11 @@ class Watch:
             self._monitor.close()
 
     def step(self, done: int, learner: Learner, measured: Measured) -> None:
-        """Note what the `done`-th step measured; validate and draw, if it is time to."""
+        """Note what the `done`-th step measured; validate and draw, if it is time to. The last step is validated always."""
         if self._monitor is not None:
             self._monitor.step(done, measured)
-        log = self._config.log
-        if done % log.validate_every == 0 and self._data.validation:
+        log, is_last = self._config.log, done == self._config.stage.steps
+        if (is_last or done % log.validate_every == 0) and self._data.validation:
             self._validate(done, learner)
         if log.sample_every and done % log.sample_every == 0 and self._data.validation:
             self._draw(done, learner)
@@ -77,6 +88,8 @@ class Watch:
             )
         if self._monitor is not None:
             self._monitor.validation(done, loss)
+        kind = "held-out" if self._data.selection.held_out else "training"
+        self._say(f"step {done}: validation {loss}, on {plural(len(self._validation), f'{kind} clip')}")
 
     def _draw(self, done: int, learner: Learner) -> None:
         config = self._config

@@ -59,6 +59,10 @@ class ConflictError(UserError):
     """Weights that are named wrongly; the message names the options."""
 
 
+class CacheError(UserError):
+    """The folder for weights cannot be written; the message names it, and the variable that moves it."""
+
+
 def wanted_weights(named: Iterable[Weights]) -> list[Wanted]:
     """Each weights once, with all options that name them.
 
@@ -93,11 +97,19 @@ def pull(wanted: Sequence[Wanted], say: Callable[[str], None], quiet: bool = Fal
     """Fetch what is not here and verify everything; one failure does not keep the others.
 
     `say` is told of a wait for another pull, and what a conversion is doing; `quiet`: only of the wait, and no progress bars.
+    Raises CacheError.
     """
     models = {weights.address: _verified(options, weights, "here") for options, weights in wanted}
     if all(models.values()):
         return [model for model in models.values() if model]
-    with only_one(weights_path(".pull.lock"), lambda holder: say(f"waiting for another pull: {holder}")):
+    lock = weights_path(".pull.lock")
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        lock.touch()
+    except OSError as error:
+        advice = "weights are kept there; set MATERIA_CACHE to a folder that can be written"
+        raise CacheError(f"{lock.parent}: {error.strerror}; {advice}") from None
+    with only_one(lock, lambda holder: say(f"waiting for another pull: {holder}")):
         for options, weights in wanted:  # while we waited, the other pull may have fetched some
             models[weights.address] = models[weights.address] or _verified(options, weights, "here")
         for options, weights in wanted:

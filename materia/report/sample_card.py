@@ -1,0 +1,135 @@
+"""The card of a sample: its caption, the three frames with boxes and masks, the clean background, every reference crop.
+
+In: a `StoredSample` and the colours of the sheet's words. Out: a picture. Faces have a thin white box only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from materia.base.terminal import printable
+from materia.dataset.documents import Document, InstanceDocument
+from materia.dataset.reader import StoredSample
+from materia.report.drawing import (
+    CARD,
+    GAP,
+    INNER,
+    SCALE,
+    SMALL,
+    Box,
+    Colour,
+    Marked,
+    annotated,
+    caption_image,
+    card,
+    checkerboard,
+    scaled,
+    size_beside,
+    titled,
+)
+
+_TILES = tuple(side * SCALE for side in (184, 168, 152, 130, 118))
+"""Sides of a reference's tile; the largest is taken with which all find room."""
+
+
+def sample_card(sample: StoredSample, colours: Mapping[str, Colour], facts: Sequence[str] = ()) -> Image.Image:
+    """One sample: caption above, pictures, and its crops beside them if there is room, else below.
+
+    `colours`: of each word with masks, case-folded; `facts`: said of it besides what is always said. Raises OutputError.
+    """
+    document = sample.document
+    pictures = _pictures(sample, colours)
+    wide = sum(picture.width + GAP for picture in pictures)
+    beside = INNER - wide >= 2 * (_TILES[-1] + GAP)
+    crops = _crops(sample, colours, INNER - wide if beside else INNER, pictures[0].height if beside else 0)
+    return card(_caption(document, colours, facts), pictures, *((crops, None) if beside else (None, crops)))
+
+
+def _caption(document: Document, colours: Mapping[str, Colour], facts: Sequence[str]) -> Image.Image:
+    marked = [
+        Marked(*span, None if entity.category == "background" else colours.get(entity.word.casefold()))
+        for entity in document.entities
+        for span in entity.spans
+    ]
+    video = document.video
+    about = [document.key, f"{video.duration_s:.1f} s", f"{video.width} x {video.height}", video.codec]
+    return caption_image(document.caption, marked, [*about, *document.flags, *facts])
+
+
+def _pictures(sample: StoredSample, colours: Mapping[str, Colour]) -> list[Image.Image]:
+    """Three frames and the background, equally large, each with a line of text below."""
+    document = sample.document
+    frames = [Image.fromarray(frame) for frame in sample.frames]
+    size = size_beside(frames[0].width / frames[0].height)
+    pictures = []
+    for index, (frame, about) in enumerate(zip(frames, document.frames, strict=True)):
+        shown = [pair for pair in zip(document.instances, sample.masks, strict=True) if pair[0].frame == index]
+        drawn = _with_masks(frame, shown, colours, size)
+        pictures.append(titled(drawn, f"{about.percent} %  ·  {about.time_s:.1f} s"))
+    background = Image.fromarray(sample.background)
+    share, word = document.background.masked_share, document.background.word or "background"
+    title = f"{printable(word, 30)}  ·  {100 * share:.0f} % inpainted"
+    return [*pictures, titled(background.resize(size, Image.Resampling.LANCZOS), title)]
+
+
+def _with_masks(
+    frame: Image.Image,
+    instances: list[tuple[InstanceDocument, np.ndarray]],
+    colours: Mapping[str, Colour],
+    size: tuple[int, int],
+) -> Image.Image:
+    """The frame at `size` under its masks, outlines, boxes and labels."""
+    image = frame.resize(size, Image.Resampling.LANCZOS)
+    draw = ImageDraw.Draw(image)
+    boxes = []
+    for instance, mask in instances:
+        box = scaled(instance.box_xyxy_px, size[0] / frame.width, size)
+        if instance.is_face:
+            draw.rounded_rectangle(box, 4 * SCALE, outline=(255, 255, 255), width=SCALE)
+            continue
+        colour = colours[instance.word.casefold()]
+        _tint(image, mask, colour)
+        boxes.append(Box(box, colour, f"{printable(instance.word, 28)} {instance.detector_score:.2f}"))
+    return annotated(image, boxes)
+
+
+def _tint(image: Image.Image, mask: np.ndarray, colour: Colour) -> None:
+    """Lay a colour over a mask (H, W) bool, strongest at its edge."""
+    large = np.asarray(Image.fromarray(mask).convert("L").resize(image.size, Image.Resampling.BILINEAR), np.float32) / 255
+    step_y, step_x = np.gradient(large)
+    edge = np.clip(3 * np.hypot(step_x, step_y), 0, 1)
+    alpha = np.clip(0.24 * large + edge, 0, 0.95)
+    image.paste(colour, (0, 0), Image.fromarray((255 * alpha).astype(np.uint8)))
+
+
+def _crops(sample: StoredSample, colours: Mapping[str, Colour], width: int, height: int) -> Image.Image:
+    """Every reference crop, word by word, as tiles in lines: in `height` if they fit, or else as high as need be."""
+    order = list(colours)
+    pairs = zip(sample.document.instances, sample.references, strict=True)
+    instances = sorted(pairs, key=lambda pair: order.index(pair[0].word.casefold()))
+    for side in _TILES:
+        columns = max(1, (width + GAP) // (side + GAP))
+        lines = -(-len(instances) // columns)
+        step = side + int(1.7 * SMALL) + GAP
+        if lines == 1 or lines * step - GAP <= height:
+            break
+    image = Image.new("RGB", (width, lines * step - GAP), CARD)
+    for index, (instance, crop) in enumerate(instances):
+        tile = _tile(Image.fromarray(crop), instance, colours[instance.word.casefold()], side)
+        image.paste(tile, (index % columns * (side + GAP), index // columns * step))
+    return image
+
+
+def _tile(crop: Image.Image, instance: InstanceDocument, colour: Colour, side: int) -> Image.Image:
+    """A reference crop on a checkerboard over a line of its word's colour, titled with word and frame."""
+    factor = min((side - 12 * SCALE) / max(crop.size), 3.0 * SCALE)
+    size = (max(1, round(crop.width * factor)), max(1, round(crop.height * factor)))
+    crop = crop.resize(size, Image.Resampling.LANCZOS)
+    tile = checkerboard(side)
+    tile.paste(crop, ((side - size[0]) // 2, (side - size[1]) // 2), crop)
+    ImageDraw.Draw(tile).rectangle((0, side - 3 * SCALE, side, side), colour)
+    name = "face" if instance.is_face else printable(instance.word, 40)
+    return titled(tile, f"{name}  ·  {instance.frame + 1}")

@@ -1,0 +1,169 @@
+"""Asking backends, and whether what they answer is what their protocol promises (stages/backends.py).
+
+In: a backend, its name for messages ("localise.backend nanodet"), and what its method takes. Out: what the method gives, or
+`BadAnswer` with a sentence that says what it gave and what was wanted. The checks cost nothing beside a model: boxes and scores
+are looked at, of masks and pictures the shape and dtype alone. A stage asks within `each_alone`, so that a bad answer costs the
+clips that it was for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from materia.base.terminal import plural
+from stages.backends import Detections, Detector, FaceDetector, Generation, Inpainter, LanguageModel, Masks, Segmenter
+from stages.records import Box, EntityWord, Row, Sample, StageName, reject
+
+SCORE_ROUNDING = 1e-4
+"""By how much a score may leave [0, 1] and a box the picture (in pixels): less than what records keep (stages/records.py)."""
+BOX_ROUNDING_PX = 1e-2
+
+
+class BadAnswer(RuntimeError):
+    """An answer that is not what the backend's protocol promises; the message names backend and method, and is the same in
+    every run."""
+
+
+def each_alone(stage: StageName, samples: list[Sample], process: Callable[[list[Sample]], list[Row]]) -> list[Row]:
+    """`process(samples)`, one row each. After a BadAnswer each sample goes alone, and those that get one again are rejected as
+    `internal_error`: which rows that are, and what they say, does not depend on what shared their batch."""
+    try:
+        return process(samples)
+    except BadAnswer as bad:
+        if len(samples) == 1:
+            return [reject(samples[0], stage, "internal_error", str(bad))]
+        return [row for sample in samples for row in each_alone(stage, [sample], process)]
+
+
+def generate(model: LanguageModel, name: str, requests: list[Generation]) -> list[str | Exception]:
+    """The model's answers, in order; one that is neither text nor an exception becomes a BadAnswer in its place.
+
+    Raises BadAnswer unless there are as many as requests, and what the model raises.
+    """
+    gave = f"{name}: generate gave "
+    answers = _as_many(model.generate(requests), len(requests), "requests", gave)
+    return [
+        answer if isinstance(answer, str | Exception) else BadAnswer(f"{gave}{_told(answer)}; want text or an exception")
+        for answer in answers
+    ]
+
+
+def detect(detector: Detector, name: str, images: list[np.ndarray], words: list[list[EntityWord]]) -> list[Detections]:
+    """Detections of each image (H, W, 3) uint8 RGB: boxes (N, 4) within it, scores (N, W) in [0, 1]. Raises BadAnswer."""
+    gave = f"{name}: detect gave "
+    answers = _as_many(detector.detect(images, words), len(images), "images", gave)
+    for found, image, wanted in zip(answers, images, words, strict=True):
+        _is(found, Detections, gave)
+        _check_array(found.boxes_xyxy_px, "boxes_xyxy_px", np.floating, (None, 4), "(n, 4) float", gave)
+        _check_boxes(found.boxes_xyxy_px, image, gave)
+        n, w = len(found.boxes_xyxy_px), len(wanted)
+        _check_array(
+            found.scores,
+            "scores",
+            np.floating,
+            (n, w),
+            f"({n}, {w}) float for {plural(n, 'box', 'boxes')} and {plural(w, 'word')}",
+            gave,
+        )
+        _check_scores(found.scores, gave)
+    return answers
+
+
+def segment(segmenter: Segmenter, name: str, images: list[np.ndarray], boxes: list[list[Box]]) -> list[Masks]:
+    """Masks (K, H, W) bool and scores (K,) in [0, 1] of the K boxes of each image (H, W, 3) uint8 RGB. Raises BadAnswer."""
+    gave = f"{name}: segment gave "
+    answers = _as_many(segmenter.segment(images, boxes), len(images), "images", gave)
+    for found, image, wanted in zip(answers, images, boxes, strict=True):
+        _is(found, Masks, gave)
+        k, (height, width) = len(wanted), image.shape[:2]
+        want = f"({k}, {height}, {width}) bool for {plural(k, 'box', 'boxes')} in a picture of {width}x{height}"
+        _check_array(found.masks, "masks", np.bool_, (k, height, width), want, gave)
+        _check_array(found.scores, "scores", np.floating, (k,), f"({k},) float for {plural(k, 'box', 'boxes')}", gave)
+        _check_scores(found.scores, gave)
+    return answers
+
+
+def detect_face(
+    detector: FaceDetector, name: str, image: np.ndarray, box_xyxy_px: np.ndarray
+) -> tuple[np.ndarray, float] | None:
+    """Face box (4,) within the image (H, W, 3) uint8 RGB and its score in [0, 1], or None. Raises BadAnswer."""
+    gave = f"{name}: detect_face gave "
+    found: Any = detector.detect_face(image, box_xyxy_px)
+    if found is None:
+        return None
+    if not isinstance(found, tuple | list) or len(found) != 2:
+        raise BadAnswer(f"{gave}{_told(found)}; want (box, score) or None")
+    box, score = found
+    _check_array(box, "a box", np.floating, (4,), "(4,) float", gave)
+    _check_boxes(box[None], image, gave)
+    if not isinstance(score, float | np.floating):
+        raise BadAnswer(f"{gave}{_told(score)} for a score; want a float")
+    _check_scores(np.array([score]), gave)
+    return box, float(score)
+
+
+def inpaint(
+    inpainter: Inpainter, name: str, images: list[np.ndarray], masks: list[np.ndarray], prompts: list[str | None]
+) -> list[np.ndarray]:
+    """The filled images, of the shapes (H, W, 3) and the dtype uint8 of the given ones. Raises BadAnswer."""
+    gave = f"{name}: inpaint gave "
+    answers = _as_many(inpainter.inpaint(images, masks, prompts), len(images), "images", gave)
+    for picture, image in zip(answers, images, strict=True):
+        _check_array(picture, "a picture", np.uint8, image.shape, f"{image.shape} uint8 as given", gave)
+    return answers
+
+
+def _as_many(answers: Any, count: int, asked: str, gave: str) -> list[Any]:
+    if not isinstance(answers, Sequence) or isinstance(answers, str | bytes):
+        raise BadAnswer(f"{gave}{_told(answers)}; want a list of one answer for each of the {asked}")
+    if len(answers) != count:
+        raise BadAnswer(f"{gave}{len(answers)} answers for {count} {asked}; want one for each")
+    return list(answers)
+
+
+def _is(answer: Any, kind: type[Any], gave: str) -> None:
+    if not isinstance(answer, kind):
+        raise BadAnswer(f"{gave}{_told(answer)} for an image; want stages.backends.{kind.__name__}")
+
+
+def _check_array(array: Any, what: str, dtype: Any, shape: tuple[int | None, ...], want: str, gave: str) -> None:
+    """Raises BadAnswer unless it is an array of a dtype of the kind and of the shape; None: of any length there."""
+    if not isinstance(array, np.ndarray):
+        raise BadAnswer(f"{gave}{_told(array)} for {what}; want a numpy array {want}")
+    if array.ndim != len(shape) or any(n is not None and n != side for n, side in zip(shape, array.shape, strict=True)):
+        raise BadAnswer(f"{gave}{what} of shape {array.shape}; want {want}")
+    if not np.issubdtype(array.dtype, dtype):
+        raise BadAnswer(f"{gave}{what} of dtype {array.dtype}; want {want}")
+
+
+def _check_boxes(boxes: np.ndarray, image: np.ndarray, gave: str) -> None:
+    """Raises BadAnswer unless the boxes (N, 4) are finite xyxy, in this order and within the image."""
+    height, width = image.shape[:2]
+    low, high = boxes[:, :2], boxes[:, 2:]
+    _check_each(np.isfinite(boxes), boxes, "finite numbers", gave)
+    _check_each(low <= high, boxes, "x1, y1, x2, y2 with x1 <= x2 and y1 <= y2", gave)
+    inside = (low >= -BOX_ROUNDING_PX) & (high <= np.array([width, height]) + BOX_ROUNDING_PX)
+    _check_each(inside, boxes, f"boxes clipped to the picture of {width}x{height}", gave)
+
+
+def _check_each(right: np.ndarray, boxes: np.ndarray, want: str, gave: str) -> None:
+    """`right` (N, any) bool: what is as it should be of each box."""
+    if not right.all():
+        wrong = ", ".join(f"{value:g}" for value in boxes[int(right.all(axis=1).argmin())])
+        raise BadAnswer(f"{gave}the box ({wrong}); want {want}")
+
+
+def _check_scores(scores: np.ndarray, gave: str) -> None:
+    """Raises BadAnswer unless all of them lie in [0, 1]; NaN does not."""
+    right = (scores >= -SCORE_ROUNDING) & (scores <= 1 + SCORE_ROUNDING)
+    if not right.all():
+        raise BadAnswer(f"{gave}the score {scores.flat[int(right.argmin())]:g}; want scores in [0, 1]")
+
+
+def _told(answer: Any) -> str:
+    """What something is, without its content."""
+    name = type(answer).__qualname__
+    return "None" if answer is None else f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
