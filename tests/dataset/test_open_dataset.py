@@ -29,7 +29,7 @@ def test_samples_come_by_number_by_key_and_in_turn(out):
         dataset[4]
     with pytest.raises(KeyError, match="elsewhere"):
         dataset["elsewhere"]
-    assert repr(dataset).endswith("/out: 4 samples, 20 instances, 0.0 hours>")
+    assert repr(dataset).endswith("/out: 4 samples, 20 instances, 0.0 h>")
 
 
 def test_pixels_are_those_of_the_members(out):

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -71,7 +72,11 @@ def start(
 ) -> subprocess.Popen:
     """The same job in a process of its own, as a person would start it; with a limit (`ulimit -f`) of so many bytes a file."""
     request = json.dumps([manifest, str(out), engine, largest_file, settings])
-    return subprocess.Popen([sys.executable, __file__, request], stdin=stdin, stdout=stdout, stderr=subprocess.PIPE, text=True)
+    env = {
+        name: value for name, value in os.environ.items() if name != "PYTHONBREAKPOINT"
+    }  # Ray sets it, also in a test's process
+    command = [sys.executable, __file__, request]
+    return subprocess.Popen(command, stdin=stdin, stdout=stdout, stderr=subprocess.PIPE, text=True, env=env)
 
 
 def kill_all(process: subprocess.Popen) -> None:

@@ -38,7 +38,7 @@ def test_a_configuration_for_the_cpu_says_nothing_of_cards(tmp_path):
 
 def test_a_pool_on_cards_shows_what_it_books_and_what_its_stages_need(tmp_path):
     [check] = found(examine(config(tmp_path, "cuda")), "pool localise..cut")
-    assert check.found == "2 workers, each 0.5 GPUs = 12 GiB of a card of 24 GiB; its stages need 8 GiB"
+    assert check.found == "2 workers, each 0.5 GPU = 12 GiB of a card of 24 GiB; its stages need 8 GiB"
 
 
 def test_cards_that_are_not_here_are_a_warning_not_a_lack(tmp_path):

@@ -60,7 +60,7 @@ def test_a_job_that_keeps_little_says_why(run_here, tmp_path, kept, words):
     warning = result.message.partition("\nwarning: ")[2]
     assert warning.startswith(words) and bool(warning) == bool(words)
     if words:
-        assert f"{19 - kept} of {20 - kept} rejections are no_subject in entities, e.g. " in warning
+        assert f"{19 - kept} of {20 - kept} rejections: no_subject in entities, e.g. " in warning
 
 
 def test_each_slice_leaves_a_line_of_timings_and_the_spool_ends_empty(run_here, manifest, tmp_path):

@@ -116,7 +116,7 @@ def test_a_stage_is_added_by_its_module_a_row_and_a_field(house):
         return done.stdout.splitlines()[-1]
 
     first, second, findings, in_schema = json.loads(python("job.py"))
-    assert first[0] == 0 and "2 rows = 1 samples + 1 rejections" in first[1]
+    assert first[0] == 0 and "2 rows = 1 sample + 1 rejection" in first[1]
     assert second[0] == 4 and "length.max_words: 3 -> 9" in second[1] and "stage_sha.length" in second[1]
     assert in_schema and "n_words" not in findings and "too_wordy" not in findings
     info = json.loads((house / "out" / "dataset.json").read_text())

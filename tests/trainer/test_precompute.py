@@ -67,7 +67,7 @@ def cache(shards: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     summary = precompute(config(), shards=shards, output=str(made), say=said.append)
     assert summary[:2] == (2, 1)
     assert summary.bytes == sum(tar.stat().st_size for tar in (made / "shards").iterdir())
-    assert "2 samples" in said[0] and "1 samples could not be decoded" in said[1]
+    assert "2 samples" in said[0] and "1 sample could not be decoded" in said[1]
     return made
 
 

@@ -12,6 +12,7 @@ from real_clips import make_real_output, same_item
 from small_run import SECONDS, config
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from materia.base.terminal import plural
 from materia.cli import training
 from materia.dataset.layout import OutputError
 from materia.dataset.reader import Dataset
@@ -89,7 +90,9 @@ def test_samples_held_out_that_are_too_short_leave_no_validation_loss_and_that_i
     held_out = next((count for count in range(1, 7) if not opened(a, buckets=long, validation=count).validation), None)
     assert held_out is not None
     lines = said(a, buckets=long, validation=held_out)
-    assert lines[-1].startswith(f"there will be no validation loss: of {held_out} samples held out none is long enough")
+    assert lines[-1].startswith(
+        f"there will be no validation loss: of {plural(held_out, 'sample')} held out none is long enough"
+    )
 
 
 def points(run: Path, name: str) -> list[int]:
