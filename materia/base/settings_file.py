@@ -87,6 +87,11 @@ def _drops_first(override: str) -> int:
     return list(_COMPANIONS).index(field) if field in _COMPANIONS else len(_COMPANIONS)
 
 
+def _problem(error: yaml.YAMLError) -> str:
+    """What is wrong, on one line; the error's own text repeats the value, which may be a secret."""
+    return getattr(error, "problem", None) or type(error).__name__
+
+
 def _read(path: Path, parents: tuple[Path, ...]) -> dict[str, Any]:
     if path.resolve() in parents:
         raise ConfigError(f"{path}: `base:` comes back to itself")
@@ -94,7 +99,11 @@ def _read(path: Path, parents: tuple[Path, ...]) -> dict[str, Any]:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file; those that come along are called {', '.join(_packaged_configs())}") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f"{path}, line {mark.line + 1}" if mark else str(path)
+        raise ConfigError(f"{place}: this is no YAML: {_problem(error)}") from None
+    except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from None
     if not isinstance(data, dict):
         raise ConfigError(f"{path}: must be a mapping of sections, e.g. `localise: {{min_score: 0.4}}`")
@@ -127,8 +136,7 @@ def _apply(data: dict[str, Any], override: str) -> None:
     try:
         parsed = yaml.safe_load(value)
     except yaml.YAMLError as error:
-        problem = getattr(error, "problem", None) or type(error).__name__  # its text repeats the value, which may be a secret
-        raise ConfigError(f"--set {name}: the value is not YAML: {problem}") from None
+        raise ConfigError(f"--set {name}: the value is not YAML: {_problem(error)}") from None
     if last in _COMPANIONS and parsed != data.get(last):
         data.pop(_COMPANIONS[last], None)
     data[last] = parsed

@@ -195,3 +195,14 @@ def test_execution_fields_stay_out_of_the_result():
     two = load_config(LOCAL, ("localise.threads=2",)).localise.result_fields()
     three = load_config(LOCAL, ("localise.min_score=0.9",)).localise.result_fields()
     assert one == two != three
+
+
+@pytest.mark.parametrize(
+    "text", ["a: [1\nb: 2\n", "secret: 'abc\n", "\tx: 1", "a: b: c", "{", "&a", "*nobody", "!!python/object:os.system x"]
+)
+def test_a_file_that_is_no_yaml_is_told_in_a_line_by_its_place(tmp_path, text):
+    (tmp_path / "a.yaml").write_text("engine: {}\n" + text)
+    with pytest.raises(ConfigError) as error:
+        load_config(tmp_path / "a.yaml")
+    (line,) = str(error.value).splitlines()
+    assert line.startswith(f"{tmp_path}/a.yaml, line ") and ": this is no YAML: " in line and "abc" not in line

@@ -1,12 +1,14 @@
 """Training through Ray Train: what one process learns, whatever dies on the way; and errors in a line."""
 
 import os
+import shutil
 import signal
 import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -14,6 +16,7 @@ from reference import STEPS, logged_steps
 
 from materia.base.settings_file import load_settings
 from trainer.config import TrainConfig
+from trainer.errors import TrainError
 
 pytestmark = pytest.mark.ray
 
@@ -61,20 +64,51 @@ def test_a_killed_worker_and_sigterm_change_nothing_of_what_is_learnt(reference_
     assert [step["loss"] for step in learnt[:STEPS]] == pytest.approx([step["loss"] for step in reference_run.steps], abs=1e-4)
 
 
-def test_what_the_user_can_mend_is_said_once_and_not_tried_again(reference_run, tmp_path, ray_address):
-    errors = tmp_path / "errors"
-    command = [*reference_run.command(tmp_path / "run"), "--set", "run.accumulate=4", "--ray-address", ray_address]
-    with on_ray(command, errors) as run:
-        assert run.wait(120) == 2
-    (line,) = errors.read_text().splitlines()
-    assert line.startswith("error:")
-    assert "a batch of 4 cannot be cut evenly for 2 processes" in line
+def test_what_every_worker_would_find_wrong_is_said_before_ray_is_asked(reference_run, tmp_path):
+    from trainer.run.ray_launch import launch
+
+    config = load_settings(TrainConfig, str(reference_run.config_path), ("run.accumulate=4",))
+    with pytest.raises(TrainError, match="a batch of 4 cannot be cut evenly for 2 processes"):
+        launch(config, shards=reference_run.shards, output=str(tmp_path / "run"), workers=2, address="nobody:1")
+
+
+def test_what_a_worker_finds_wrong_is_told_once_and_not_tried_again(reference_run, tmp_path, ray_address, monkeypatch):
+    """A worker as Ray Train would run it, without the process group, which takes half a minute."""
+    import ray
+
+    from trainer.run import ray_launch
+
+    monkeypatch.setattr(ray.train, "get_context", lambda: SimpleNamespace(get_world_size=lambda: 1))
+    monkeypatch.setattr(ray_launch, "_await_interrupt", lambda mailbox, interrupt: None)  # it would outlive the session
+    shards = tmp_path / "shards"
+    shutil.copytree(reference_run.shards, shards)
+    for tar in (shards / "shards").glob("*.tar"):
+        tar.write_bytes(bytes(tar.stat().st_size))
+    config = load_settings(TrainConfig, str(reference_run.config_path), ())
+    ray.init(ray_address, log_to_driver=False)
+    try:
+        mailbox = ray.remote(ray_launch._Mailbox).options(num_cpus=0).remote()
+        settings = {"config": config.model_dump_json(), "mailbox": mailbox}
+        for run in ("first", "again"):
+            paths = {"shards": [str(shards)], "output": str(tmp_path / run), "cache": None}
+            assert ray_launch._work({**settings, "paths": paths}) is None
+        told, again = ray.get(mailbox.failures.remote())
+        assert "is not the tar that its index" in str(told) and str(again) == str(told)
+    finally:
+        ray.shutdown()
+    assert not (tmp_path / "again").exists()
 
 
 def test_more_workers_than_ray_has_room_for_are_refused(reference_run, tmp_path, ray_address):
-    from trainer.errors import TrainError
     from trainer.run.ray_launch import launch
 
     config = load_settings(TrainConfig, str(reference_run.config_path), ())
-    with pytest.raises(TrainError, match="1000 workers with 1 CPU each find no room"):
-        launch(config, shards=reference_run.shards, output=str(tmp_path / "run"), workers=1000, address=ray_address)
+    with pytest.raises(TrainError, match="2 workers with 1000 CPU each find no room"):
+        launch(
+            config,
+            shards=reference_run.shards,
+            output=str(tmp_path / "run"),
+            workers=2,
+            cpus_per_worker=1000,
+            address=ray_address,
+        )

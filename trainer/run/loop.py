@@ -14,7 +14,7 @@ import time
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -27,9 +27,9 @@ from trainer import distributed
 from trainer.config import TrainConfig
 from trainer.data.batch import EncodedItem, collate
 from trainer.data.samples import Addresses
-from trainer.data.training_data import encoded, open_data, steps, told
+from trainer.data.training_data import Data, encoded, open_data, steps, told
 from trainer.distributed import World
-from trainer.encoders import build_encoders
+from trainer.encoders import Encoders, build_encoders
 from trainer.errors import TrainError
 from trainer.run import checkpoints
 from trainer.run import folder as runs
@@ -97,6 +97,23 @@ def train(
         distributed.leave(world)
 
 
+def check(config: TrainConfig, *, shards: Addresses, output: str, cache: Addresses | None, ranks: int) -> None:
+    """Raise here, in seconds, what `train` would raise in every one of `ranks` processes before its first step."""
+    use_storage(config.storage)
+    _opened(config, World(0, ranks, 0, torch.device("cpu")), shards, runs.run_folder(output), cache)
+
+
+def _opened(
+    config: TrainConfig, world: World, shards: Addresses, run: Path, cache: Addresses | None
+) -> tuple[Encoders, Data, dict[str, Any]]:
+    """What is learnt from, and with what, and the record of both: it must be as it was when the run was started."""
+    encoders = build_encoders(config.encoders)
+    data = open_data(config, shards, cache, encoders, world)
+    record = runs.record(config, data.samples.sha256, encoders.identity(), data.selection._asdict())
+    runs.check_same(run, record)
+    return encoders, data, record
+
+
 def _train(
     config: TrainConfig,
     world: World,
@@ -106,11 +123,7 @@ def _train(
     say: Say,
     interrupt: Interrupt | None,
 ) -> TrainResult:
-    # What is learnt from, and with what: it must be as it was when the run was started.
-    encoders = build_encoders(config.encoders)
-    data = open_data(config, shards, cache, encoders, world)
-    record = runs.record(config, data.samples.sha256, encoders.identity(), data.selection._asdict())
-    runs.check_same(run, record)
+    encoders, data, record = _opened(config, world, shards, run, cache)
 
     # What learns: new, or as the last checkpoint has it.
     learner = begin(config, model_config(config, encoders), world)

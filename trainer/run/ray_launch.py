@@ -57,8 +57,12 @@ def launch(
 
     After a death all workers start again from the last checkpoint, at most `max_failures` times (-1: always); nodes that are
     taken away with notice are not counted. SIGTERM and SIGINT end the run with a checkpoint, as they end the loop. Raises what
-    the loop raises for the user, and TrainError if the workers find no room or die too often.
+    the loop raises for the user, and TrainError if the workers find no room or die too often. What every worker would find
+    wrong is found here before Ray is asked for anything, so the shards and weights must be here, too.
     """
+    from trainer.run.loop import check
+
+    check(config, shards=shards, output=output, cache=cache, ranks=workers)
     os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"  # or relative paths of the configuration would lead elsewhere
     start_ray(address, OBJECT_STORE_MB)
     try:
