@@ -14,7 +14,17 @@ from typing import Any
 import numpy as np
 
 from materia.base.terminal import plural
-from stages.backends import Detections, Detector, FaceDetector, Generation, Inpainter, LanguageModel, Masks, Segmenter
+from stages.backends import (
+    Detections,
+    Detector,
+    FaceDetector,
+    Generation,
+    Inpainter,
+    LanguageModel,
+    Masks,
+    Recogniser,
+    Segmenter,
+)
 from stages.records import Box, EntityWord, Row, Sample, StageName, reject
 
 SCORE_ROUNDING = 1e-4
@@ -69,6 +79,19 @@ def detect(detector: Detector, name: str, images: list[np.ndarray], words: list[
             gave,
         )
         _check_scores(found.scores, gave)
+        if found.unshared is not None:
+            _check_array(found.unshared, "unshared scores", np.floating, (n, w), f"({n}, {w}) float as the scores", gave)
+            _check_scores(found.unshared, gave)
+    return answers
+
+
+def describe(recogniser: Recogniser, name: str, images: list[np.ndarray], boxes: list[np.ndarray]) -> list[np.ndarray]:
+    """Descriptions (N, D) float32 of the N boxes of each image (H, W, 3) uint8 RGB. Raises BadAnswer."""
+    gave = f"{name}: describe gave "
+    answers = _as_many(recogniser.describe(images, boxes), len(images), "images", gave)
+    for found, own in zip(answers, boxes, strict=True):
+        n = len(own)
+        _check_array(found, "descriptions", np.floating, (n, None), f"({n}, d) float for {plural(n, 'box', 'boxes')}", gave)
     return answers
 
 

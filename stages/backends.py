@@ -27,6 +27,10 @@ BUILTIN: dict[str, dict[str, str]] = {
         "groundingdino": "stages.localise.groundingdino:GroundingDino",
         "groundingdino_transformers": "stages.localise.groundingdino_port:GroundingDinoPort",
     },
+    "link": {
+        "colours": "stages.link.colours:Colours",
+        "none": "stages.link.published:Published",
+    },
     "segment": {
         "grabcut": "stages.segment.grabcut:GrabCut",
         "sam": "stages.segment.sam:Sam",
@@ -106,10 +110,12 @@ class LanguageModel(Backend, Protocol):
 @dataclass(frozen=True)
 class Detections:
     """Candidate boxes of one image. `boxes_xyxy_px` (N, 4) float32, clipped to the image; `scores` (N, W) float32 in [0, 1]:
-    how well box n shows word w."""
+    how well box n shows word w. A detector of closed classes, to which "man" and "woman" are one, shares boxes out to words in
+    `scores`; then `unshared` (N, W) has them as they were."""
 
     boxes_xyxy_px: np.ndarray
     scores: np.ndarray
+    unshared: np.ndarray | None = None
 
 
 class Detector(Backend, Protocol):
@@ -117,6 +123,19 @@ class Detector(Backend, Protocol):
 
     def detect(self, images: list[np.ndarray], words: list[list[EntityWord]]) -> list[Detections]:
         """Find the W words of each image, (H, W, 3) uint8 RGB; the word-to-box rule is the stage's, not the backend's."""
+        ...
+
+
+class Recogniser(Backend, Protocol):
+    """Tells individuals by their looks.
+
+    `alike`: dot products of descriptions up to the first are of different individuals, from the second on of the same.
+    """
+
+    alike: tuple[float, float]
+
+    def describe(self, images: list[np.ndarray], boxes: list[np.ndarray]) -> list[np.ndarray]:
+        """Images (H, W, 3) uint8 RGB, boxes (N, 4) float32 of each, N may be 0 -> descriptions (N, D) float32 of length 1."""
         ...
 
 
@@ -161,6 +180,7 @@ class Inpainter(Backend, Protocol):
 PROTOCOLS: dict[str, type[Any]] = {
     "entities": LanguageModel,
     "localise": Detector,
+    "link": Recogniser,
     "segment": Segmenter,
     "faces": FaceDetector,
     "background": Inpainter,

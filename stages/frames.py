@@ -1,7 +1,7 @@
 """Stage 2a: what the clip is, its three frames of record, and whether it is worth going on with.
 
-In: samples whose `clip.address` is to be opened. Out: `video`, `frames` and `flags` filled in, or a rejection. The three
-pictures, the check for scene cuts and the decoder's complaints come out of one decoding pass.
+In: samples whose `clip.address` is to be opened. Out: `video`, `frames`, `motion` and `flags` filled in, or a rejection. The
+three pictures, what moved between them, the check for scene cuts and the decoder's complaints come out of one decoding pass.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from stages.settings import FramesSettings
 from stages.shots import find_cuts
 from stages.unexpected import internal_error
 from stages.video import Decoded, OpenVideo, Probe, VideoError, frames_at, local_copy, open_video
+from stages.video.decode import indices_at
+from stages.video.motion import Follower
 from stages.video.pictures import several_sizes
 
 LIVELY_SHARE = 99
@@ -86,7 +88,8 @@ class Frames:
         times_s = [video.probe.duration_s * percent / 100 for percent in settings.percents]
         seen: list[tuple[int, np.ndarray]] = []
         watching = settings.several_shots != "ignore"
-        decoded = frames_at(video, times_s, (lambda *glimpse: seen.append(glimpse)) if watching else None)
+        follower = Follower(video.probe, indices_at(video.probe, times_s)) if settings.motion else None
+        decoded = frames_at(video, times_s, (lambda *glimpse: seen.append(glimpse)) if watching else None, follow=follower)
         if len(set(decoded.indices)) < len(decoded.indices):
             n_frames = plural(video.probe.n_frames, "frame")
             message = f"the clip has {n_frames}, and {settings.percents} % of it do not show distinct ones"
@@ -99,6 +102,7 @@ class Frames:
 
         sample.video = video_info(video.probe)
         sample.frames = _frames_of_record(decoded, settings, even=not video.whole)
+        sample.motion = follower.motion(even=not video.whole) if follower is not None else []
         sample.flags = [*sample.flags, *_flags(decoded, video.probe, bool(cuts), settings)]
         return sample
 

@@ -19,7 +19,7 @@ from PIL import Image
 Category = Literal["subject", "object", "background"]
 StageName = str
 """A name in the table of stages (stages/specs.py), or "source"."""
-Flag = Literal["still", "damaged", "portrait", "long", "several_shots", "hdr", "interlaced"]
+Flag = Literal["still", "damaged", "portrait", "long", "several_shots", "hdr", "interlaced", "ambiguous_identity"]
 
 
 class Clip(msgspec.Struct, tag="clip", frozen=True, kw_only=True):
@@ -97,14 +97,64 @@ class Frame(FrameFacts, kw_only=True, dict=True):
         return pixels
 
 
-class Box(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the detector saw a word in a frame of record: at most one box a word and frame."""
+class Motion(msgspec.Struct, frozen=True, kw_only=True):
+    """Points that were followed from frame of record `start` to `end`, forward and backward: what was lost is not here.
+
+    `points`: (N, 4) little-endian float32, x and y in the one, x and y in the other, pixels of the frames of record.
+    """
+
+    start: int
+    end: int
+    points: bytes
+
+    @property
+    def array(self) -> np.ndarray:
+        """(N, 4) float32: x, y in frame `start`, x, y in frame `end`."""
+        return np.frombuffer(self.points, "<f4").reshape(-1, 4)
+
+
+class BoxFacts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Where a word may be in a frame of record: a candidate of the detector.
+
+    At most one of a word and frame is `chosen`: it is masked and becomes a reference.
+    """
 
     word: str
     category: Category
     frame: int
     box_xyxy_px: tuple[float, float, float, float]
     score: float
+    chosen: bool = True
+
+
+class Link(msgspec.Struct, frozen=True, kw_only=True):
+    """Which individual a word's references show. `score`: mean of the links between its chosen boxes, null with fewer than two.
+
+    `second_best`: how well the best other individual fits the word, as a share of how well the chosen one does, 0-1; null if
+    there is no other.
+    """
+
+    word: str
+    score: float | None
+    second_best: float | None
+
+
+class Evidence(msgspec.Struct, frozen=True, kw_only=True):
+    """Why an instance is taken for the same individual as its word's others: means over them, 0 (another) to 1 (the same).
+
+    null: it says nothing, as motion where no point was followed, or a face where none is seen.
+    """
+
+    motion: float | None = None
+    appearance: float | None = None
+    face: float | None = None
+
+
+class Box(BoxFacts, frozen=True, kw_only=True, omit_defaults=True):
+    """`link_score` and `evidence` go to the instance that is cut out of a chosen box."""
+
+    link_score: float | None = None
+    evidence: Evidence | None = None
 
 
 class MaskRle(msgspec.Struct, frozen=True, kw_only=True):
@@ -118,7 +168,8 @@ class InstanceFacts(msgspec.Struct, kw_only=True):
     """One masked subject or object (or a face) in one frame: where it is and how sure that is.
 
     `area_share` is mask area / frame area, `crop_xyxy_px` (integers) the mask's bounding box. A face has `is_face` and
-    `parent`, the index in `Sample.instances` of its human.
+    `parent`, the index in `Sample.instances` of its human. `link_score`: mean of its links to the word's other instances, and
+    `evidence` what they stand on; null where there is no other, and where links were not looked for.
     """
 
     word: str
@@ -132,6 +183,8 @@ class InstanceFacts(msgspec.Struct, kw_only=True):
     crop_xyxy_px: tuple[int, int, int, int]
     is_face: bool = False
     parent: int | None = None
+    link_score: float | None = None
+    evidence: Evidence | None = None
 
 
 class Instance(InstanceFacts, kw_only=True):
@@ -167,6 +220,8 @@ class SampleFacts(msgspec.Struct, kw_only=True):
 class Sample(SampleFacts, tag="sample", kw_only=True):
     """A clip on its way; each stage fills in its part. `media` holds the clip's bytes only if they were re-encoded.
 
+    `motion` is what moved between the frames of record (0-1, 1-2, 0-2); `links` is empty where they were not looked for.
+
     `source_bytes` is the size of the clip's file when it was decoded; if it has another one when its shard is written, the
     frames are no longer those of the clip.
     """
@@ -175,7 +230,9 @@ class Sample(SampleFacts, tag="sample", kw_only=True):
     video: VideoInfo | None = None
     source_bytes: int | None = None
     frames: list[Frame] = []
+    motion: list[Motion] = []
     boxes: list[Box] = []
+    links: list[Link] = []
     instances: list[Instance] = []
     background: Background | None = None
     media: bytes | None = None

@@ -11,6 +11,9 @@ from pydantic import Field
 
 from materia.base.settings import Execution, Settings
 
+NO_LINKS = "none"
+"""The backend of links that looks for none."""
+
 
 class BackendSettings(Settings):
     """Common to stages that run a model."""
@@ -68,8 +71,12 @@ class FramesSettings(Settings):
     min_side_px: int = Field(128, ge=1, description="shorter side of the displayed picture; less: too_small")
     several_shots: Literal["reject", "flag", "ignore"] = Field(
         "reject",
-        description="a scene cut between the frames; ignore: do not look, decode less (cost grows no more with the duration)",
+        description=(
+            "a scene cut between the frames; ignore: do not look; without motion, too, decode less (cost grows no more with the"
+            " duration)"
+        ),
     )
+    motion: bool = Field(True, description="follow points between the frames; the link stage needs them")
     shot_threshold: float = Field(
         0.38, ge=0, le=1, description="cut: neighbours this much less alike than the pairs around them"
     )
@@ -84,14 +91,33 @@ class FramesSettings(Settings):
 
 
 class LocaliseSettings(BackendSettings):
-    """Stage 2b: boxes of the words, at most one a word and frame (method: word-to-box rule)."""
+    """Stage 2b: boxes of the words, candidates and the best one of a word and frame (method: word-to-box rule)."""
 
     stage: ClassVar[str] = "localise"
     backend: str = "nanodet"
     min_score: float = Field(0.25, ge=0, le=1, description="a word's best box in a frame is kept above this score")
+    candidates: int = Field(5, ge=1, le=10, description="most boxes of a word and frame that links may choose from")
+    candidate_score: float = Field(0.2, ge=0, le=1, description="a box is a candidate above this score, if need be")
     min_area_share: float = Field(0.002, ge=0, le=1, description="smaller boxes, as a share of the frame, are dropped")
     max_area_share: float = Field(1.0, gt=0, le=1, description="larger boxes, as a share of the frame, are dropped")
     min_subject_frames: int = Field(1, ge=1, le=3, description="frames that must show a subject; fewer: no_instance")
+
+
+class LinkSettings(BackendSettings):
+    """Between boxes and masks: which candidates of the three frames show the same individual."""
+
+    stage: ClassVar[str] = "link"
+    backend: str = Field("colours", description="what tells individuals by their looks; none: no links, as published")
+    min_score: float = Field(0.3, ge=0, le=1, description="a box that is linked less to its word's others is left out")
+    same_thing: float = Field(
+        0.7, gt=0, le=1, description="boxes of a frame that overlap so much (intersection over union) are one thing's"
+    )
+    ambiguous_share: float = Field(
+        0.05,
+        ge=0,
+        le=1,
+        description="flag `ambiguous_identity`: another word's individual fits a word as well, up to this share",
+    )
 
 
 class SegmentSettings(BackendSettings):

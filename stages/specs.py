@@ -17,10 +17,12 @@ from stages.backends import build_backend
 from stages.base import Stage
 from stages.records import StageName
 from stages.settings import (
+    NO_LINKS,
     BackgroundSettings,
     EntitiesSettings,
     FacesSettings,
     FramesSettings,
+    LinkSettings,
     LocaliseSettings,
     SegmentSettings,
 )
@@ -34,7 +36,8 @@ class StageSpec(NamedTuple):
     own. `built_with`: sections, or parts of them by dotted name, that the class is constructed with; empty: its own section.
     `reasons`: codes of its rejections. `model`: what it loads, in words for a person who waits; empty: no model, so neither
     backend nor device. `libraries`: whose versions decide the bytes of its results (stages/versions.py). `revision` rises when
-    the same input and settings give other results than before, so that no output is a mixture.
+    the same input and settings give other results than before, so that no output is a mixture. `off`: a backend with which the
+    stage does nothing, and has no fingerprint.
     """
 
     name: StageName
@@ -45,6 +48,7 @@ class StageSpec(NamedTuple):
     model: str = ""
     libraries: tuple[str, ...] = ()
     revision: int = 1
+    off: str = ""
 
 
 _PICTURES = ("opencv", "pillow")
@@ -83,6 +87,16 @@ STAGES = (
         libraries=_PICTURES,
     ),
     StageSpec(
+        "link",
+        "stages.link:LinkInstances",
+        LinkSettings,
+        built_with=("link", "localise"),
+        reasons=("no_consistent_subject",),
+        model="the recogniser",
+        libraries=_PICTURES,
+        off=NO_LINKS,
+    ),
+    StageSpec(
         "segment",
         "stages.segment:Segment",
         SegmentSettings,
@@ -107,7 +121,9 @@ STAGES = (
 STAGE_ORDER: tuple[StageName, ...] = tuple(spec.name for spec in STAGES)
 MODEL_STAGES: tuple[StageName, ...] = tuple(spec.name for spec in STAGES if spec.model)
 FINGERPRINTED: tuple[StageName, ...] = tuple(spec.name for spec in STAGES if spec.settings)
-"""Stages whose fingerprints every sample carries; re-encoding ("cut") is a setting of frames."""
+"""Stages whose fingerprints samples carry; re-encoding ("cut") is a setting of frames."""
+ALWAYS_FINGERPRINTED: tuple[StageName, ...] = tuple(spec.name for spec in STAGES if spec.settings and not spec.off)
+"""Those that cannot be switched off."""
 
 SOURCE_REASONS = (
     "broken_line",
@@ -159,6 +175,7 @@ CURES: dict[str, str] = {
     "several_sizes": "give start and end of a part of one size, or encode the video again",
     "no_instance": "lower localise.min_score, localise.min_subject_frames or localise.min_area_share; a better detector:"
     " localise.backend",
+    "no_consistent_subject": "give start and end of a part in which the subject stays to be seen; lower link.min_score",
     "low_mask_score": "lower segment.min_score or segment.min_area_px; a better segmenter: segment.backend",
     "nothing_left": "raise background.max_masked_share; a background that is hardly seen is mostly invented",
     "worker_crash": f"{_WORDS}; where memory ran out, raise memory_limit_gib of the pool in engine.pools",
@@ -199,8 +216,12 @@ def stage_fingerprints(config: Settings, stages: Iterable[Stage]) -> dict[StageN
             }
         )
         for stage in stages
-        if stage.name in FINGERPRINTED
+        if stage.name in FINGERPRINTED and not _is_off(config, specs[stage.name])
     }
+
+
+def _is_off(config: Settings, spec: StageSpec) -> bool:
+    return bool(spec.off) and getattr(config, spec.name).backend == spec.off
 
 
 def library_versions() -> dict[str, str]:

@@ -156,8 +156,8 @@ def _lacking(built: Any, protocol: type[Any]) -> Iterator[str]:
     if inherited:
         yield f"no {', '.join(inherited)}, which subclasses of {protocol.__module__}.{protocol.__name__} inherit"
     for name, kind in typing.get_type_hints(protocol).items():
-        if not hasattr(protocol, name) and not isinstance(getattr(built, name, None), kind):
-            yield f"no attribute {name!r} of type {kind.__name__}"
+        if not hasattr(protocol, name) and not isinstance(getattr(built, name, None), typing.get_origin(kind) or kind):
+            yield f"no attribute {name!r} of type {getattr(kind, '__name__', kind)}"
 
 
 def _takes(method: Callable[..., Any], arguments: list[str]) -> bool:

@@ -17,16 +17,19 @@ from msgspec import Meta
 from materia.dataset.schema import VERSION, Version
 from stages.records import (
     BackgroundFacts,
+    BoxFacts,
     EntityWord,
+    Evidence,
     Flag,
     FrameFacts,
     InstanceFacts,
+    Link,
     MaskRle,
     Sample,
     SampleFacts,
     VideoInfo,
 )
-from stages.specs import FINGERPRINTED
+from stages.specs import ALWAYS_FINGERPRINTED, FINGERPRINTED
 
 Container = Literal["mp4", "webm", "mkv", "avi", "ts", "mov", "gif", "mpg", "flv", "wmv"]
 """Probed containers, each the extension of its clip's member."""
@@ -76,6 +79,32 @@ class MaskDocument(MaskRle, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     counts: Annotated[str, Meta(min_length=1, pattern="^[0-o]+$")]
 
 
+class BoxDocument(BoxFacts, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where a word may be in a frame of record."""
+
+    word: Text
+    category: Literal["subject", "object"]
+    frame: Literal[0, 1, 2]
+    box_xyxy_px: tuple[Pixel, Pixel, Pixel, Pixel]
+    score: Share
+
+
+class LinkDocument(Link, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which individual a word's references show, and how sure that is."""
+
+    word: Text
+    score: Share | None
+    second_best: Share | None
+
+
+class EvidenceDocument(Evidence, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Why an instance is taken for the same individual as its word's others."""
+
+    motion: Share | None = None
+    appearance: Share | None = None
+    face: Share | None = None
+
+
 class InstanceDocument(InstanceFacts, kw_only=True, forbid_unknown_fields=True):
     """A masked subject or object, or a face. `member`: its reference crop, RGBA, alpha 0 or 255."""
 
@@ -90,6 +119,8 @@ class InstanceDocument(InstanceFacts, kw_only=True, forbid_unknown_fields=True):
     crop_xyxy_px: tuple[Count, Count, Count, Count]
     is_face: bool
     parent: Count | None
+    link_score: Share | None = None
+    evidence: EvidenceDocument | None = None
     member: Annotated[str, Meta(pattern="^ref[0-9]{2,}\\.png$")]
 
 
@@ -111,7 +142,8 @@ class Document(SampleFacts, kw_only=True, forbid_unknown_fields=True):
     `row`: 0-based manifest row. `key`: the sample's name, unique in the output. `uri`: where the clip came from, relative to
     the manifest's root where it lies below it. `start_s`, `end_s`: where it was cut out of its file; null: at its start, at its
     end. `extra`: other columns of the manifest. `frames` are in order of time; `instances` are masked subjects and objects, and
-    faces.
+    faces. `boxes` are all candidates, and `links` one for each word that has some; both are absent where links were not looked
+    for, as are `link_score` and `evidence` of an instance that has no other to be linked to.
     """
 
     schema: Version
@@ -128,6 +160,8 @@ class Document(SampleFacts, kw_only=True, forbid_unknown_fields=True):
     video: VideoDocument
     entities: Annotated[list[EntityWord], Meta(min_length=1)]
     frames: Annotated[list[FrameDocument], Meta(min_length=3, max_length=3)]
+    boxes: list[BoxDocument] = msgspec.field(default_factory=list)
+    links: list[LinkDocument] = msgspec.field(default_factory=list)
     instances: Annotated[list[InstanceDocument], Meta(min_length=1)]
     background: BackgroundDocument
     provenance: Provenance
@@ -142,16 +176,18 @@ class Document(SampleFacts, kw_only=True, forbid_unknown_fields=True):
 _ORDER: dict[type, tuple[str, ...]] = {
     Document: (
         "schema", "row", "key", "id", "source_id", "uri", "start_s", "end_s", "caption", "extra", "flags", "video", "entities",
-        "frames", "instances", "background", "provenance",
+        "frames", "boxes", "links", "instances", "background", "provenance",
     ),
     VideoDocument: ("member",),
     InstanceDocument: (
         "word", "category", "frame", "box_xyxy_px", "detector_score", "mask_rle", "mask_score", "area_share", "is_face",
-        "parent", "member", "crop_xyxy_px",
+        "parent", "link_score", "evidence", "member", "crop_xyxy_px",
     ),
     BackgroundDocument: ("member",),
 }  # fmt: skip
 """Fields that are written first, in this order; then come the others, as declared."""
+_ABSENT = {"boxes", "links", "link_score", "evidence"}
+"""Fields that are left out where there is nothing to say."""
 
 
 def document_of(sample: Sample, provenance: Provenance) -> Document:
@@ -159,13 +195,15 @@ def document_of(sample: Sample, provenance: Provenance) -> Document:
     clip, video, background = sample.clip, sample.video, sample.background
     if video is None or background is None or len(sample.frames) != 3 or not sample.instances:
         raise ValueError("a stage handed the sample on without its video, three frames, instances or background")
-    missing = [stage for stage in FINGERPRINTED if stage not in provenance.stage_sha]
+    missing = [stage for stage in ALWAYS_FINGERPRINTED if stage not in provenance.stage_sha]
     if missing:
         raise ValueError(f"provenance has no fingerprint of {', '.join(missing)}")
     values = {
         "schema": VERSION,
         **{name: getattr(clip, name) for name in Document.__struct_fields__ if hasattr(clip, name) and name != "extra"},
         **{name: getattr(sample, name) for name in SampleFacts.__struct_fields__},
+        "boxes": [_fields(box, BoxFacts) for box in sample.boxes] if sample.links else [],
+        "links": sample.links,
         "video": {"member": video.container, **_fields(video, VideoInfo)},
         "frames": [{**_fields(frame, FrameFacts), "member": f"frame{index}.jpg"} for index, frame in enumerate(sample.frames)],
         "instances": [
@@ -175,7 +213,7 @@ def document_of(sample: Sample, provenance: Provenance) -> Document:
         "background": {**_fields(background, BackgroundFacts), "member": "background.png"},
         "provenance": {
             "prompt_sha": provenance.prompt_sha,
-            "stage_sha": {stage: provenance.stage_sha[stage] for stage in FINGERPRINTED},
+            "stage_sha": {stage: provenance.stage_sha[stage] for stage in FINGERPRINTED if stage in provenance.stage_sha},
         },
     }
     try:
@@ -211,7 +249,7 @@ def _in_order(value: Any) -> Any:
         return value
     fields = msgspec.structs.asdict(value)
     names = [*_ORDER.get(type(value), ()), *fields]
-    return {name: _in_order(fields[name]) for name in dict.fromkeys(names)}
+    return {name: _in_order(fields[name]) for name in dict.fromkeys(names) if fields[name] or name not in _ABSENT}
 
 
 def _rounded(value: Any, name: str, digits: int = 6) -> Any:

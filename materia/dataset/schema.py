@@ -1,8 +1,9 @@
 """The contract of an output's tables: `INDEX` and `REJECTS`, every column with its meaning in the field's metadata.
 
 Of KEY.json it is in documents.py, of the other records in layout.py. A change of any of them needs another `VERSION`. Version
-2 adds to 1 the flags `hdr` and `interlaced`, `video.mirrored`, the containers mpg, flv and wmv, the reason `several_sizes`,
-and the columns `caption` and `extra` of the index. Readers take both, and indices of version 2 without these columns.
+2 adds to 1 the flags `hdr`, `interlaced` and `ambiguous_identity`, `video.mirrored`, the containers mpg, flv and wmv, the
+reasons `several_sizes` and `no_consistent_subject`, `boxes`, `links`, and of an instance `link_score` and `evidence`, and the
+columns `caption` and `extra` of the index. Readers take both, and indices of version 2 without these columns.
 """
 
 from __future__ import annotations
@@ -78,7 +79,9 @@ INDEX = pa.schema(
         _column("height", pa.int32(), "pixels as displayed"),
         _column("caption", pa.string(), "the whole caption"),
         _column("caption_chars", pa.int32(), "code points of the caption"),
-        _column("flags", _list(pa.string()), "still, damaged, portrait, long, several_shots, hdr, interlaced"),
+        _column(
+            "flags", _list(pa.string()), "still, damaged, portrait, long, several_shots, hdr, interlaced, ambiguous_identity"
+        ),
         _column("bytes", pa.int64(), "sum of the members' sizes"),
         _column("members", _list(_MEMBER), "the sample's files in the tar, in order"),
     ]

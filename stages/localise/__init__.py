@@ -1,7 +1,8 @@
 """Boxes: where each subject and object word is seen, in each of the three frames of record.
 
-In: samples with entities and frames. Out: `Sample.boxes`, at most one box a word and frame, or the rejection `no_instance` with
-the best score of every word. Word-to-box rule and threshold are the method's; the detector is whatever the configuration names.
+In: samples with entities and frames. Out: `Sample.boxes`, candidates of which at most one of a word and frame is chosen, or the
+rejection `no_instance` with the best score of every word. Word-to-box rule and threshold of the choice are the method's; the
+detector is whatever the configuration names.
 """
 
 from __future__ import annotations
@@ -11,9 +12,13 @@ import numpy as np
 from materia.base.weights.files import Missing
 from stages.answers import detect, each_alone
 from stages.backends import Detections, Detector
+from stages.boxes import iou
 from stages.localise.shared import acquire, make, release
-from stages.records import Box, EntityWord, Rejection, Row, Sample, StageName, reject
+from stages.records import Box, EntityWord, Frame, Rejection, Row, Sample, StageName, reject
 from stages.settings import LocaliseSettings
+
+SAME_BOX = 0.6
+"""Intersection over union above which the lesser of two boxes of a word is no candidate."""
 
 
 class Localise:
@@ -58,22 +63,46 @@ class Localise:
 
     def _localised(self, sample: Sample, words: list[EntityWord], found: list[Detections]) -> Row:
         """The sample with its boxes; `found` are the detections of its frames."""
-        frames = [
-            best_boxes(_within_area(detections, frame.rgb.shape[:2], self.settings))
-            for detections, frame in zip(found, sample.frames, strict=True)
+        shared = [self._allowed(seen, seen.scores, frame) for seen, frame in zip(found, sample.frames, strict=True)]
+        scored = [
+            self._allowed(seen, seen.scores if seen.unshared is None else seen.unshared, frame)
+            for seen, frame in zip(found, sample.frames, strict=True)
         ]
+        frames = [best_boxes(scores) for scores in shared]
         scores = np.array([scores for _, scores in frames], np.float32).reshape(len(frames), len(words))
         keep = scores > self.settings.min_score
         sample.boxes = [
-            _box(word, index, found[index].boxes_xyxy_px[boxes[column]], scores[index, column])
+            _box(word, index, found[index].boxes_xyxy_px[place], scored[index][place, column], place == chosen)
             for index, (boxes, _) in enumerate(frames)
             for column, word in enumerate(words)
-            if keep[index, column] and boxes[column] >= 0
+            for chosen in [boxes[column] if keep[index, column] else -1]
+            for place in self._candidates(found[index].boxes_xyxy_px, scored[index][:, column], chosen)
         ]
-        seen_in = {box.frame for box in sample.boxes if box.category == "subject"}
+        seen_in = {box.frame for box in sample.boxes if box.category == "subject" and box.chosen}
         if len(seen_in) >= self.settings.min_subject_frames:
             return sample
         return self._no_instance(sample, words, scores.max(axis=0, initial=0), len(seen_in))
+
+    def _allowed(self, found: Detections, scores: np.ndarray, frame: Frame) -> np.ndarray:
+        """Scores (N, W), 0 where the box is smaller or larger than the settings allow."""
+        sides = found.boxes_xyxy_px[:, 2:] - found.boxes_xyxy_px[:, :2]
+        share = sides[:, 0] * sides[:, 1] / (frame.rgb.shape[0] * frame.rgb.shape[1])
+        fits = (share >= self.settings.min_area_share) & (share <= self.settings.max_area_share)
+        return np.where(fits[:, None], scores, 0)
+
+    def _candidates(self, boxes: np.ndarray, scores: np.ndarray, chosen: int) -> list[int]:
+        """Numbers of a word's boxes (N, 4), scores (N,): the chosen one, if there is one, then the others, the best first.
+
+        Boxes that mostly show what a better one shows are none (non-maximum suppression).
+        """
+        order = [place for place in np.argsort(-scores, kind="stable").tolist() if place != chosen]
+        kept: list[int] = []
+        for place in [chosen, *order] if chosen >= 0 else order:
+            if len(kept) == self.settings.candidates or (scores[place] <= self.settings.candidate_score and place != chosen):
+                break
+            if not kept or iou(boxes[place][None], boxes[kept]).max() <= SAME_BOX:
+                kept.append(place)
+        return kept
 
     def _no_instance(self, sample: Sample, words: list[EntityWord], best: np.ndarray, seen: int) -> Rejection:
         scores = {word.word: round(float(score), 4) for word, score in zip(words, best, strict=True)}
@@ -82,6 +111,7 @@ class Localise:
             f"subjects are seen in {seen} of {len(sample.frames)} frames, localise.min_subject_frames is"
             f" {self.settings.min_subject_frames}; best scores: {subjects}; localise.min_score is {self.settings.min_score:g}"
         )
+        sample.boxes = [box for box in sample.boxes if box.chosen]
         rejection = reject(sample, self.name, "no_instance", message)
         rejection.found["scores"] = scores
         return rejection
@@ -108,14 +138,13 @@ def best_boxes(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.where(best > 0, boxes, -1), best
 
 
-def _within_area(found: Detections, size: tuple[int, int], settings: LocaliseSettings) -> np.ndarray:
-    """Scores (N, W), 0 where the box is smaller or larger than the settings allow."""
-    boxes = found.boxes_xyxy_px
-    share = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]) / (size[0] * size[1])
-    allowed = (share >= settings.min_area_share) & (share <= settings.max_area_share)
-    return np.where(allowed[:, None], found.scores, 0)
-
-
-def _box(word: EntityWord, frame: int, xyxy: np.ndarray, score: float) -> Box:
+def _box(word: EntityWord, frame: int, xyxy: np.ndarray, score: float, chosen: bool) -> Box:
     x1, y1, x2, y2 = (round(float(value), 2) for value in xyxy)
-    return Box(word=word.word, category=word.category, frame=frame, box_xyxy_px=(x1, y1, x2, y2), score=round(float(score), 4))
+    return Box(
+        word=word.word,
+        category=word.category,
+        frame=frame,
+        box_xyxy_px=(x1, y1, x2, y2),
+        score=round(float(score), 4),
+        chosen=chosen,
+    )

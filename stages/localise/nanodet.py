@@ -82,7 +82,7 @@ class NanoDet(Detector):
             if group:
                 scores[:, column] = class_scores[anchors][:, group].max(axis=1)
         boxes = np.concatenate([fused for _, fused in candidates])
-        return Detections(boxes, share_out(boxes, scores, classes))
+        return Detections(boxes, share_out(boxes, scores, classes), scores)
 
     def _run(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """All 3549 anchors: boxes (3549, 4) float32 in pixels, clipped to the image, and class scores (3549, 80)."""

@@ -98,7 +98,7 @@ FramesBoxes = tuple[int, Frame, list[Box]]
 def _frames_with_boxes(samples: list[Sample]) -> Iterator[FramesBoxes]:
     for n, sample in enumerate(samples):
         for index, frame in enumerate(sample.frames):
-            if boxes := [box for box in sample.boxes if box.frame == index]:
+            if boxes := [box for box in sample.boxes if box.frame == index and box.chosen]:
                 yield n, frame, boxes
 
 
@@ -134,4 +134,6 @@ def _instance(box: Box, image: np.ndarray, mask: np.ndarray, score: float) -> In
         area_share=round(float(mask.mean()), 6),
         crop_xyxy_px=(x1, y1, x2, y2),
         png=crop_png(image, mask, (x1, y1, x2, y2)),
+        link_score=box.link_score,
+        evidence=box.evidence,
     )

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from stages.video.fields import Walked, progressive, with_neighbours
-from stages.video.pictures import as_displayed, fitted, glimpse, has_shape_of
-from stages.video.probe import OpenVideo, open_video
+from stages.video.motion import Follower
+from stages.video.pictures import as_displayed, fitted, glimpse, grey, has_shape_of
+from stages.video.probe import OpenVideo, Probe, open_video
 from stages.video.source import VideoError
 from stages.video.timeline import Key, decoded, rewind
 from stages.video.tone import is_hdr
@@ -59,28 +60,40 @@ class Decoded(NamedTuple):
     seen: Seen
 
 
+def indices_at(probe: Probe, times_s: Sequence[float]) -> list[int]:
+    """The indices of the frames shown at `times_s`, seconds from the first frame.
+
+    A time before the first frame gives the first, one beyond the end the last.
+    """
+    return [max(0, bisect.bisect_right(probe.times_s, time + 1e-6) - 1) for time in times_s]
+
+
 def frames_at(
-    source: str | os.PathLike[str] | OpenVideo, times_s: Sequence[float], watch: Watcher | None = None, fit: Fit | None = None
+    source: str | os.PathLike[str] | OpenVideo,
+    times_s: Sequence[float],
+    watch: Watcher | None = None,
+    fit: Fit | None = None,
+    follow: Follower | None = None,
 ) -> Decoded:
     """The frames shown at `times_s`, seconds from the first frame (of the range, if `source` was opened with one).
 
-    A time before the first frame gives the first, one beyond the end the last. With `watch`, every reference frame from before
-    the first picture to the last is decoded in one pass and shown in small to it. `fit` is applied to each picture as it is
-    decoded, so that many large ones need not be held; then PyAV decodes, as decord hands out all at once. Interlaced frames are
-    deinterlaced, HDR is tone-mapped, a frame of another shape than the video's gets black bars. Raises VideoError if a picture
-    cannot be had.
+    They are those of `indices_at`. With `watch` or `follow`, every reference frame from before the first picture to the last is
+    decoded in one pass and shown in small to them. `fit` is applied to each picture as it is decoded, so that many large ones
+    need not be held. With any of the three PyAV decodes, as decord hands out all at once. Interlaced frames are deinterlaced
+    (but not what is watched), HDR is tone-mapped, a frame of another shape than the video's gets black bars. Raises VideoError
+    if a picture cannot be had.
     """
     if not isinstance(source, OpenVideo):
         with open_video(source) as video:
-            return frames_at(video, times_s, watch, fit)
+            return frames_at(video, times_s, watch, fit, follow)
     shown = source.probe.times_s
-    indices = [max(0, bisect.bisect_right(shown, time + 1e-6) - 1) for time in times_s]
+    indices = indices_at(source.probe, times_s)
     wanted = sorted(set(indices))
     found, seen = None, Seen()
-    if watch is None and fit is None and _decord_is_right(source) and _stays_alike(source, wanted):
+    if watch is None and fit is None and follow is None and _decord_is_right(source) and _stays_alike(source, wanted):
         found = _decode_with_decord(source, wanted)
     if found is None:
-        found, seen = _decode_with_pyav(source, wanted, watch, fit)
+        found, seen = _decode_with_pyav(source, wanted, watch, fit, follow)
     return Decoded([found[index] for index in indices], [shown[index] for index in indices], indices, seen)
 
 
@@ -139,15 +152,19 @@ def _stays_alike(video: OpenVideo, wanted: list[int]) -> bool:
 
 
 def _decode_with_pyav(
-    video: OpenVideo, wanted: list[int], watch: Watcher | None, fit: Fit | None = None
+    video: OpenVideo,
+    wanted: list[int],
+    watch: Watcher | None,
+    fit: Fit | None = None,
+    follow: Follower | None = None,
 ) -> tuple[dict[int, np.ndarray], Seen]:
     import av
 
     try:
-        found, seen = _one_pass(video, wanted, video.probe.interlaced, watch, fit)
+        found, seen = _one_pass(video, wanted, video.probe.interlaced, watch, fit, follow)
         combed = [index for index in wanted if index not in found] if seen.interlaced and not video.probe.interlaced else []
         if combed:  # the video began progressive, so their neighbours were not decoded
-            found |= _one_pass(video, combed, True, None, fit)[0]
+            found |= _one_pass(video, combed, True, None, fit, None)[0]
     except (av.FFmpegError, ValueError) as error:
         raise VideoError("unreadable", f"the video cannot be decoded: {getattr(error, 'strerror', error)}") from error
     lost = [index for index in wanted if index not in found]
@@ -159,12 +176,17 @@ def _decode_with_pyav(
 
 
 def _one_pass(
-    video: OpenVideo, wanted: list[int], neighbours: bool, watch: Watcher | None, fit: Fit | None
+    video: OpenVideo,
+    wanted: list[int],
+    neighbours: bool,
+    watch: Watcher | None,
+    fit: Fit | None,
+    follow: Follower | None,
 ) -> tuple[dict[int, np.ndarray], Seen]:
     """Pictures of the wanted frames, of interlaced ones only if their `neighbours` are decoded too; and what was seen."""
     from av.video.reformatter import VideoReformatter
 
-    scaler = VideoReformatter()  # kept: setting one up costs more than a small picture
+    scaler, grey_scaler = VideoReformatter(), VideoReformatter()  # kept: setting one up costs more than a small picture
     found: dict[int, np.ndarray] = {}
     damaged = interlaced = hdr = reshaped = False
     sizes: set[tuple[int, int]] = set()
@@ -180,10 +202,12 @@ def _one_pass(
                 reshaped |= not has_shape_of(frame, video.probe)
             if watch is not None:
                 watch(index, glimpse(frame, scaler))
+            if follow is not None and follow.wants(index):
+                follow.see(index, grey(frame, follow.size, grey_scaler))
             yield broken, index, frame
 
     needed = with_neighbours(wanted, video.probe.n_frames) if neighbours else wanted
-    frames = looked_at(walk(video, needed, everything=watch is not None))
+    frames = looked_at(walk(video, needed, everything=watch is not None or follow is not None))
     for _, index, frame in progressive(frames, wanted) if neighbours else frames:
         if index in wanted and not frame.interlaced_frame:
             picture = as_displayed(frame, video.probe)

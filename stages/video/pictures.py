@@ -115,6 +115,14 @@ def glimpse(frame: VideoFrame, scaler: VideoReformatter) -> np.ndarray:
     return np.asarray(cv2.resize(picked, GLIMPSE_SIZE, interpolation=cv2.INTER_AREA))
 
 
+def grey(frame: VideoFrame, size: tuple[int, int], scaler: VideoReformatter) -> np.ndarray:
+    """(height, width) uint8: how bright the frame is, upright, scaled to `size` (width, height) of the displayed picture."""
+    orientation = orientation_of(frame)
+    width, height = orientation.sides(size)
+    small = scaler.reformat(frame, width, height, "gray", interpolation="AREA", threads=1).to_ndarray()
+    return np.ascontiguousarray(orientation.applied(small))
+
+
 def _sdr(frame: VideoFrame) -> np.ndarray:
     """(H, W, 3) uint8 RGB as stored."""
     if is_hdr(frame):

@@ -19,7 +19,7 @@ engine:
   pools:
     - {stages: [entities], num_gpus: 0.5, gib_per_gpu: 24}
     - {stages: [frames], num_gpus: 0.5}
-    - {stages: [localise, segment, faces, background], num_gpus: 0.5, gib_per_gpu: 24}
+    - {stages: [localise, link, segment, faces, background], num_gpus: 0.5, gib_per_gpu: 24}
     - {stages: [cut]}
 """
 """A language model and a pool of vision models that share a card of 24 GB."""
@@ -105,9 +105,9 @@ def booked(config):
 
 def test_a_stage_without_a_device_gets_the_one_at_the_top(tmp_path):
     path = write(tmp_path, ON_CARDS)
-    assert devices(load_config(path)) == ["cuda", "cuda", "cuda:0", "cuda", "cuda"]
-    assert devices(load_config(path, ("device=cpu",))) == ["cpu", "cpu", "cuda:0", "cpu", "cpu"]
-    assert devices(load_config(LOCAL)) == ["cpu"] * 5
+    assert devices(load_config(path)) == ["cuda", "cuda", "cuda", "cuda:0", "cuda", "cuda"]
+    assert devices(load_config(path, ("device=cpu",))) == ["cpu", "cpu", "cpu", "cuda:0", "cpu", "cpu"]
+    assert devices(load_config(LOCAL)) == ["cpu"] * 6
 
 
 def test_cards_are_booked_only_for_pools_with_a_stage_on_one(tmp_path):
@@ -128,7 +128,7 @@ def test_estimates_beyond_the_share_of_the_card_are_refused_with_the_sum(tmp_pat
     load_config(path, ("segment.gpu_memory_gib=7",))
     with pytest.raises(ConfigError) as error:
         load_config(path, ("segment.gpu_memory_gib=7.5",))
-    assert str(error.value).startswith(f"{path}: the pool of localise, segment, faces, background needs 12.5 GiB")
+    assert str(error.value).startswith(f"{path}: the pool of localise, link, segment, faces, background needs 12.5 GiB")
     assert "num_gpus 0.5 x gib_per_gpu 24 = 12 GiB" in str(error.value)
     load_config(path, ("segment.gpu_memory_gib=7.5", "segment.device=cpu"))  # then it is in the machine's memory
 

@@ -16,7 +16,7 @@ segment: {{gpu_memory_gib: 3}}
 engine:
   pools:
     - {{stages: [entities, frames], num_gpus: 0.5, gib_per_gpu: 24}}
-    - {{stages: [localise, segment, faces, background, cut], workers: 2, num_gpus: 0.5, gib_per_gpu: 24}}
+    - {{stages: [localise, link, segment, faces, background, cut], workers: 2, num_gpus: 0.5, gib_per_gpu: 24}}
 """
     )
     return load_config(path)

@@ -127,8 +127,8 @@ def test_a_stage_that_another_version_has_is_told(out):
     without = {stage: sha for stage, sha in dataset().stage_sha.items() if stage != "faces"}
     assert lines(out, dataset(stage_sha=without), dataset()) == ["stage faces is new in this version"]
     assert lines(out, dataset(), dataset(stage_sha=without)) == ["stage faces is not in this version"]
-    assert lines(out, dataset(), dataset(stage_sha={**dataset().stage_sha, "link": "e" * 64})) == [
-        "stage link is new in this version"
+    assert lines(out, dataset(), dataset(stage_sha={**dataset().stage_sha, "shots": "e" * 64})) == [
+        "stage shots is new in this version"
     ]
 
 

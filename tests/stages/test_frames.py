@@ -58,7 +58,15 @@ def test_the_same_clip_gives_the_same_bytes(clip: Path) -> None:
 
 
 def test_not_looking_for_cuts_decodes_less_and_gives_the_same_frames(clip: Path) -> None:
-    assert encode_rows([run(clip)]) == encode_rows([run(clip, several_shots="ignore")])
+    assert encode_rows([run(clip, motion=False)]) == encode_rows([run(clip, motion=False, several_shots="ignore")])
+
+
+def test_points_are_followed_whether_cuts_are_looked_for_or_not(clip: Path) -> None:
+    sample = kept(run(clip))
+    assert [(motion.start, motion.end) for motion in sample.motion] == [(0, 1), (1, 2), (0, 2)]
+    assert all(len(motion.array) for motion in sample.motion)
+    assert kept(run(clip, several_shots="ignore")).motion == sample.motion
+    assert kept(run(clip, motion=False)).motion == []
 
 
 def test_jpegs_keep_colours_at_full_resolution(clip: Path) -> None:

@@ -1,0 +1,231 @@
+"""Links: which candidates of the three frames show the same individual, so that the references of a word are of one.
+
+In: samples with candidate boxes and motion. Out: `Sample.boxes` with the chosen ones marked, at most one a word and frame, and
+`Sample.links`; or the rejection `no_consistent_subject`. The published method takes a word's best box in each frame by itself
+(`link.backend: none`); here one choice is made for all words of a clip, from how well boxes show the words (the detector) and
+how well boxes of different frames fit each other (evidence.py). What does not fit is left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import combinations
+from typing import NamedTuple, cast
+
+import msgspec
+import numpy as np
+
+from materia.base.weights.files import Missing
+from stages.answers import describe, each_alone
+from stages.backends import Recogniser, build_backend
+from stages.boxes import iou
+from stages.link.choice import NONE, Choices, choices_of, choose
+from stages.link.evidence import Pairs, weigh
+from stages.records import Box, Evidence, Link, Row, Sample, StageName, reject
+from stages.settings import NO_LINKS, LinkSettings, LocaliseSettings
+from stages.video.motion import camera_motion
+
+FRAMES = (0, 1, 2)
+AREA_BONUS, AREA_FULL = 0.25, 0.125
+"""A large box shows whom a caption is about rather than a small one: the bonus grows up to this share of the frame."""
+HELD_SHARE, APART = 0.8, 0.1
+"""Share of a box that lies in another, and overlap of two, by which a box is known to hold two individuals."""
+LEAST_FIT = 0.15
+"""Detector score of a box that is worth no more than none."""
+
+
+class Seen(NamedTuple):
+    """The distinct boxes of a frame: `boxes` (N, 4) float32, `scores` word -> (N,) float32, NaN: no candidate of the word."""
+
+    boxes: np.ndarray
+    scores: dict[str, np.ndarray]
+
+
+class LinkInstances:
+    """Stage between boxes and masks."""
+
+    name: StageName = "link"
+
+    def __init__(self, settings: LinkSettings, localise: LocaliseSettings) -> None:
+        self.settings = settings
+        self.min_score = localise.min_score
+        self.min_subject_frames = localise.min_subject_frames
+        self.recogniser = cast(Recogniser, build_backend("link", settings.backend, settings.options))
+
+    def missing(self) -> list[Missing]:
+        """What the recogniser lacks on this machine."""
+        return self.recogniser.missing()
+
+    def identity(self) -> dict[str, str]:
+        """Hashes of the recogniser's weights, and what localise says that an individual must have."""
+        return {
+            **self.recogniser.identity(),
+            "min_score": str(self.min_score),
+            "min_subject_frames": str(self.min_subject_frames),
+        }
+
+    def setup(self) -> None:
+        """Load the recogniser."""
+        self.recogniser.setup(self.settings.device, self.settings.threads)
+
+    def close(self) -> None:
+        """Give the recogniser back."""
+        self.recogniser.close()
+
+    def process(self, samples: list[Sample]) -> list[Row]:
+        """Samples with candidates -> samples with one chosen box a word and frame at most, or rejections."""
+        if self.settings.backend == NO_LINKS:
+            return [_only_chosen(sample) for sample in samples]
+        return each_alone(self.name, samples, self._link)
+
+    def _link(self, samples: list[Sample]) -> list[Row]:
+        seen = [[_seen(sample, frame) for frame in FRAMES] for sample in samples]
+        images = [frame.rgb for sample in samples for frame in sample.frames]
+        name = f"link.backend {self.settings.backend}"
+        looks = iter(describe(self.recogniser, name, images, [own.boxes for frames in seen for own in frames]))
+        return [self._linked(sample, own, [next(looks) for _ in FRAMES]) for sample, own in zip(samples, seen, strict=True)]
+
+    def _linked(self, sample: Sample, seen: list[Seen], looks: list[np.ndarray]) -> Row:
+        pairs = _pairs(sample, seen, looks, self.recogniser.alike)
+        links = {frames: found.score for frames, found in pairs.items()}
+        words = list(dict.fromkeys((box.word, box.category) for box in sample.boxes))
+        choices = [self._choices(word, sample, seen, links) for word, _ in words]
+        same = [iou(own.boxes, own.boxes) >= self.settings.same_thing for own in seen]
+        chosen = choose(choices, same)
+        chosen = [self._without_odd_ones(boxes, links) for boxes in chosen]
+        subjects = [boxes != NONE for boxes, (_, category) in zip(chosen, words, strict=True) if category == "subject"]
+        n_frames = int(np.any(subjects, axis=0).sum())
+        if n_frames < self.min_subject_frames:
+            message = (
+                f"individuals are seen in {n_frames} of {len(FRAMES)} frames, localise.min_subject_frames is"
+                f" {self.min_subject_frames}; link.min_score is {self.settings.min_score:g}"
+            )
+            return reject(sample, self.name, "no_consistent_subject", message)
+        fits = [_fits(word, chosen, seen) for word, _ in words]
+        sample.links = [_link(words[n][0], n, boxes, links, fits[n]) for n, boxes in enumerate(chosen)]
+        taken = {word: boxes for (word, _), boxes in zip(words, chosen, strict=True)}
+        sample.boxes = [_marked(box, seen[box.frame], taken[box.word], pairs) for box in sample.boxes]
+        if any(link.second_best is not None and link.second_best >= 1 - self.settings.ambiguous_share for link in sample.links):
+            sample.flags = [*sample.flags, "ambiguous_identity"]
+        return sample
+
+    def _choices(self, word: str, sample: Sample, seen: list[Seen], links: dict[tuple[int, int], np.ndarray]) -> Choices:
+        fit, sure = [], []
+        for frame, own in zip(sample.frames, seen, strict=True):
+            scores = own.scores.get(word, np.full(len(own.boxes), np.nan, np.float32))
+            sides = own.boxes[:, 2:] - own.boxes[:, :2]
+            share = sides.prod(axis=1) / (frame.rgb.shape[0] * frame.rgb.shape[1])
+            scores = np.where(groups(own.boxes, ~np.isnan(scores)), np.nan, scores)
+            fit.append(scores - LEAST_FIT + AREA_BONUS * np.minimum(1, share / AREA_FULL))
+            sure.append(scores > self.min_score)
+        return choices_of(fit, sure, links)
+
+    def _without_odd_ones(self, boxes: np.ndarray, links: dict[tuple[int, int], np.ndarray]) -> np.ndarray:
+        """The boxes of a word that are linked well enough to its others; the worst goes first."""
+        boxes = boxes.copy()
+        while True:
+            scores = {frame: _mean_link(frame, boxes, links) for frame in FRAMES if boxes[frame] != NONE}
+            worst = min((frame for frame in scores if scores[frame] is not None), key=lambda f: scores[f] or 0.0, default=None)
+            if worst is None or (scores[worst] or 0.0) >= self.settings.min_score:
+                return boxes
+            boxes[worst] = NONE
+
+
+def _only_chosen(sample: Sample) -> Row:
+    """The published method: a word's best box of each frame."""
+    sample.boxes = [box for box in sample.boxes if box.chosen]
+    return sample
+
+
+def _seen(sample: Sample, frame: int) -> Seen:
+    places = {box.box_xyxy_px: None for box in sample.boxes if box.frame == frame}
+    number = {place: n for n, place in enumerate(places)}
+    scores: dict[str, np.ndarray] = {}
+    for box in sample.boxes:
+        if box.frame == frame:
+            scores.setdefault(box.word, np.full(len(number), np.nan, np.float32))[number[box.box_xyxy_px]] = box.score
+    return Seen(np.array(list(places), np.float32).reshape(-1, 4), scores)
+
+
+def _pairs(
+    sample: Sample, seen: list[Seen], looks: list[np.ndarray], alike: tuple[float, float]
+) -> dict[tuple[int, int], Pairs]:
+    """Evidence between the boxes of each two frames."""
+    moved = {(motion.start, motion.end): motion.array for motion in sample.motion}
+    low, high = alike
+    found = {}
+    for f, g in combinations(FRAMES, 2):
+        points = moved.get((f, g), np.zeros((0, 4), np.float32))
+        appearance = np.clip((looks[f] @ looks[g].T - low) / (high - low), 0, 1).astype(np.float32)
+        camera, _ = camera_motion(points)
+        found[f, g] = weigh(seen[f].boxes, seen[g].boxes, points, camera, appearance)
+    return found
+
+
+def groups(boxes: np.ndarray, among: np.ndarray) -> np.ndarray:
+    """Which boxes (N, 4) hold two others that lie apart: they show several people. `among` (N,): candidates of one word."""
+    areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
+    common = np.minimum(boxes[:, None, 2:], boxes[None, :, 2:]) - np.maximum(boxes[:, None, :2], boxes[None, :, :2])
+    inside = common.clip(0).prod(axis=2) >= HELD_SHARE * areas[None]  # [a, b]: b lies in a
+    inside &= among[:, None] & among[None] & ~np.eye(len(boxes), dtype=bool)
+    apart = iou(boxes, boxes) < APART
+    found: np.ndarray = (inside[:, :, None] & inside[:, None, :] & apart[None]).any(axis=(1, 2))
+    return found
+
+
+def _mean_link(frame: int, boxes: np.ndarray, links: dict[tuple[int, int], np.ndarray]) -> float | None:
+    """Mean link of a word's box of a frame to its others; None if there is no other."""
+    found = list(_between(frame, boxes, links))
+    return sum(found) / len(found) if found else None
+
+
+def _between(frame: int, boxes: np.ndarray, tables: dict[tuple[int, int], np.ndarray]) -> Iterable[float]:
+    """What tables of pairs say of the box of a frame and the word's other boxes."""
+    for (f, g), table in tables.items():
+        if frame in (f, g) and boxes[f] != NONE and boxes[g] != NONE:
+            yield float(table[boxes[f], boxes[g]])
+
+
+def _fits(word: str, chosen: list[np.ndarray], seen: list[Seen]) -> list[float]:
+    """How well each word's individual fits `word`: its mean detector score for it, over the boxes that the individual has."""
+    fits = []
+    for boxes in chosen:
+        scores = [
+            float(np.nan_to_num(own.scores[word][box])) if word in own.scores else 0.0
+            for own, box in zip(seen, boxes, strict=True)
+            if box != NONE
+        ]
+        fits.append(sum(scores) / len(scores) if scores else 0.0)
+    return fits
+
+
+def _link(word: str, n: int, boxes: np.ndarray, links: dict[tuple[int, int], np.ndarray], fits: list[float]) -> Link:
+    pairs = [float(table[boxes[f], boxes[g]]) for (f, g), table in links.items() if boxes[f] != NONE and boxes[g] != NONE]
+    others = [fit for other, fit in enumerate(fits) if other != n and fit > 0]
+    return Link(
+        word=word,
+        score=round(sum(pairs) / len(pairs), 4) if pairs else None,
+        second_best=round(min(1.0, max(others) / fits[n]), 4) if others and fits[n] > 0 else None,
+    )
+
+
+def _marked(box: Box, seen: Seen, taken: np.ndarray, pairs: dict[tuple[int, int], Pairs]) -> Box:
+    """The candidate with whether it was chosen, and on what evidence."""
+    place = np.flatnonzero((seen.boxes == np.array(box.box_xyxy_px, np.float32)).all(axis=1))[0]
+    if taken[box.frame] != place:
+        return msgspec.structs.replace(box, chosen=False)
+    score = _mean_link(box.frame, taken, {frames: found.score for frames, found in pairs.items()})
+    kinds = {
+        kind: _mean(_between(box.frame, taken, {frames: getattr(found, kind) for frames, found in pairs.items()}))
+        for kind in ("motion", "appearance")
+    }
+    linked = None if score is None else round(score, 4)
+    return msgspec.structs.replace(
+        box, chosen=True, link_score=linked, evidence=Evidence(**kinds) if linked is not None else None
+    )
+
+
+def _mean(values: Iterable[float]) -> float | None:
+    """Of those that say something."""
+    known = [value for value in values if not np.isnan(value)]
+    return round(sum(known) / len(known), 4) if known else None

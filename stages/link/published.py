@@ -1,0 +1,17 @@
+"""`link.backend: none`: nobody is told apart, and a word keeps its best box of each frame, as published."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from stages.backends import Recogniser
+
+
+class Published(Recogniser):
+    """Is not asked."""
+
+    alike = (0.0, 1.0)
+
+    def describe(self, images: list[np.ndarray], boxes: list[np.ndarray]) -> list[np.ndarray]:
+        """All boxes look the same."""
+        return [np.ones((len(own), 1), np.float32) for own in boxes]
