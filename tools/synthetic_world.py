@@ -199,7 +199,7 @@ def render(scene: Scene, number: int) -> tuple[np.ndarray, list[np.ndarray]]:
 
 
 def _samples(rows: range, seed: int, held_out: bool, folder: Path) -> Iterator[Row]:
-    stage = Frames(FramesSettings(min_side_px=16, several_shots="ignore"))
+    stage = Frames(FramesSettings(min_side_px=16, several_shots="ignore", motion=False))
     for row in rows:
         scene = draw_scene(np.random.default_rng((seed, row)), held_out)
         yield _sample(scene, row, seed, stage, folder)

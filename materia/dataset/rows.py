@@ -56,6 +56,7 @@ def index_row(document: Document, shard: str, members: list[Member], extra: Mapp
         "frames_with_subject": len({instance.frame for instance in masked if instance.category == "subject"}),
         "min_detector_score": min((instance.detector_score for instance in masked), default=0.0),
         "min_mask_score": min((instance.mask_score for instance in masked), default=0.0),
+        "min_link_score": min((one.link_score for one in masked if one.link_score is not None), default=None),
         "min_area_share": min(area_shares, default=0.0),
         "max_area_share": max(area_shares, default=0.0),
         "masked_share": document.background.masked_share,

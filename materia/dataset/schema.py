@@ -3,7 +3,7 @@
 Of KEY.json it is in documents.py, of the other records in layout.py. A change of any of them needs another `VERSION`. Version
 2 adds to 1 the flags `hdr`, `interlaced` and `ambiguous_identity`, `video.mirrored`, the containers mpg, flv and wmv, the
 reasons `several_sizes` and `no_consistent_subject`, `boxes`, `links`, and of an instance `link_score` and `evidence`, and the
-columns `caption` and `extra` of the index. Readers take both, and indices of version 2 without these columns.
+columns `caption`, `min_link_score` and `extra` of the index. Readers take both, and indices of version 2 without these.
 """
 
 from __future__ import annotations
@@ -64,6 +64,12 @@ INDEX = pa.schema(
         _column("frames_with_subject", pa.int32(), "frames of record (0 to 3) with a subject instance"),
         _column("min_detector_score", pa.float64(), "over instances, faces left out"),
         _column("min_mask_score", pa.float64(), "over instances, faces left out"),
+        _column(
+            "min_link_score",
+            pa.float64(),
+            "over instances that are linked to others of their word; null: none is, or links were not looked for",
+            True,
+        ),
         _column("min_area_share", pa.float64(), "mask area / frame area, over instances, faces left out"),
         _column("max_area_share", pa.float64(), "mask area / frame area, over instances, faces left out"),
         _column("masked_share", pa.float64(), "inpainted share of the background picture"),
@@ -105,6 +111,10 @@ REJECTS = pa.schema(
 """rejects/NNNNNN.parquet: one row a manifest row that did not become a sample, in manifest order."""
 
 
+LATER = ("caption", "min_link_score")
+"""Columns that indices of earlier versions lack."""
+
+
 def index_schema(extra: Mapping[str, ExtraType]) -> pa.Schema:
     """`INDEX` with a last column `extra` for the user's own columns, name -> type; as it is where there are none."""
     if not extra:
@@ -122,6 +132,9 @@ def extra_types(schema: pa.Schema) -> dict[str, ExtraType]:
 
 
 def index_schema_like(schema: pa.Schema) -> pa.Schema:
-    """What the schema of an index file must be, by its columns: one may lack `caption`, and has any `extra` or none."""
+    """What the schema of an index file must be, by its columns: one may lack those of `LATER`, and has any `extra` or none."""
     expected = index_schema(extra_types(schema))
-    return expected if "caption" in schema.names else expected.remove(expected.get_field_index("caption"))
+    for name in LATER:
+        if name not in schema.names:
+            expected = expected.remove(expected.get_field_index(name))
+    return expected

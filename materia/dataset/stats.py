@@ -34,6 +34,7 @@ MEASURES = {
     "max_area_share": "largest mask share",
     "min_detector_score": "least detector score",
     "min_mask_score": "least mask score",
+    "min_link_score": "least link score",
     "masked_share": "inpainted share",
     "residual": "residual score",
 }
@@ -143,7 +144,8 @@ def collect(out: str) -> Stats:
             found = index[f"{category}_instances"].to_pylist() if category != "background" else [[]] * index.num_rows
             words[category].add(zip(index[f"{category}_words"].to_pylist(), found, strict=True))
         for name, values in measures.items():
-            values.add(index[name].drop_null().to_numpy().astype(float))
+            if name in index.column_names:  # one of an earlier version may lack it
+                values.add(index[name].drop_null().to_numpy().astype(float))
     stats.input = stats.samples + stats.rejections
     stats.reasons = [ReasonCount(*at, count, count / stats.input) for at, count in sorted(reasons.items(), key=_by_count)]
     stats.frames_with_subject = {str(number): frames[number] for number in range(4)}

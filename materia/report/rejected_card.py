@@ -118,6 +118,6 @@ def _picture(picture: Picture, number: int, boxes: list[FoundBox], colours: Mapp
     shown = [
         Box(scaled(box.box_xyxy_px, scale, size), colours[box.word.casefold()], f"{printable(box.word, 28)} {box.score:.2f}")
         for box in boxes
-        if box.frame == number
+        if box.frame == number and box.chosen
     ]
     return titled(annotated(image, shown), f"{picture.percent} %  ·  {picture.time_s:.1f} s")

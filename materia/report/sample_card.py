@@ -1,6 +1,7 @@
 """The card of a sample: its caption, the three frames with boxes and masks, the clean background, every reference crop.
 
-In: a `StoredSample` and the colours of the sheet's words. Out: a picture. Faces have a thin white box only.
+In: a `StoredSample` and the colours of the words. Out: a picture. A word has one colour in all frames, its references say how
+surely they are linked; candidates that were not chosen have a thin grey box, faces a thin white one.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from materia.report.drawing import (
     titled,
 )
 
+_CANDIDATE: Colour = (150, 150, 150)
 _TILES = tuple(side * SCALE for side in (184, 168, 152, 130, 118))
 """Sides of a reference's tile; the largest is taken with which all find room."""
 
@@ -67,7 +69,7 @@ def _pictures(sample: StoredSample, colours: Mapping[str, Colour]) -> list[Image
     pictures = []
     for index, (frame, about) in enumerate(zip(frames, document.frames, strict=True)):
         shown = [pair for pair in zip(document.instances, sample.masks, strict=True) if pair[0].frame == index]
-        drawn = _with_masks(frame, shown, colours, size)
+        drawn = _with_masks(_with_candidates(frame, document, index, size), frame.width, shown, colours, size)
         pictures.append(titled(drawn, f"{about.percent} %  ·  {about.time_s:.1f} s"))
     background = Image.fromarray(sample.background)
     share, word = document.background.masked_share, document.background.word or "background"
@@ -75,18 +77,28 @@ def _pictures(sample: StoredSample, colours: Mapping[str, Colour]) -> list[Image
     return [*pictures, titled(background.resize(size, Image.Resampling.LANCZOS), title)]
 
 
+def _with_candidates(frame: Image.Image, document: Document, index: int, size: tuple[int, int]) -> Image.Image:
+    """The frame at `size` with the boxes that were not chosen, thin and grey."""
+    image = frame.resize(size, Image.Resampling.LANCZOS)
+    draw = ImageDraw.Draw(image)
+    for box in document.boxes:
+        if box.frame == index and not box.chosen:
+            draw.rectangle(scaled(box.box_xyxy_px, size[0] / frame.width, size), outline=_CANDIDATE, width=SCALE // 2)
+    return image
+
+
 def _with_masks(
-    frame: Image.Image,
+    image: Image.Image,
+    width: int,
     instances: list[tuple[InstanceDocument, np.ndarray]],
     colours: Mapping[str, Colour],
     size: tuple[int, int],
 ) -> Image.Image:
-    """The frame at `size` under its masks, outlines, boxes and labels."""
-    image = frame.resize(size, Image.Resampling.LANCZOS)
+    """The picture at `size`, of a frame of `width` px, under its masks, outlines, boxes and labels."""
     draw = ImageDraw.Draw(image)
     boxes = []
     for instance, mask in instances:
-        box = scaled(instance.box_xyxy_px, size[0] / frame.width, size)
+        box = scaled(instance.box_xyxy_px, size[0] / width, size)
         if instance.is_face:
             draw.rounded_rectangle(box, 4 * SCALE, outline=(255, 255, 255), width=SCALE)
             continue
@@ -132,4 +144,5 @@ def _tile(crop: Image.Image, instance: InstanceDocument, colour: Colour, side: i
     tile.paste(crop, ((side - size[0]) // 2, (side - size[1]) // 2), crop)
     ImageDraw.Draw(tile).rectangle((0, side - 3 * SCALE, side, side), colour)
     name = "face" if instance.is_face else printable(instance.word, 40)
-    return titled(tile, f"{name}  ·  {instance.frame + 1}")
+    linked = "" if instance.link_score is None else f"  ·  {instance.link_score:.2f}"
+    return titled(tile, f"{name}  ·  {instance.frame + 1}{linked}")

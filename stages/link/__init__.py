@@ -105,6 +105,7 @@ class LinkInstances:
         sample.links = [_link(words[n][0], n, boxes, links, fits[n]) for n, boxes in enumerate(chosen)]
         taken = {word: boxes for (word, _), boxes in zip(words, chosen, strict=True)}
         sample.boxes = [_marked(box, seen[box.frame], taken[box.word], pairs) for box in sample.boxes]
+        sample.motion = []  # it has served, and need not travel on
         if any(link.second_best is not None and link.second_best >= 1 - self.settings.ambiguous_share for link in sample.links):
             sample.flags = [*sample.flags, "ambiguous_identity"]
         return sample
@@ -134,6 +135,7 @@ class LinkInstances:
 def _only_chosen(sample: Sample) -> Row:
     """The published method: a word's best box of each frame."""
     sample.boxes = [box for box in sample.boxes if box.chosen]
+    sample.motion = []
     return sample
 
 

@@ -18,7 +18,7 @@ from stages.records import decode_rows
 
 ROWS = Path(__file__).resolve().parents[1] / "data" / "golden" / "rows.msgpack"
 TAR = "25a87d7a1dd757ed870b7de8de99a25441453f3054fc8f104f29565a676176b3"
-INDEX = "62c995bc97faad2817e177f9e1ad2e1a26b50c81370cff80953bac0c08293bb4"
+INDEX = "1f9a07b4f1a49e35b94ddfd57f474d1a03adc416054ba182e7bb8d235093d975"
 EXTRA = {"licence": "string", "views": "int64"}
 REJECTS = "b93cdccc8396b0cddddbcd35248ca1d5826dac9f236381bc807b385a3516ece8"
 

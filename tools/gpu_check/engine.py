@@ -169,7 +169,7 @@ def _config(context: Context) -> Config:
         {"stages": STAGE_ORDER[:1], "num_cpus": 0.1},
         {"stages": ["frames"], "workers": 1 if context.tiny else 4, "num_cpus": 0.1},
         {
-            "stages": ["localise", "segment", "faces", "background"],
+            "stages": ["localise", "link", "segment", "faces", "background"],
             "workers": 2,
             "num_cpus": 0.1,
             "rows_at_once": 2,

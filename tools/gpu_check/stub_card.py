@@ -38,6 +38,7 @@ PICTURE_SAM_H = 0.150 * A100_TO_H100
 COSTS: dict[StageName, Cost] = {
     "frames": Cost(0.10, 0, 0),
     "localise": Cost(0.09, 3 * PICTURE_GROUNDINGDINO, 0.01),
+    "link": Cost(0.03, 0, 0),
     "segment": Cost(0.03, 3 * PICTURE_SAM_H, 0.03),
     "faces": Cost(0.03, 0, 0),
     "background": Cost(0.02, 2 * PICTURE_GROUNDINGDINO, 0.08),
