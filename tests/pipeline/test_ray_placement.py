@@ -10,7 +10,7 @@ from stages.specs import STAGE_ORDER
 
 pytestmark = pytest.mark.ray
 
-VISION = STAGE_ORDER[2:6]
+VISION = STAGE_ORDER[2:-1]
 NODES = {
     "head": {"num_cpus": 2, "resources": {"clip_io": 2}, "labels": {"cards": "none"}},
     "small": {"num_cpus": 2, "num_gpus": 1, "labels": {"cards": "small"}},
@@ -39,7 +39,7 @@ def config(**entities):
         {"stages": STAGE_ORDER[:1], "num_gpus": 1, "labels": {"cards": "large"}, **entities},
         {"stages": STAGE_ORDER[1:2], "resources": {"clip_io": 1}, "labels": {"cards": "!in(small, large)"}, "workers": 2},
         {"stages": VISION, "num_gpus": 0.5, "labels": {"cards": "small"}, "workers": 2},
-        {"stages": STAGE_ORDER[6:]},
+        {"stages": STAGE_ORDER[-1:]},
     ]
     pools = [{"num_cpus": 0.1, **pool} for pool in pools]
     return Config.model_validate(
