@@ -72,7 +72,7 @@ class Localise:
         scores = np.array([scores for _, scores in frames], np.float32).reshape(len(frames), len(words))
         keep = scores > self.settings.min_score
         sample.boxes = [
-            _box(word, index, found[index].boxes_xyxy_px[place], scored[index][place, column], place == chosen)
+            _box(word, index, found[index].boxes_xyxy_px[place], scored[index][place, column], bool(place == chosen))
             for index, (boxes, _) in enumerate(frames)
             for column, word in enumerate(words)
             for chosen in [boxes[column] if keep[index, column] else -1]

@@ -11,7 +11,7 @@ from stages.boxes import iou
 from stages.localise import Localise, best_boxes
 from stages.localise.nanodet import SAME_BOX_IOU, decode_boxes, distinct, letterbox, share_out
 from stages.localise.vocabulary import class_names, classes_of, head_phrase, is_human
-from stages.records import Rejection, Sample
+from stages.records import Rejection, Sample, decode_rows, encode_rows
 from stages.settings import LocaliseSettings
 
 unit = st.floats(0, 1, width=32)
@@ -152,6 +152,7 @@ def test_a_woman_is_found_in_a_portrait_and_a_cat_in_a_close_up(localise):
 @needs_weights
 def test_candidates_are_few_distinct_and_the_best_first(localise):
     [row] = localise.process([photograph_sample("coffee", person="subject", cup="subject", spoon="object")])
+    assert decode_rows(encode_rows([row])) == [row]  # numbers of numpy's do not travel
     for word, frame in {(box.word, box.frame) for box in row.boxes}:
         own = [box for box in row.boxes if (box.word, box.frame) == (word, frame)]
         scores = [box.score for box in own if not box.chosen]
