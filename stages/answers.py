@@ -86,13 +86,18 @@ def detect(detector: Detector, name: str, images: list[np.ndarray], words: list[
 
 
 def describe(recogniser: Recogniser, name: str, images: list[np.ndarray], boxes: list[np.ndarray]) -> list[np.ndarray]:
-    """Descriptions (N, D) float32 of the N boxes of each image (H, W, 3) uint8 RGB. Raises BadAnswer."""
+    """Descriptions (N, D) float32 of the N boxes of each image (H, W, 3) uint8 RGB, D the same for all. Raises BadAnswer."""
     gave = f"{name}: describe gave "
     answers = _as_many(recogniser.describe(images, boxes), len(images), "images", gave)
     for found, own in zip(answers, boxes, strict=True):
         n = len(own)
         _check_array(found, "descriptions", np.floating, (n, None), f"({n}, d) float for {plural(n, 'box', 'boxes')}", gave)
-    return answers
+        if not np.isfinite(found).all():
+            raise BadAnswer(f"{gave}descriptions with numbers that are not finite")
+    lengths = sorted({found.shape[1] for found in answers if len(found)})
+    if len(lengths) > 1:
+        raise BadAnswer(f"{gave}descriptions of {' and '.join(map(str, lengths))} numbers; want as many for every box")
+    return [found if len(found) else np.zeros((0, lengths[0] if lengths else 0), np.float32) for found in answers]
 
 
 def segment(segmenter: Segmenter, name: str, images: list[np.ndarray], boxes: list[list[Box]]) -> list[Masks]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from materia.cli import training
-from materia.cli.shared import Group, config_option, guarded, json_option, out_argument, print_table, set_option
+from materia.cli.shared import PIPED_COLUMNS, Group, config_option, guarded, json_option, out_argument, print_table, set_option
 from materia.cli.sheet import sheet
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def stats(out: str, why: bool, as_json: bool) -> None:
     if as_json:
         click.echo(msgspec.json.encode(collected).decode())
     else:
-        render(collected, Console(width=None if sys.stdout.isatty() else 10_000))  # a row is a line where it is piped
+        render(collected, Console(width=None if sys.stdout.isatty() else PIPED_COLUMNS))
 
 
 def _show_rejections(out: str, as_json: bool) -> None:

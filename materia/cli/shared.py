@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 T = TypeVar("T")
-_PIPED_COLUMNS = 1_000_000  # wider than any row: nothing is folded
+PIPED_COLUMNS = 1_000_000  # wider than any row: nothing is folded
 
 set_option = click.option("--set", "overrides", multiple=True, metavar="A.B=VALUE", help="Override one field; repeatable.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
@@ -78,4 +78,4 @@ def print_table(columns: list[str], rows: Iterable[Sequence[str | Text]]) -> Non
     for row in rows:
         cells = [" ".join(cell.splitlines()) if piped and isinstance(cell, str) else cell for cell in row]
         table.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in cells))  # an address is no markup
-    Console(width=_PIPED_COLUMNS if piped else None).print(table)
+    Console(width=PIPED_COLUMNS if piped else None).print(table)

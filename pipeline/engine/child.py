@@ -33,7 +33,7 @@ from pipeline.engine.messages import Answer, Batch, Hello, NoRoom, Ready, Reply,
 from stages import notices
 from stages.base import Stage
 from stages.batching import is_out_of_memory
-from stages.records import Row, Sample, StageName
+from stages.records import Row, Sample, StageName, encode_rows
 from stages.unexpected import internal_error
 
 if TYPE_CHECKING:
@@ -230,9 +230,33 @@ def _serve(requests: BinaryIO, send: Callable[[Reply], None]) -> None:
             if trouble is None:
                 raise
             answer = _no_room(trouble)
-        send(answer)
+        try:
+            send(answer)
+        except (TypeError, ValueError, OverflowError) as error:
+            assert isinstance(answer, Answer)
+            send(_what_travels(answer, decoder.decode(frame).samples, hello.stages[-1], error))
     for stage in stages:
         stage.close()
+
+
+def _what_travels(answer: Answer, samples: list[Sample], stage: StageName, error: Exception) -> Answer:
+    """The answer, but for rows in which a stage left what records do not hold, such as a number of numpy's: they are rejected.
+
+    `samples` as they were before the stages, of which the last one is named.
+    """
+    rows = [
+        row if _travels(row) else internal_error(sample, stage, error, "what was found cannot be recorded")
+        for row, sample in zip(answer.rows, samples, strict=True)
+    ]
+    return Answer(rows, answer.seconds, answer.notices, answer.traces + notices.drain_traces())
+
+
+def _travels(row: Row) -> bool:
+    try:
+        encode_rows([row])
+    except (TypeError, ValueError, OverflowError):
+        return False
+    return True
 
 
 def _no_room(trouble: OSError) -> NoRoom:

@@ -130,6 +130,7 @@ class Stub:
             sample.entities = [EntityWord(word="dog", category="subject", spans=[(2, 5)])]
         if self.name == "frames":
             misbehave(sample.clip.caption, sample.clip.key)
+            sample.source_bytes = np.int64(3) if "[numpy]" in sample.clip.caption else None
             time.sleep(float(os.environ.get(STUB_SECONDS, "0")))
             sample.video = VideoInfo(
                 container="mp4", codec="h264", width=SIDE, height=SIDE, rotation=0, sar="1:1", fps=10, duration_s=1, n_frames=10

@@ -70,6 +70,15 @@ def test_a_row_that_takes_its_worker_down_is_rejected_and_its_neighbours_are_kep
     assert done.rows[1].stage == "frames"
 
 
+def test_a_row_in_which_a_stage_left_a_number_of_numpys_is_rejected_alone_and_costs_no_child(supervise):
+    supervisor = supervise()
+    supervisor.set_up()
+    before = child().pid
+    done = supervisor.process(samples("a dog", "a dog [numpy]", "a dog [nothing]", "a dog"))
+    assert reasons(done.rows) == ["sample", "internal_error", "no_subject", "sample"]
+    assert done.rows[1].message.startswith("what was found cannot be recorded: TypeError: ") and child().pid == before
+
+
 def test_two_rows_of_one_batch_that_kill_their_child_are_both_found(supervise):
     done = supervise().process(samples("a dog [segfault]", "a dog", "a dog [exit]"))
     assert reasons(done.rows) == ["worker_crash", "sample", "worker_crash"]

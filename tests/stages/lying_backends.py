@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import numpy as np
 from pydantic import Field
 
-from stages.backends import Detector, FaceDetector, Inpainter, LanguageModel, Masks, Segmenter
+from stages.backends import Detector, FaceDetector, Inpainter, LanguageModel, Masks, Recogniser, Segmenter
 
 if TYPE_CHECKING:
     from nowhere import Thing
@@ -21,16 +21,20 @@ def answer(*arguments):
     return given(*arguments) if callable(given) else given
 
 
-class Liar(LanguageModel, Detector, Segmenter, FaceDetector, Inpainter):
+class Liar(LanguageModel, Detector, Recogniser, Segmenter, FaceDetector, Inpainter):
     """Of every kind at once."""
 
     method = "lies"
+    alike = (0.0, 1.0)
 
     def generate(self, requests):
         return answer(requests)
 
     def detect(self, images, words):
         return answer(images, words)
+
+    def describe(self, images, boxes):
+        return answer(images, boxes)
 
     def segment(self, images, boxes):
         return answer(images, boxes)

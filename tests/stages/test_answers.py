@@ -5,6 +5,7 @@ Seen through the stages, with a backend that answers as it is told; the same in 
 
 import time
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
@@ -17,10 +18,11 @@ from stages.backends import Detections, Masks
 from stages.background import CleanBackground
 from stages.entities import Entities
 from stages.faces import Faces
+from stages.link import LinkInstances
 from stages.localise import Localise
 from stages.records import Box, Clip, Rejection, Sample
 from stages.segment import Segment
-from stages.settings import BackgroundSettings, EntitiesSettings, FacesSettings, LocaliseSettings, SegmentSettings
+from stages.settings import BackgroundSettings, EntitiesSettings, FacesSettings, LinkSettings, LocaliseSettings, SegmentSettings
 
 LIAR = "lying_backends:Liar"
 HEIGHT, WIDTH = SIZE
@@ -35,6 +37,13 @@ def boxed(row=0):
     sample = figure_sample(row)
     box = Box(word="figure", category="subject", frame=1, box_xyxy_px=(40.0, 30.0, 64.0, 60.0), score=0.7)
     sample.boxes = [box, box]
+    return sample
+
+
+def boxed_twice(row=0):
+    """In two frames of three."""
+    sample = boxed(row)
+    sample.boxes = [sample.boxes[0], msgspec.structs.replace(sample.boxes[0], frame=2)]
     return sample
 
 
@@ -67,6 +76,10 @@ def background():
 
 def watched_by_liar():
     return CleanBackground(BackgroundSettings(backend="painted:Filler"), LocaliseSettings(backend=LIAR))
+
+
+def link():
+    return LinkInstances(LinkSettings(backend=LIAR), LocaliseSettings())
 
 
 def segmenting():
@@ -121,6 +134,14 @@ DETECTIONS = [
     (each(lambda: Detections(np.array(BOX), floats(SCORE))), "boxes_xyxy_px of dtype int64; want (n, 4) float"),
     (each(lambda: Detections(floats(BOX), np.array(SCORE, object))), "scores of dtype object"),
 ]
+DESCRIPTIONS = [
+    (lambda images, boxes: [None for _ in images], "None for descriptions; want a numpy array"),
+    (lambda images, boxes: [floats([1, 0]) for _ in images], "descriptions of shape (2,)"),
+    (lambda images, boxes: [np.ones((len(own) + 1, 2), np.float32) for own in boxes], "descriptions of shape ("),
+    (lambda images, boxes: [np.ones((len(own), 2), int) for own in boxes], "descriptions of dtype int64"),
+    (lambda images, boxes: [np.full((len(own), 2), NAN, np.float32) for own in boxes], "numbers that are not finite"),
+    (lambda images, boxes: [np.ones((len(own), 2 + n % 3), np.float32) for n, own in enumerate(boxes)], "of 3 and 4 numbers"),
+]
 ALL = np.ones((2, HEIGHT, WIDTH), bool)
 MASKS = [
     (each(lambda: None), "None for an image; want stages.backends.Masks"),
@@ -162,6 +183,7 @@ TEXTS = [
 CASES = [
     *[(localise, figure_sample, "localise", "localise", "detect", *case) for case in ANY_CALL + DETECTIONS],
     *[(watched_by_liar, figure_sample, "background", "localise", "detect", *case) for case in ANY_CALL + DETECTIONS],
+    *[(link, boxed_twice, "link", "link", "describe", *case) for case in ANY_CALL + DESCRIPTIONS],
     *[(segmenting, boxed, "segment", "segment", "segment", *case) for case in ANY_CALL + MASKS],
     *[(background, figure_sample, "background", "background", "inpaint", *case) for case in ANY_CALL + PICTURES],
     *[(faces, of_a_woman, "faces", "faces", "detect_face", *case) for case in A_FACE],
@@ -185,6 +207,8 @@ RIGHT = [
     (localise, figure_sample, each(lambda: Detections(floats(BOX).astype(np.float64), floats(SCORE).astype(np.float16)))),
     (localise, figure_sample, detections(boxes=[[0, 0, WIDTH, HEIGHT]], scores=[[1.00001]])),
     (watched_by_liar, figure_sample, detections(boxes=np.zeros((0, 4)), scores=np.zeros((0, 1)))),
+    (link, boxed_twice, lambda images, boxes: [np.eye(2, dtype=np.float32)[: len(own)] for own in boxes]),
+    (link, boxed_twice, lambda images, boxes: [np.eye(2)[: len(own)] if len(own) else np.zeros((0, 0)) for own in boxes]),
     (segmenting, boxed, each(lambda: Masks(ALL, floats([1, 0.5])))),
     (segmenting, boxed, lambda images, boxes: (Masks(ALL, floats([1, 0.5])),) * len(images)),
     (background, figure_sample, each(lambda: PICTURE)),
