@@ -28,8 +28,9 @@ from stages.video.motion import camera_motion
 FRAMES = (0, 1, 2)
 AREA_BONUS, AREA_FULL = 0.25, 0.125
 """A large box shows whom a caption is about rather than a small one: the bonus grows up to this share of the frame."""
-HELD_SHARE, APART = 0.8, 0.1
-"""Share of a box that lies in another, and overlap of two, by which a box is known to hold two individuals."""
+HELD_SHARE, APART, LEAST_PART = 0.8, 0.1, 0.2
+"""A box holds two individuals if two others lie in it by the first share at least, overlap by less than the second, and have
+the third share of its area at least: smaller ones are an arm and a head."""
 LEAST_FIT = 0.15
 """Detector score of a box that is worth no more than none."""
 
@@ -169,6 +170,7 @@ def groups(boxes: np.ndarray, among: np.ndarray) -> np.ndarray:
     areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
     common = np.minimum(boxes[:, None, 2:], boxes[None, :, 2:]) - np.maximum(boxes[:, None, :2], boxes[None, :, :2])
     inside = common.clip(0).prod(axis=2) >= HELD_SHARE * areas[None]  # [a, b]: b lies in a
+    inside &= areas[None] >= LEAST_PART * areas[:, None]
     inside &= among[:, None] & among[None] & ~np.eye(len(boxes), dtype=bool)
     apart = iou(boxes, boxes) < APART
     found: np.ndarray = (inside[:, :, None] & inside[:, None, :] & apart[None]).any(axis=(1, 2))

@@ -207,6 +207,8 @@ def test_a_box_that_holds_two_people_is_nobody():
     boxes = np.array([LEFT, RIGHT, both], np.float32)
     assert groups(boxes, np.ones(3, bool)).tolist() == [False, False, True]
     assert not groups(boxes, np.array([True, False, True])).any()
+    head_and_arm = np.array([(25, 20, 40, 40), (50, 50, 60, 90), LEFT], np.float32)
+    assert not groups(head_and_arm, np.ones(3, bool)).any()
     found = link(
         sample(
             [("woman", f, b, s, b == both) for f in range(3) for b, s in ((both, 0.9), (LEFT, 0.5), (RIGHT, 0.4))], ("woman",)
