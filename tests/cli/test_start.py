@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from materia.cli.start import ROOT
+from prima_materia import ROOT
 
 MATERIA = str(Path(sys.executable).with_name("materia"))
 ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}  # a locale that cannot say file names in other scripts
@@ -21,7 +21,7 @@ def materia(*arguments: str, **environment: str) -> subprocess.CompletedProcess[
 @pytest.fixture
 def neighbours(tmp_path: Path) -> str:
     """A folder of somebody's own packages that are called like ours."""
-    for name in ("pipeline", "stages", "trainer"):
+    for name in ("materia", "pipeline", "stages", "trainer", "tools", "prompts", "configs"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "__init__.py").write_text("raise ImportError('not the package that was meant')")
     return str(tmp_path)
@@ -37,7 +37,7 @@ def test_packages_of_others_are_not_taken_for_ours(neighbours):
 def test_a_way_to_our_packages_through_a_link_is_a_way_to_ours(tmp_path):
     """Else the folder of all installed packages would go before Python's own."""
     (tmp_path / "link").symlink_to(ROOT)
-    code = f"import sys; sys.path.insert(0, {str(tmp_path / 'link')!r}); from materia.cli.start import put_ours_first;"
+    code = f"import sys; sys.path.insert(0, {str(tmp_path / 'link')!r}); from prima_materia import put_ours_first;"
     code += "put_ours_first(); print(sys.path[0])"
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == str(tmp_path / "link")

@@ -1,7 +1,8 @@
-"""Where `materia` begins: what all commands count on is made sure of before anything of theirs is imported.
+"""Where the command `materia` begins: what all of it counts on is made sure of before anything of it is imported.
 
 Text is UTF-8 whatever the locale says, as in the manifests and tables that are read and written; and our packages are ours,
-though a folder on PYTHONPATH may be called like one of them. Child processes inherit both.
+though a folder on PYTHONPATH may be called like one of them, which is why this one is called like the distribution. Child
+processes inherit both.
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ import sys
 from importlib.machinery import PathFinder
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = ("pipeline", "stages", "trainer")
-"""What lies beside `materia` and is imported by its own name."""
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("materia", "pipeline", "stages", "trainer")
+"""What lies beside this one."""
 
 
 def main() -> None:
