@@ -14,10 +14,10 @@ from materia.base.weights.files import PACKAGED, weights_path
 from tools import demo_clips
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("configs", "materia", "pipeline", "prompts", "stages", "trainer")
+PACKAGES = ("configs", "materia", "pipeline", "prima_materia", "prompts", "stages", "trainer")
 BIN = Path(sys.executable).parent
 ADDRESSES = {f"packaged://{name}" for name in PACKAGED}
-IN_PLACE = (sys.executable, "-P", "-c", "from materia.cli.main import main; main(prog_name='materia')")
+IN_PLACE = (sys.executable, "-P", "-c", "from prima_materia import main; main()")
 """The command, of the first `pipeline` on PYTHONPATH."""
 WHERE = (
     "import materia, pipeline, stages, trainer; print(materia.__file__, pipeline.__file__, stages.__file__, trainer.__file__)"
