@@ -19,6 +19,9 @@ from PIL import Image
 Category = Literal["subject", "object", "background"]
 StageName = str
 """A name in the table of stages (stages/specs.py), or "source"."""
+Dropped = Literal["odd_one", "low_mask_score", "small_mask", "somebody_elses"]
+"""Why a box that was chosen is no reference: its links are below link.min_score, the segmenter is not sure of its mask, the
+mask is too small, or most of what it shows is another instance's."""
 Flag = Literal["still", "damaged", "portrait", "long", "several_shots", "hdr", "interlaced", "ambiguous_identity"]
 
 
@@ -114,9 +117,10 @@ class Motion(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BoxFacts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Where a word may be in a frame of record: a candidate of the detector.
+    """Where a word may be in a frame of record: a candidate of the detector, or one that was `carried` there from another frame
+    by what moved, where the detector found nothing.
 
-    At most one of a word and frame is `chosen`: it is masked and becomes a reference.
+    At most one of a word and frame is `chosen`: it becomes a reference unless it is `dropped`, for that reason.
     """
 
     word: str
@@ -125,6 +129,8 @@ class BoxFacts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     box_xyxy_px: tuple[float, float, float, float]
     score: float
     chosen: bool = True
+    carried: bool = False
+    dropped: Dropped | None = None
 
 
 class Link(msgspec.Struct, frozen=True, kw_only=True):
@@ -167,9 +173,11 @@ class MaskRle(msgspec.Struct, frozen=True, kw_only=True):
 class InstanceFacts(msgspec.Struct, kw_only=True):
     """One masked subject or object (or a face) in one frame: where it is and how sure that is.
 
-    `area_share` is mask area / frame area, `crop_xyxy_px` (integers) the mask's bounding box. A face has `is_face` and
-    `parent`, the index in `Sample.instances` of its human. `link_score`: mean of its links to the word's other instances, and
-    `evidence` what they stand on; null where there is no other, and where links were not looked for.
+    `area_share` is mask area / frame area, `crop_xyxy_px` (integers) the mask's bounding box. A face has `is_face`,
+    `face_score` (how sure the face detector is) and `parent`, the index in `Sample.instances` of its human. `link_score`: mean
+    of its links to the word's other instances, and `evidence` what they stand on; null where there is no other, and where links
+    were not looked for. `overlap_share`: the share of the mask, as the segmenter drew it, that lay in masks of other instances
+    of the frame; null for faces.
     """
 
     word: str
@@ -183,6 +191,8 @@ class InstanceFacts(msgspec.Struct, kw_only=True):
     crop_xyxy_px: tuple[int, int, int, int]
     is_face: bool = False
     parent: int | None = None
+    face_score: float | None = None
+    overlap_share: float | None = None
     link_score: float | None = None
     evidence: Evidence | None = None
 

@@ -119,6 +119,8 @@ class InstanceDocument(InstanceFacts, kw_only=True, forbid_unknown_fields=True):
     crop_xyxy_px: tuple[Count, Count, Count, Count]
     is_face: bool
     parent: Count | None
+    face_score: Share | None = None
+    overlap_share: Share | None = None
     link_score: Share | None = None
     evidence: EvidenceDocument | None = None
     member: Annotated[str, Meta(pattern="^ref[0-9]{2,}\\.png$")]
@@ -143,7 +145,8 @@ class Document(SampleFacts, kw_only=True, forbid_unknown_fields=True):
     the manifest's root where it lies below it. `start_s`, `end_s`: where it was cut out of its file; null: at its start, at its
     end. `extra`: other columns of the manifest. `frames` are in order of time; `instances` are masked subjects and objects, and
     faces. `boxes` are all candidates, and `links` one for each word that has some; both are absent where links were not looked
-    for, as are `link_score` and `evidence` of an instance that has no other to be linked to.
+    for, as are `overlap_share` and `face_score` of instances; `link_score` and `evidence` also of an instance that has no other
+    to be linked to.
     """
 
     schema: Version
@@ -181,12 +184,12 @@ _ORDER: dict[type, tuple[str, ...]] = {
     VideoDocument: ("member",),
     InstanceDocument: (
         "word", "category", "frame", "box_xyxy_px", "detector_score", "mask_rle", "mask_score", "area_share", "is_face",
-        "parent", "link_score", "evidence", "member", "crop_xyxy_px",
+        "parent", "face_score", "overlap_share", "link_score", "evidence", "member", "crop_xyxy_px",
     ),
     BackgroundDocument: ("member",),
 }  # fmt: skip
 """Fields that are written first, in this order; then come the others, as declared."""
-_ABSENT = {"boxes", "links", "link_score", "evidence"}
+_ABSENT = {"boxes", "links", "face_score", "overlap_share", "link_score", "evidence"}
 """Fields that are left out where there is nothing to say."""
 
 
@@ -207,7 +210,10 @@ def document_of(sample: Sample, provenance: Provenance) -> Document:
         "video": {"member": video.container, **_fields(video, VideoInfo)},
         "frames": [{**_fields(frame, FrameFacts), "member": f"frame{index}.jpg"} for index, frame in enumerate(sample.frames)],
         "instances": [
-            {**_fields(instance, InstanceFacts), "member": f"ref{index:02d}.png"}
+            {
+                **_fields(instance, InstanceFacts, () if sample.links else ("face_score", "overlap_share")),
+                "member": f"ref{index:02d}.png",
+            }
             for index, instance in enumerate(sample.instances)
         ],
         "background": {**_fields(background, BackgroundFacts), "member": "background.png"},
@@ -237,8 +243,8 @@ def decode_document(data: bytes) -> Document:
         raise ValueError(str(error)) from None
 
 
-def _fields(record: msgspec.Struct, facts: type[msgspec.Struct]) -> dict[str, Any]:
-    return {name: getattr(record, name) for name in facts.__struct_fields__}
+def _fields(record: msgspec.Struct, facts: type[msgspec.Struct], without: tuple[str, ...] = ()) -> dict[str, Any]:
+    return {name: getattr(record, name) for name in facts.__struct_fields__ if name not in without}
 
 
 def _in_order(value: Any) -> Any:
@@ -249,7 +255,9 @@ def _in_order(value: Any) -> Any:
         return value
     fields = msgspec.structs.asdict(value)
     names = [*_ORDER.get(type(value), ()), *fields]
-    return {name: _in_order(fields[name]) for name in dict.fromkeys(names) if fields[name] or name not in _ABSENT}
+    return {
+        name: _in_order(fields[name]) for name in dict.fromkeys(names) if fields[name] not in (None, []) or name not in _ABSENT
+    }
 
 
 def _rounded(value: Any, name: str, digits: int = 6) -> Any:

@@ -84,6 +84,7 @@ class Faces:
             crop_xyxy_px=(x1, y1, x2, y2),
             png=crop_png(image, mask, (x1, y1, x2, y2)),
             is_face=True,
+            face_score=round(found[1], 4),
             parent=parent,
         )
 
