@@ -15,6 +15,9 @@ from stages.records import MaskRle
 PNG_LEVEL = 1
 """zlib level: the next ones make crops a tenth smaller in several times the time."""
 
+LAB_RANGES = ((0, 256), (58, 198), (58, 198))
+"""OpenCV's 8 bit CIELAB; colours of pictures lie well within these."""
+
 
 def encode_mask(mask: np.ndarray) -> MaskRle:
     """Mask (H, W) bool -> COCO's compressed run-length code."""
@@ -46,6 +49,19 @@ def fill_holes(mask: np.ndarray) -> np.ndarray:
     cv2.floodFill(padded, None, (0, 0), 2)
     filled: np.ndarray = padded[1:-1, 1:-1] != 2
     return filled
+
+
+def colour_numbers(rgb: np.ndarray, bins: tuple[int, int, int]) -> np.ndarray:
+    """Pictures (H, W, 3) uint8 RGB -> (H, W) int64: the number of each pixel's colour, among the bins of lightness, green-red
+    and blue-yellow [CIELAB].
+    """
+    import cv2
+
+    lab = cv2.cvtColor(rgb, cv2.COLOR_RGB2LAB).astype(int)
+    numbers = np.zeros(lab.shape[:2], int)
+    for channel, (n, (low, high)) in enumerate(zip(bins, LAB_RANGES, strict=True)):
+        numbers = numbers * n + np.clip((lab[..., channel] - low) * n // (high - low), 0, n - 1)
+    return numbers
 
 
 def crop_png(image: np.ndarray, mask: np.ndarray, crop_xyxy_px: tuple[int, int, int, int]) -> bytes:

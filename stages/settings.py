@@ -127,6 +127,10 @@ class SegmentSettings(BackendSettings):
     backend: str = "grabcut"
     min_score: float = Field(0.25, ge=0, le=1, description="mask quality below which an instance is dropped")
     min_area_px: int = Field(64, ge=1, description="smaller masks are dropped")
+    exclusive: bool = Field(True, description="a pixel belongs to one instance of a frame; without links: as it is drawn")
+    max_lost_share: float = Field(
+        0.6, ge=0, le=1, description="exclusive: an instance that loses more of its mask to others is dropped"
+    )
     min_part_share: float = Field(
         0.0,
         ge=0,

@@ -9,14 +9,13 @@ from __future__ import annotations
 import numpy as np
 
 from stages.backends import Recogniser
+from stages.images import colour_numbers
 
 PARTS = 3
 """Bands from top to bottom."""
 BINS = (5, 9, 9)
-"""Of lightness, green-red and blue-yellow [CIELAB]."""
+"""See stages.images.colour_numbers."""
 N_COLOURS = BINS[0] * BINS[1] * BINS[2]
-RANGES = (0, 256, 58, 198, 58, 198)
-"""OpenCV's 8 bit CIELAB; colours of pictures lie well within these."""
 SIDE_PX = (48, 72)
 """Width and height that a box is scaled to."""
 
@@ -41,11 +40,7 @@ def _colours(image: np.ndarray, box: np.ndarray) -> np.ndarray:
     x1, y1 = np.floor(np.clip(box[:2], 0, (width - 1, height - 1))).astype(int)
     x2, y2 = np.maximum(np.ceil(np.clip(box[2:], 0, (width, height))).astype(int), (x1 + 1, y1 + 1))
     crop = cv2.resize(image[y1:y2, x1:x2], SIDE_PX, interpolation=cv2.INTER_AREA)
-    lab = cv2.cvtColor(crop, cv2.COLOR_RGB2LAB).astype(int)
-    place = np.zeros(lab.shape[:2], int)
-    for channel, bins in enumerate(BINS):
-        low, high = RANGES[2 * channel : 2 * channel + 2]
-        place = place * bins + np.clip((lab[..., channel] - low) * bins // (high - low), 0, bins - 1)
+    place = colour_numbers(crop, BINS)
     weights = _middle()
     parts = zip(np.array_split(place, PARTS), np.array_split(weights, PARTS), strict=True)
     counts = [np.bincount(p.ravel(), w.ravel(), N_COLOURS) for p, w in parts]
