@@ -14,14 +14,17 @@ import numpy as np
 from materia.base.weights.files import Missing
 from stages.answers import detect_face, each_alone
 from stages.backends import FaceDetector, build_backend
-from stages.images import crop_png, encode_mask
+from stages.images import crop_png, decode_mask, encode_mask
 from stages.localise.vocabulary import is_human
 from stages.records import Frame, Instance, Row, Sample, StageName
 from stages.settings import FacesSettings
 
 
 class Faces:
-    """Stage 2d. Rejects no clip that the face detector can look at: a human without a visible face stays a human."""
+    """Stage 2d. Rejects no clip that the face detector can look at: a human without a visible face stays a human.
+
+    In samples with links the best face in somebody's box is theirs only if no other human's mask covers more of it.
+    """
 
     name: StageName = "faces"
 
@@ -57,7 +60,8 @@ class Faces:
                 for parent, instance in enumerate(others)
                 if is_human(instance.word, instance.category)
             ]
-            sample.instances = others + [face for face in faces if face]
+            masks = [decode_mask(instance.mask_rle) for instance in others] if sample.links else []
+            sample.instances = others + [face for face in faces if face and not (masks and _is_anothers(face, others, masks))]
         return list(samples)
 
     def _face(self, human: Instance, parent: int, frame: Frame) -> Instance | None:
@@ -87,6 +91,16 @@ class Faces:
             face_score=round(found[1], 4),
             parent=parent,
         )
+
+
+def _is_anothers(face: Instance, others: list[Instance], masks: list[np.ndarray]) -> bool:
+    """Whether the mask of another human of the frame covers more of the face than its human's own does."""
+    x1, y1, x2, y2 = face.crop_xyxy_px
+    covered = [
+        int(mask[y1:y2, x1:x2].sum()) if other.frame == face.frame and is_human(other.word, other.category) else 0
+        for other, mask in zip(others, masks, strict=True)
+    ]
+    return max(covered) > covered[face.parent or 0]
 
 
 def grow(box: np.ndarray, size: tuple[int, int], up: float, down: float) -> np.ndarray:

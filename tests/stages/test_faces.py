@@ -13,7 +13,7 @@ from vision import needs_weights, photograph_sample
 from stages.faces import Faces, grow
 from stages.faces.blazeface import BlazeFace
 from stages.images import decode_mask, encode_mask
-from stages.records import Instance
+from stages.records import Instance, Link
 from stages.settings import FacesSettings
 
 WOMAN = (20.0, 12.0, 370.0, 510.0)
@@ -69,6 +69,19 @@ def test_running_twice_adds_no_second_face(faces):
     [once] = faces.process([with_instance("astronaut", "woman", WOMAN)])
     [twice] = faces.process([once])
     assert len(twice.instances) == 2
+
+
+@needs_weights
+@pytest.mark.parametrize(("linked", "parents"), [(True, [1]), (False, [0, 1])])
+def test_a_face_is_the_ones_whose_mask_covers_it(faces, linked, parents):
+    """A man whose box reaches over the woman's face; his mask is beside it."""
+    sample = with_instance("astronaut", "man", (300.0, 12.0, 370.0, 510.0))
+    [woman] = with_instance("astronaut", "woman", WOMAN).instances
+    sample.instances[0].box_xyxy_px = WOMAN
+    sample.instances.append(woman)
+    sample.links = [Link(word="man", score=None, second_best=None)] if linked else []
+    [sample] = faces.process([sample])
+    assert [instance.parent for instance in sample.instances if instance.is_face] == parents
 
 
 @needs_weights
