@@ -118,6 +118,13 @@ class LinkSettings(BackendSettings):
         le=1,
         description="flag `ambiguous_identity`: another word's individual fits a word as well, up to this share",
     )
+    carried: bool = Field(
+        False,
+        description=(
+            "references also from frames in which the detector missed an individual, where what moved carried its box; false:"
+            " such boxes are only recorded"
+        ),
+    )
 
 
 class SegmentSettings(BackendSettings):

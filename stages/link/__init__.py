@@ -9,7 +9,7 @@ how well boxes of different frames fit each other (evidence.py). What does not f
 from __future__ import annotations
 
 from collections.abc import Iterable
-from itertools import combinations
+from itertools import combinations, product
 from typing import NamedTuple, cast
 
 import msgspec
@@ -19,6 +19,7 @@ from materia.base.weights.files import Missing
 from stages.answers import describe, each_alone
 from stages.backends import Recogniser, build_backend
 from stages.boxes import iou
+from stages.link.carry import Carried, carry
 from stages.link.choice import NONE, Choices, choices_of, choose
 from stages.link.evidence import Pairs, weigh
 from stages.records import Box, Evidence, Link, Row, Sample, StageName, reject
@@ -31,6 +32,8 @@ AREA_BONUS, AREA_FULL = 0.25, 0.125
 HELD_SHARE, APART, LEAST_PART = 0.8, 0.1, 0.2
 """A box holds two individuals if two others lie in it by the first share at least, overlap by less than the second, and have
 the third share of its area at least: smaller ones are an arm and a head."""
+SAME_PLACE = 0.5
+"""Intersection over union from which on a carried box is where another word's individual is, or a candidate not chosen."""
 LEAST_FIT = 0.15
 """Detector score of a box that is worth no more than none."""
 
@@ -92,8 +95,8 @@ class LinkInstances:
         words = list(dict.fromkeys((box.word, box.category) for box in sample.boxes))
         choices = [self._choices(word, sample, seen, links) for word, _ in words]
         same = [iou(own.boxes, own.boxes) >= self.settings.same_thing for own in seen]
-        chosen = choose(choices, same)
-        chosen = [self._without_odd_ones(boxes, links) for boxes in chosen]
+        best = choose(choices, same)
+        chosen = [self._without_odd_ones(boxes, links) for boxes in best]
         subjects = [boxes != NONE for boxes, (_, category) in zip(chosen, words, strict=True) if category == "subject"]
         n_frames = int(np.any(subjects, axis=0).sum())
         if n_frames < self.min_subject_frames:
@@ -104,8 +107,9 @@ class LinkInstances:
             return reject(sample, self.name, "no_consistent_subject", message)
         fits = [_fits(word, chosen, seen) for word, _ in words]
         sample.links = [_link(words[n][0], n, boxes, links, fits[n]) for n, boxes in enumerate(chosen)]
-        taken = {word: boxes for (word, _), boxes in zip(words, chosen, strict=True)}
-        sample.boxes = [_marked(box, seen[box.frame], taken[box.word], pairs) for box in sample.boxes]
+        found = {word: (own, all_of_it) for (word, _), own, all_of_it in zip(words, chosen, best, strict=True)}
+        sample.boxes = [_marked(box, seen[box.frame], *found[box.word], pairs) for box in sample.boxes]
+        sample.boxes += self._carried(sample)
         sample.motion = []  # it has served, and need not travel on
         if any(link.second_best is not None and link.second_best >= 1 - self.settings.ambiguous_share for link in sample.links):
             sample.flags = [*sample.flags, "ambiguous_identity"]
@@ -131,6 +135,46 @@ class LinkInstances:
             if worst is None or (scores[worst] or 0.0) >= self.settings.min_score:
                 return boxes
             boxes[worst] = NONE
+
+    def _carried(self, sample: Sample) -> list[Box]:
+        """Boxes of individuals in frames in which the detector did not find them and nobody else is in their place."""
+        chosen = [box for box in sample.boxes if box.chosen]
+        moved = {(motion.start, motion.end): motion.array for motion in sample.motion}
+        moved |= {(end, start): points[:, [2, 3, 0, 1]] for (start, end), points in moved.items()}
+        found = []
+        for frame, word in product(FRAMES, dict.fromkeys(box.word for box in chosen)):
+            own = {box.frame: box for box in chosen if box.word == word}
+            size = sample.frames[frame].rgb.shape[:2]
+            ways = [
+                (there, box)
+                for start, box in own.items()
+                if frame not in own and (start, frame) in moved and (there := carry(_place(box), moved[start, frame], size))
+            ]
+            if not ways:
+                continue
+            there, box = max(ways, key=lambda way: way[0].share)
+            taken = [_place(other) for other in sample.boxes if other.frame == frame and (other.chosen or other.word == word)]
+            if not (iou(there.box[None], np.array(taken, np.float32).reshape(-1, 4)) >= SAME_PLACE).any():
+                found.append(_carried_box(box, frame, there, self.settings.carried))
+        return found
+
+
+def _carried_box(box: Box, frame: int, there: Carried, chosen: bool) -> Box:
+    """With the score of the box that it comes from; how sure its link is, is how many points went there."""
+    share = round(there.share, 4)
+    return msgspec.structs.replace(
+        box,
+        frame=frame,
+        box_xyxy_px=tuple(round(float(side), 2) for side in there.box),
+        carried=True,
+        chosen=chosen,
+        link_score=share if chosen else None,
+        evidence=Evidence(motion=share) if chosen else None,
+    )
+
+
+def _place(box: Box) -> np.ndarray:
+    return np.array(box.box_xyxy_px, np.float32)
 
 
 def _only_chosen(sample: Sample) -> Row:
@@ -213,11 +257,11 @@ def _link(word: str, n: int, boxes: np.ndarray, links: dict[tuple[int, int], np.
     )
 
 
-def _marked(box: Box, seen: Seen, taken: np.ndarray, pairs: dict[tuple[int, int], Pairs]) -> Box:
-    """The candidate with whether it was chosen, and on what evidence."""
+def _marked(box: Box, seen: Seen, taken: np.ndarray, best: np.ndarray, pairs: dict[tuple[int, int], Pairs]) -> Box:
+    """The candidate with whether it was chosen, and on what evidence. `taken`: boxes of its word, `best`: odd ones included."""
     place = np.flatnonzero((seen.boxes == np.array(box.box_xyxy_px, np.float32)).all(axis=1))[0]
     if taken[box.frame] != place:
-        return msgspec.structs.replace(box, chosen=False)
+        return msgspec.structs.replace(box, chosen=False, dropped="odd_one" if best[box.frame] == place else None)
     score = _mean_link(box.frame, taken, {frames: found.score for frames, found in pairs.items()})
     kinds = {
         kind: _mean(_between(box.frame, taken, {frames: getattr(found, kind) for frames, found in pairs.items()}))

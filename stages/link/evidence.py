@@ -45,8 +45,8 @@ def weigh(first: np.ndarray, second: np.ndarray, points: np.ndarray, camera: np.
 
 def _motion(first: np.ndarray, second: np.ndarray, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Evidence (N, M), and how much it counts, (N, M) in [0, 1]."""
-    inside_first = _inside(first, points[:, :2])  # (N, K)
-    inside_second = _inside(second, points[:, 2:])  # (M, K)
+    inside_first = inside(first, points[:, :2])  # (N, K)
+    inside_second = inside(second, points[:, 2:])  # (M, K)
     n_first, n_second = inside_first.sum(axis=1), inside_second.sum(axis=1)
     both = np.minimum(inside_first[:, None], inside_second[None]).sum(axis=2)  # (N, M)
     share = both / np.sqrt(np.maximum(n_first[:, None] * n_second[None], 1e-6))
@@ -55,7 +55,7 @@ def _motion(first: np.ndarray, second: np.ndarray, points: np.ndarray) -> tuple[
     return motion.astype(np.float32), np.minimum(1, most / ENOUGH_POINTS).astype(np.float32)
 
 
-def _inside(boxes: np.ndarray, points: np.ndarray) -> np.ndarray:
+def inside(boxes: np.ndarray, points: np.ndarray) -> np.ndarray:
     """How much each point (K, 2) belongs to what each box (N, 4) shows, (N, K): 1 in its middle, 0 at its edge and outside."""
     centres, sizes = (boxes[:, :2] + boxes[:, 2:]) / 2, np.maximum(boxes[:, 2:] - boxes[:, :2], 1e-6)
     away = 2 * np.abs(points[None] - centres[:, None]) / sizes[:, None]  # (N, K, 2), 1 at the edge

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from stages.frames import encode_jpeg
 from stages.link import LinkInstances, groups
+from stages.link.carry import carry
 from stages.link.choice import LINK_WEIGHT, NO_LINK, NONE, choices_of, choose
 from stages.link.colours import Colours
 from stages.link.evidence import weigh
@@ -241,3 +242,79 @@ def test_who_shares_the_batch_changes_nothing():
     alone = [link(sample(everybody())), link(sample(everybody()[:4]))]
     stage = LinkInstances(LinkSettings(), LocaliseSettings())
     assert encode_rows(stage.process([sample(everybody()), sample(everybody()[:4])])) == encode_rows(alone)
+
+
+def points_on(box, shift, scale=1.0):
+    """Points that move from all over a box; its middle goes by `shift`."""
+    x1, y1, x2, y2 = box
+    middle = np.array([(x1 + x2) / 2, (y1 + y2) / 2])
+    x, y = np.meshgrid(np.linspace(x1 + 2, x2 - 2, 9), np.linspace(y1 + 2, y2 - 2, 9))
+    start = np.stack([x.ravel(), y.ravel()], 1)
+    return np.concatenate([start, middle + (start - middle) * scale + shift], 1).astype(np.float32)
+
+
+@settings(deadline=None)
+@given(st.floats(-20, 20), st.floats(-10, 10), st.floats(0.7, 1.4), st.integers(0, 30))
+def test_a_box_is_carried_where_its_points_go(dx, dy, scale, n_odd):
+    box = np.array([60, 50, 100, 110], np.float32)
+    points = points_on(box, (dx, dy), scale)
+    points[:n_odd, 2:] += np.linspace(30, 90, n_odd)[:, None]  # less than half of them went elsewhere
+    there = carry(box, points, (240, 320))
+    middle, half = np.array([80 + dx, 80 + dy]), np.array([20, 30]) * scale
+    expected = np.concatenate([middle - half, middle + half])
+    assert there is not None and there.box == pytest.approx(expected, abs=1.0)
+    assert 0.5 <= there.share <= 1
+
+
+@pytest.mark.parametrize(
+    "points",
+    [
+        points_on(LEFT, (0, 0))[:5],  # too few
+        points_on(LEFT, (-60, 0)),  # it left the picture
+        points_on(LEFT, (0, 0), 5.0),
+        np.concatenate([points_on(LEFT, (0, 0)), points_on(RIGHT, (0, 0))])[:, [0, 1, 3, 2]],  # turned over: no way to move
+        np.zeros((0, 4), np.float32),
+    ],
+    ids=["few", "left", "grew", "turned", "none"],
+)
+def test_a_box_is_not_carried_on_doubtful_ground(points):
+    assert carry(np.array(LEFT, np.float32), points, (120, 160)) is None
+
+
+def moved(start, end, points):
+    return Motion(start=start, end=end, points=points.astype("<f4").tobytes())
+
+
+def test_an_individual_that_the_detector_missed_is_carried_there_and_is_a_reference_only_if_that_is_asked_for():
+    """Anna is left, right, left; in the second frame no box is found, but her points go there."""
+    shift = (RIGHT[0] - LEFT[0], RIGHT[1] - LEFT[1])
+    motion = [moved(0, 1, points_on(LEFT, shift)), moved(0, 2, points_on(LEFT, (0, 0)))]
+    only = [("woman", 0, LEFT, 0.8, True), ("woman", 2, LEFT, 0.6, True)]
+    row = link(sample(only, ("woman",), motion))
+    [carried] = [box for box in row.boxes if box.carried]
+    assert (carried.word, carried.frame, carried.score, carried.chosen) == ("woman", 1, 0.8, False)
+    assert carried.box_xyxy_px == pytest.approx(RIGHT, abs=1)
+    assert set(chosen(row)) == {("woman", 0), ("woman", 2)}
+    row = link(sample(only, ("woman",), motion), carried=True)
+    assert set(chosen(row)) == {("woman", 0), ("woman", 1), ("woman", 2)}
+    assert all(box.link_score > 0.5 for box in row.boxes)
+    assert decode_rows(encode_rows([row])) == [row]
+
+
+def test_nobody_is_carried_to_where_somebody_else_is():
+    shift = (RIGHT[0] - LEFT[0], RIGHT[1] - LEFT[1])
+    boxes = [("woman", 0, LEFT, 0.8, True), ("man", 0, RIGHT, 0.8, True), ("man", 1, RIGHT, 0.8, True)]
+    row = link(sample(boxes, motion=[moved(0, 1, np.concatenate([points_on(LEFT, shift), points_on(RIGHT, (0, 0))]))]))
+    assert not any(box.carried for box in row.boxes)
+
+
+def test_an_odd_one_that_was_left_out_is_marked():
+    """In the second frame the box shows half of her."""
+    beside = (RIGHT[0] - 30, RIGHT[1], RIGHT[2] - 30, RIGHT[3])
+    only = [("woman", 0, LEFT, 0.9, True), ("woman", 1, beside, 0.9, True), ("woman", 2, LEFT, 0.9, True)]
+    marks = {
+        score: [(box.chosen, box.dropped) for box in link(sample(only, ("woman",)), min_score=score).boxes]
+        for score in (0.0, 0.9)
+    }
+    assert marks[0.0] == [(True, None)] * 3
+    assert marks[0.9] == [(True, None), (False, "odd_one"), (True, None)]
