@@ -136,13 +136,14 @@ class BoxFacts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 class Link(msgspec.Struct, frozen=True, kw_only=True):
     """Which individual a word's references show. `score`: mean of the links between its chosen boxes, null with fewer than two.
 
-    `second_best`: how well the best other individual fits the word, as a share of how well the chosen one does, 0-1; null if
-    there is no other.
+    `second_best`: how good a choice the best individual beside it would have been, as a share of how good this one is, 0-1,
+    whether another word was given that one or none; null if there is no other. `ambiguous`: it would have been as good.
     """
 
     word: str
     score: float | None
     second_best: float | None
+    ambiguous: bool = False
 
 
 class Evidence(msgspec.Struct, frozen=True, kw_only=True):

@@ -116,7 +116,7 @@ class LinkSettings(BackendSettings):
         0.05,
         ge=0,
         le=1,
-        description="flag `ambiguous_identity`: another word's individual fits a word as well, up to this share",
+        description="flag `ambiguous_identity`: for a word another individual would have been as good, up to this share",
     )
     carried: bool = Field(
         False,

@@ -3,8 +3,8 @@
 Of KEY.json it is in documents.py, of the other records in layout.py. A change of any of them needs another `VERSION`. Version
 2 adds to 1 the flags `hdr`, `interlaced` and `ambiguous_identity`, `video.mirrored`, the containers mpg, flv and wmv, the
 reasons `several_sizes` and `no_consistent_subject`, `boxes`, `links`, and of an instance `face_score`, `overlap_share`,
-`link_score` and `evidence`, and the columns `caption`, `min_link_score` and `extra` of the index. Readers take both, and indices
-of version 2 without these.
+`link_score` and `evidence`, and the columns `caption`, `min_link_score` and `extra` of the index. Readers take both, and
+indices of version 2 without these.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """The card of a sample: its caption, the three frames with boxes and masks, the clean background, every reference crop.
 
 In: a `StoredSample` and the colours of the words. Out: a picture. A word has one colour in all frames, its references say how
-surely they are linked; candidates that were not chosen have a thin grey box, faces a thin white one.
+surely they are linked; candidates that were not chosen have a thin grey box, those that were and gave no reference a label that
+says why, faces a thin white box.
 """
 
 from __future__ import annotations
@@ -56,9 +57,16 @@ def _caption(document: Document, colours: Mapping[str, Colour], facts: Sequence[
         for entity in document.entities
         for span in entity.spans
     ]
+    return caption_image(document.caption, marked, [*facts_of(document), *facts])
+
+
+def facts_of(document: Document) -> list[str]:
+    """What is always said of a sample, below its caption."""
     video = document.video
-    about = [document.key, f"{video.duration_s:.1f} s", f"{video.width} x {video.height}", video.codec]
-    return caption_image(document.caption, marked, [*about, *document.flags, *facts])
+    flags = [str(flag) for flag in document.flags if flag != "ambiguous_identity"]
+    unsure = ", ".join(printable(link.word, 40) for link in document.links if link.ambiguous)
+    flags += [f"ambiguous: {unsure}"] if unsure else []
+    return [document.key, f"{video.duration_s:.1f} s", f"{video.width} x {video.height}", video.codec, *flags]
 
 
 def _pictures(sample: StoredSample, colours: Mapping[str, Colour]) -> list[Image.Image]:
@@ -69,7 +77,8 @@ def _pictures(sample: StoredSample, colours: Mapping[str, Colour]) -> list[Image
     pictures = []
     for index, (frame, about) in enumerate(zip(frames, document.frames, strict=True)):
         shown = [pair for pair in zip(document.instances, sample.masks, strict=True) if pair[0].frame == index]
-        drawn = _with_masks(_with_candidates(frame, document, index, size), frame.width, shown, colours, size)
+        dropped = _dropped(document, index, size[0] / frame.width, size)
+        drawn = _with_masks(_with_candidates(frame, document, index, size), frame.width, shown, colours, dropped)
         pictures.append(titled(drawn, f"{about.percent} %  ·  {about.time_s:.1f} s"))
     background = Image.fromarray(sample.background)
     share, word = document.background.masked_share, document.background.word or "background"
@@ -82,9 +91,18 @@ def _with_candidates(frame: Image.Image, document: Document, index: int, size: t
     image = frame.resize(size, Image.Resampling.LANCZOS)
     draw = ImageDraw.Draw(image)
     for box in document.boxes:
-        if box.frame == index and not box.chosen:
+        if box.frame == index and not box.chosen and not box.dropped:
             draw.rectangle(scaled(box.box_xyxy_px, size[0] / frame.width, size), outline=_CANDIDATE, width=SCALE // 2)
     return image
+
+
+def _dropped(document: Document, index: int, scale: float, size: tuple[int, int]) -> list[Box]:
+    """The boxes of the frame that were chosen and gave no reference, with the reason."""
+    return [
+        Box(scaled(box.box_xyxy_px, scale, size), _CANDIDATE, f"{printable(box.word, 28)}: {box.dropped.replace('_', ' ')}")
+        for box in document.boxes
+        if box.frame == index and box.dropped
+    ]
 
 
 def _with_masks(
@@ -92,11 +110,11 @@ def _with_masks(
     width: int,
     instances: list[tuple[InstanceDocument, np.ndarray]],
     colours: Mapping[str, Colour],
-    size: tuple[int, int],
+    dropped: list[Box],
 ) -> Image.Image:
-    """The picture at `size`, of a frame of `width` px, under its masks, outlines, boxes and labels."""
-    draw = ImageDraw.Draw(image)
-    boxes = []
+    """The picture, of a frame of `width` px, under its masks, outlines, boxes and labels."""
+    draw, size = ImageDraw.Draw(image), image.size
+    boxes = dropped
     for instance, mask in instances:
         box = scaled(instance.box_xyxy_px, size[0] / width, size)
         if instance.is_face:
@@ -104,7 +122,7 @@ def _with_masks(
             continue
         colour = colours[instance.word.casefold()]
         _tint(image, mask, colour)
-        boxes.append(Box(box, colour, f"{printable(instance.word, 28)} {instance.detector_score:.2f}"))
+        boxes = [*boxes, Box(box, colour, f"{printable(instance.word, 28)} {instance.detector_score:.2f}")]
     return annotated(image, boxes)
 
 

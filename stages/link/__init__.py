@@ -20,7 +20,7 @@ from stages.answers import describe, each_alone
 from stages.backends import Recogniser, build_backend
 from stages.boxes import iou
 from stages.link.carry import Carried, carry
-from stages.link.choice import NONE, Choices, choices_of, choose
+from stages.link.choice import NONE, Choices, choices_of, choose, second_best
 from stages.link.evidence import Pairs, weigh
 from stages.records import Box, Evidence, Link, Row, Sample, StageName, reject
 from stages.settings import NO_LINKS, LinkSettings, LocaliseSettings
@@ -105,13 +105,15 @@ class LinkInstances:
                 f" {self.min_subject_frames}; link.min_score is {self.settings.min_score:g}"
             )
             return reject(sample, self.name, "no_consistent_subject", message)
-        fits = [_fits(word, chosen, seen) for word, _ in words]
-        sample.links = [_link(words[n][0], n, boxes, links, fits[n]) for n, boxes in enumerate(chosen)]
+        sample.links = [
+            self._link_of(word, boxes, links, second_best(own, whole, same))
+            for (word, _), boxes, whole, own in zip(words, chosen, best, choices, strict=True)
+        ]
         found = {word: (own, all_of_it) for (word, _), own, all_of_it in zip(words, chosen, best, strict=True)}
         sample.boxes = [_marked(box, seen[box.frame], *found[box.word], pairs) for box in sample.boxes]
         sample.boxes += self._carried(sample)
         sample.motion = []  # it has served, and need not travel on
-        if any(link.second_best is not None and link.second_best >= 1 - self.settings.ambiguous_share for link in sample.links):
+        if any(link.ambiguous for link in sample.links):
             sample.flags = [*sample.flags, "ambiguous_identity"]
         return sample
 
@@ -135,6 +137,15 @@ class LinkInstances:
             if worst is None or (scores[worst] or 0.0) >= self.settings.min_score:
                 return boxes
             boxes[worst] = NONE
+
+    def _link_of(self, word: str, boxes: np.ndarray, links: dict[tuple[int, int], np.ndarray], other: float | None) -> Link:
+        pairs = [float(table[boxes[f], boxes[g]]) for (f, g), table in links.items() if boxes[f] != NONE and boxes[g] != NONE]
+        return Link(
+            word=word,
+            score=round(sum(pairs) / len(pairs), 4) if pairs else None,
+            second_best=None if other is None else round(other, 4),
+            ambiguous=other is not None and other >= 1 - self.settings.ambiguous_share,
+        )
 
     def _carried(self, sample: Sample) -> list[Box]:
         """Boxes of individuals in frames in which the detector did not find them and nobody else is in their place."""
@@ -232,29 +243,6 @@ def _between(frame: int, boxes: np.ndarray, tables: dict[tuple[int, int], np.nda
     for (f, g), table in tables.items():
         if frame in (f, g) and boxes[f] != NONE and boxes[g] != NONE:
             yield float(table[boxes[f], boxes[g]])
-
-
-def _fits(word: str, chosen: list[np.ndarray], seen: list[Seen]) -> list[float]:
-    """How well each word's individual fits `word`: its mean detector score for it, over the boxes that the individual has."""
-    fits = []
-    for boxes in chosen:
-        scores = [
-            float(np.nan_to_num(own.scores[word][box])) if word in own.scores else 0.0
-            for own, box in zip(seen, boxes, strict=True)
-            if box != NONE
-        ]
-        fits.append(sum(scores) / len(scores) if scores else 0.0)
-    return fits
-
-
-def _link(word: str, n: int, boxes: np.ndarray, links: dict[tuple[int, int], np.ndarray], fits: list[float]) -> Link:
-    pairs = [float(table[boxes[f], boxes[g]]) for (f, g), table in links.items() if boxes[f] != NONE and boxes[g] != NONE]
-    others = [fit for other, fit in enumerate(fits) if other != n and fit > 0]
-    return Link(
-        word=word,
-        score=round(sum(pairs) / len(pairs), 4) if pairs else None,
-        second_best=round(min(1.0, max(others) / fits[n]), 4) if others and fits[n] > 0 else None,
-    )
 
 
 def _marked(box: Box, seen: Seen, taken: np.ndarray, best: np.ndarray, pairs: dict[tuple[int, int], Pairs]) -> Box:

@@ -65,6 +65,17 @@ def choose(words: Sequence[Choices], same: Sequence[np.ndarray]) -> list[np.ndar
     return _solved(words, same)
 
 
+def second_best(word: Choices, boxes: np.ndarray, same: Sequence[np.ndarray]) -> float | None:
+    """How good the best choice of a word is that has nothing of its chosen `boxes` (F,), as a share of how good these are, in
+    [0, 1]; None if there is none, or the word has no boxes.
+    """
+    values = [value for row, value in zip(word.boxes, word.values, strict=True) if np.array_equal(row, boxes)]
+    others = [value for row, value in zip(word.boxes, word.values, strict=True) if not _clash([row, boxes], same)]
+    if not values or not others or (boxes == NONE).all():
+        return None
+    return min(1.0, float(others[0] / values[0]))
+
+
 def _clash(chosen: Sequence[np.ndarray], same: Sequence[np.ndarray]) -> bool:
     return any(
         a[frame] != NONE and b[frame] != NONE and same[frame][a[frame], b[frame]]

@@ -2,6 +2,7 @@
 
 import io
 
+import msgspec
 import numpy as np
 import pytest
 from PIL import Image
@@ -13,6 +14,8 @@ from materia.dataset.reader import Dataset
 from materia.report.choice import chosen_samples, samples_named, varied
 from materia.report.contact_sheet import contact_sheet
 from materia.report.drawing import PALETTE, Marked, caption_image, colours_of
+from materia.report.sample_card import facts_of
+from stages.records import Box, Link
 
 
 def draw(out, target, n=6):
@@ -42,6 +45,35 @@ def test_masks_and_crops_are_drawn_in_the_colours_of_their_words(tmp_path):
     for colour in PALETTE[:2]:
         assert (np.abs(pixels - colour).max(axis=2) < 8).sum() > 300
     assert not (np.abs(pixels - PALETTE[2]).max(axis=2) < 3).any()
+
+
+@pytest.mark.parametrize("links", [[], [Link(word="dog", score=0.9, second_best=0.98, ambiguous=True)]], ids=["none", "links"])
+def test_candidates_what_became_of_boxes_and_ambiguous_words_are_shown(tmp_path, links):
+    """Told by how much grey there is: the outline of a candidate, the filled label of a box that gave no reference."""
+    grey = {}
+    for name, dropped in (("candidate", None), ("dropped", "somebody_elses")):
+        sample = make_sample(tmp_path, 0)
+        box = Box(
+            word="dog",
+            category="subject",
+            frame=0,
+            box_xyxy_px=(20, 30, 60, 70),
+            score=0.4,
+            chosen=bool(dropped),
+            dropped=dropped,
+        )
+        sample = msgspec.structs.replace(
+            sample, links=links, boxes=[box] if links else [], flags=["ambiguous_identity"] if links else []
+        )
+        out = tmp_path / name
+        layout.write_info(str(out), make_dataset(1, 1, 1))
+        writer.write_chunk(str(out), 0, [sample], provenance=PROVENANCE)
+        pixels = np.asarray(draw(out, tmp_path / f"{name}.png")).astype(int)
+        grey[name] = int((np.abs(pixels - 150).max(axis=2) < 3).sum())
+    assert (grey["dropped"] > grey["candidate"] + 500) == bool(links)
+    if links:
+        dataset = Dataset(str(tmp_path / "dropped"))
+        assert "ambiguous: dog" in " ".join(facts_of(next(iter(dataset)).document))
 
 
 def test_samples_with_new_words_come_first(tmp_path):

@@ -192,6 +192,25 @@ def test_two_who_fit_a_word_alike_are_told_to_be_ambiguous():
     assert "ambiguous_identity" not in link(sample(everybody()), ambiguous_share=0.01).flags
 
 
+def test_somebody_whom_no_word_names_makes_a_word_ambiguous_too():
+    """One word, two people who stay where they are, seen equally well; then one of them hardly at all."""
+
+    def row(other):
+        boxes = [("woman", f, b, s, b == LEFT) for f in range(3) for b, s in ((LEFT, 0.8), (RIGHT, other))]
+        return link(
+            sample(
+                boxes,
+                ("woman",),
+                [moved(f, g, np.concatenate([points_on(LEFT, (0, 0)), points_on(RIGHT, (0, 0))])) for f, g in PAIRS],
+            )
+        )
+
+    assert [one.ambiguous for one in row(0.79).links] == [True]
+    [one] = row(0.3).links
+    assert not one.ambiguous and 0.3 < one.second_best < 0.9
+    assert "ambiguous_identity" not in row(0.3).flags
+
+
 def test_somebody_else_is_left_out_rather_than_taken_for_the_same():
     only = [("woman", 0, LEFT, 0.8, True), ("woman", 1, LEFT, 0.4, True), ("woman", 2, LEFT, 0.8, True)]
     assert chosen(link(sample(only, words=("woman",)))) == {("woman", 0): LEFT, ("woman", 2): LEFT}
