@@ -120,20 +120,22 @@ class Dataset:
         earlier version wrote have no such table: their rows are made from each sample's KEY.json, which takes a read a sample.
         Raises OutputError for a table that cannot be read, FilterError, KeyError for a column that there is not.
         """
-        shards, rows = pc.unique(self.index["shard"]).to_pylist(), self.index["row"].combine_chunks()
+        shards = self.index["shard"].combine_chunks().dictionary_encode()
+        codes = {shard: code for code, shard in enumerate(shards.dictionary.to_pylist())}
         tables = []
         for commit in commits(self.out):
-            if relative_path("shards", commit.chunk) in shards:
-                table = self._instances_of(commit)
-                table = table.filter(pc.is_in(table["row"], value_set=rows))
+            code = codes.get(relative_path("shards", commit.chunk))
+            if code is not None:
+                table = self._instances_of(commit, np.flatnonzero(shards.indices.to_numpy() == code))
                 table = table if where is None else table.filter(arrow_filter(table.schema, where, later=()))
                 tables.append(table if columns is None else table.select(list(columns)))
         return _joined(tables)
 
-    def _instances_of(self, commit: Commit) -> pa.Table:
+    def _instances_of(self, commit: Commit, numbers: np.ndarray) -> pa.Table:
+        """Of a chunk's samples `numbers`, (n,) int64."""
         if commit.has_instances:
-            return read_table(self.out, commit, "instances", verify=True)
-        numbers = np.flatnonzero(pc.equal(self.index["shard"], relative_path("shards", commit.chunk)))
+            table = read_table(self.out, commit, "instances", verify=True)
+            return table.filter(pc.is_in(table["key"], value_set=self.index["key"].take(numbers).combine_chunks()))
         return pa.Table.from_pylist([row for number in numbers for row in instance_rows(self.document(int(number)))], INSTANCES)
 
     @property
