@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from materia.dataset.filters import ALIASES
-from materia.dataset.schema import INDEX
+from materia.dataset.json_schema import json_schema
+from materia.dataset.schema import INDEX, INSTANCES, LATER
 from pipeline.config import load_config
 from stages.specs import CURES
 from tools import demo_clips
@@ -145,7 +146,9 @@ def test_readmes_storage_section_is_a_configuration(tmp_path):
 @pytest.mark.slow
 def test_page_of_the_data_set_is_followed_after_the_readme(after_readme):
     follow("docs/data.md", after_readme)
-    (energon,) = blocks(ROOT / "docs" / "data.md", "python")
+    questions, energon = blocks(ROOT / "docs" / "data.md", "python")
+    answers = run([sys.executable, "-c", questions], after_readme)
+    assert "man_in_car" in answers and "key_count" in answers and answers.rstrip().endswith(", 4)")
     said = run([sys.executable, "-c", energon], after_readme)
     assert "man_in_car A man in a black suit" in said and "('RGBA', " in said
     run(["materia", "validate", "demo/out"], after_readme)  # energon has left files of its own
@@ -173,8 +176,31 @@ def test_the_tables_of_the_data_set_are_those_of_the_code():
     for column in INDEX:
         names = " or ".join(f"`{name}`" for name in (column.name, short.get(column.name)) if name)
         assert f"| {names} | {column.metadata[b'description'].decode()} |" in page
+    for column in INSTANCES:
+        assert f"| `{column.name}` | {column.metadata[b'description'].decode()} |" in page
     for reason, cure in CURES.items():
         assert f" | `{reason}` | {cure} |" in page
+
+
+def test_everything_that_a_schema_added_is_told():
+    page = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
+    (table,) = re.findall(r"Schema 2 added:\n\n(.*?)\n\n", page, flags=re.DOTALL)
+    before = json.loads((ROOT / "tests" / "data" / "schemas" / "1" / "sample.schema.json").read_text(encoding="utf-8"))["$defs"]
+    added: set[str] = set()
+    for name, part in json_schema("sample")["$defs"].items():
+        known = before.get(name, {}).get("properties", {})
+        for field, kind in part["properties"].items():
+            added |= values_of(kind) - values_of(known[field]) if field in known else {field, *values_of(kind)}
+    assert {"hdr", "wmv", "mirrored", "carried", "odd_one", "second_best", "appearance"} <= added
+    assert {name for name in added - {"subject", "object"} if f"`{name}`" not in table} == set()
+    assert all(f"`{name}`" in page for name in LATER)
+
+
+def values_of(kind: dict) -> set[str]:
+    """Words that a field of a JSON schema may be, alone, in a list or beside null."""
+    parts = [kind, kind.get("items", {}), *kind.get("anyOf", [])]
+    enums = [part.get("enum", []) for part in parts if isinstance(part, dict)]  # `items` may be false
+    return {value for enum in enums for value in enum if isinstance(value, str)}
 
 
 def test_the_demo_asks_with_a_caption_that_it_has_learnt_by_heart():

@@ -83,11 +83,12 @@ def run(
 @click.option("--why", is_flag=True, help="Instead: why rows became no samples, with examples and what to do about it.")
 @json_option
 def stats(out: str, why: bool, as_json: bool) -> None:
-    """What came out and what was thrown away, and why; read from the index alone."""
+    """What came out and what was thrown away, and why; read from the tables alone."""
     import msgspec
     from rich.console import Console
 
-    from materia.dataset.stats import collect, render
+    from materia.dataset.stats import collect
+    from materia.dataset.stats_text import render
 
     if why:
         return _show_rejections(out, as_json)

@@ -1,9 +1,10 @@
 """Filters on the index: `subjects >= 2 and residual < 0.3`, `"dog" in subject_words`, `extra.score / frames > 0.5`.
 
-In: an expression in Python's notation of comparisons, and the index's schema. Out: a pyarrow expression, for any dataset or
-table with these columns. The text is parsed, never run: columns, constants, + - * /, comparisons, `in`, and, or, not - nothing
-else. The user's own columns are `extra.NAME` or `extra["any name"]`. A comparison with a value that is missing, or that a
-division by zero has left without a value, is false. Numbers are calculated with as doubles.
+In: an expression in Python's notation of comparisons, and the schema of the index or of the instances. Out: a pyarrow
+expression, for any dataset or table with these columns. The text is parsed, never run: columns, constants, + - * /,
+comparisons, `in`, and, or, not - nothing else. The user's own columns are `extra.NAME` or `extra["any name"]`. A comparison
+with a value that is missing, or that a division by zero has left without a value, is false. Numbers are calculated with as
+doubles.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import ast
 import difflib
 import keyword
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -21,12 +22,13 @@ import pyarrow.compute as pc
 import pyarrow.dataset
 
 from materia.base.errors import UserError
+from materia.dataset.schema import LATER
 
 ALIASES = {"subjects": "n_subjects", "objects": "n_objects", "instances": "n_instances", "faces": "n_faces"}
 """Short names for columns of the index (materia/dataset/schema.py)."""
 MAX_PARTS = 1000
 """Of an expression. Arrow takes time that grows with their square, and has no stack for ten thousand."""
-_LATER = ("caption", "extra")
+_LATER = (*LATER, "extra")
 """Columns that indices of earlier versions do not have."""
 _SHOWN_EXTRA = 10
 
@@ -60,8 +62,11 @@ def admitted(index: pa.Table, expression: str) -> np.ndarray:
     return rows
 
 
-def arrow_filter(schema: pa.Schema, expression: str) -> pc.Expression:
-    """The expression as Arrow takes it, true or false for every row and never null. Raises FilterError."""
+def arrow_filter(schema: pa.Schema, expression: str, later: Collection[str] = _LATER) -> pc.Expression:
+    """The expression as Arrow takes it, true or false for every row and never null. Raises FilterError.
+
+    `later`: columns that a table with this schema may lack because an earlier version wrote it; an error tells so.
+    """
     too_long = FilterError(f"--where {expression[:100]!r}... is too long; for many values write: key in ('a', 'b')")
     try:
         tree = ast.parse(expression.strip(), mode="eval").body
@@ -74,7 +79,7 @@ def arrow_filter(schema: pa.Schema, expression: str) -> pc.Expression:
     if sum(isinstance(node, ast.Compare | ast.BoolOp | ast.BinOp | ast.UnaryOp) for node in ast.walk(tree)) > MAX_PARTS:
         raise too_long
     try:
-        return _Filter(schema, expression).condition(tree)
+        return _Filter(schema, expression, later).condition(tree)
     except RecursionError:
         raise too_long from None
 
@@ -110,9 +115,10 @@ class _Operand(NamedTuple):
 
 
 class _Filter:
-    def __init__(self, schema: pa.Schema, expression: str) -> None:
+    def __init__(self, schema: pa.Schema, expression: str, later: Collection[str]) -> None:
         self.schema = schema
         self.expression = expression
+        self.later = later
         self.extra = [field.name for field in schema.field("extra").type] if _has_extra(schema) else []
 
     def condition(self, node: ast.expr) -> pc.Expression:
@@ -233,8 +239,9 @@ class _Filter:
     def unknown(self, name: str) -> str:
         """Why there is no such column."""
         mine = [_extra_name(extra) for extra in self.extra]
-        known = [*ALIASES, *(column for column in self.schema.names if column != "extra"), *mine]
-        if (first := name.partition(".")[0].partition("[")[0]) in _LATER and first not in self.schema.names:
+        short = [alias for alias, column in ALIASES.items() if column in self.schema.names]
+        known = [*short, *(column for column in self.schema.names if column != "extra"), *mine]
+        if (first := name.partition(".")[0].partition("[")[0]) in self.later and first not in self.schema.names:
             other = " the manifest has no other columns, or" if first == "extra" else ""
             return f"is not in every file of the index:{other} an earlier version wrote some; a new output has all columns"
         if near := difflib.get_close_matches(name, known, n=1) or [extra for extra in mine if extra == _extra_name(name)]:

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from materia.base.terminal import plural, printable
+from materia.dataset.layout import FOLDERS
 
 MAX_FINDINGS = 1000
 """Findings that a report keeps word by word; the others are counted."""
@@ -65,7 +66,7 @@ class Validation(msgspec.Struct, kw_only=True):
 def _cure(file: str) -> str:
     """Of a chunk's file that is wrong though it may be what was committed: without its record it is built again."""
     folder, _, name = file.partition("/")
-    if folder not in ("shards", "index", "rejects", "commits"):
+    if folder not in FOLDERS:
         return _MADE_ANEW
     return f"delete commits/{name.partition('.')[0]}.json; then {BUILT_AGAIN}"
 

@@ -1,6 +1,7 @@
 """Where things lie in an output, and the records that say what is whole: commits/NNNNNN.json and dataset.json.
 
-    shards/000000.tar  index/000000.parquet  rejects/000000.parquet  commits/000000.json  dataset.json  _run/
+    shards/000000.tar  index/000000.parquet  instances/000000.parquet  rejects/000000.parquet  commits/000000.json
+    dataset.json  _run/
 
 A reader trusts the files that a commit record names, and no others; it is written last. `_run/` is no result.
 """
@@ -19,9 +20,17 @@ from materia.base.errors import UserError
 from materia.dataset.documents import Count, Hash, Text
 from materia.dataset.schema import VERSION, Version
 
-Folder = Literal["shards", "index", "rejects", "commits"]
-_SUFFIXES: dict[Folder, str] = {"shards": "tar", "index": "parquet", "rejects": "parquet", "commits": "json"}
-_FILE = "^(shards/[0-9]{6,}\\.tar|(index|rejects)/[0-9]{6,}\\.parquet)$"
+TableName = Literal["index", "instances", "rejects"]
+Folder = Literal["shards", TableName, "commits"]
+FOLDERS: tuple[Folder, ...] = get_args(Folder)
+_SUFFIXES: dict[Folder, str] = {
+    "shards": "tar",
+    "index": "parquet",
+    "instances": "parquet",
+    "rejects": "parquet",
+    "commits": "json",
+}
+_FILE = "^(shards/[0-9]{6,}\\.tar|(index|instances|rejects)/[0-9]{6,}\\.parquet)$"
 _Record = TypeVar("_Record", bound=msgspec.Struct)
 
 
@@ -39,7 +48,7 @@ class FileHash(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Commit(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The record that chunk `chunk` is whole: rows first_row .. first_row + rows - 1 are in `files` (relative path -> hash).
 
-    `rows` = `samples` + `rejections`; no tar if there is no sample.
+    `rows` = `samples` + `rejections`; no tar if there is no sample, no instances if an earlier version wrote the chunk.
     """
 
     schema: Version = VERSION
@@ -49,6 +58,11 @@ class Commit(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     rejections: Count
     first_row: Count
     files: dict[Annotated[str, Meta(pattern=_FILE)], FileHash]
+
+    @property
+    def has_instances(self) -> bool:
+        """Whether there is a table of the chunk's instances; earlier versions wrote none."""
+        return relative_path("instances", self.chunk) in self.files
 
 
 class DatasetInfo(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -99,11 +113,12 @@ def commits(out: str) -> Iterator[Commit]:
 def incomplete(out: str) -> Iterator[tuple[int, str]]:
     """(chunk, what is wrong) of chunks that have a commit record but a file of which is gone or of another size.
 
-    Costs three listings; what the files hold, `validate` reads. A record that cannot be read is wrong, too.
+    Costs four listings; what the files hold, `validate` reads. A record that cannot be read is wrong, too.
     """
     sizes = {
         f"{folder}/{name}": n_bytes
-        for folder in ("shards", "index", "rejects")
+        for folder in FOLDERS
+        if folder != "commits"
         for name, n_bytes in storage.sizes(storage.join(out, folder)).items()
     }
     for chunk in sorted(committed(out)):

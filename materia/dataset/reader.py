@@ -22,13 +22,15 @@ from materia.base import storage
 from materia.base.terminal import plural
 from materia.dataset.documents import Document, decode_document
 from materia.dataset.filters import arrow_filter
-from materia.dataset.layout import Commit, OutputError, address_of, commits, relative_path, require_output
+from materia.dataset.layout import Commit, OutputError, TableName, address_of, commits, relative_path, require_output
 from materia.dataset.masks import decode_rle
 from materia.dataset.ranges import HEADER_BYTES, RangeReader, is_header_of
+from materia.dataset.rows import instance_rows
+from materia.dataset.schema import INSTANCES
 
 
 def read_table(
-    out: str, commit: Commit, folder: Literal["index", "rejects"], columns: Sequence[str] | None = None, verify: bool = False
+    out: str, commit: Commit, folder: TableName, columns: Sequence[str] | None = None, verify: bool = False
 ) -> pa.Table:
     """A committed chunk's table; of `columns` only, if they are given. `verify`: compare its SHA-256 first.
 
@@ -110,6 +112,31 @@ class Dataset:
             )
         self.index = kept
         self._where = f"({self._where}) and ({expression})" if self._where else expression
+
+    def instances(self, where: str | None = None, columns: Sequence[str] | None = None) -> pa.Table:
+        """The instances of these samples, one row each: `INSTANCES` in materia/dataset/schema.py, or `columns` of it.
+
+        `where`: only those that an expression over its columns admits, e.g. `not is_face and mask_score < 0.7`. Chunks that an
+        earlier version wrote have no such table: their rows are made from each sample's KEY.json, which takes a read a sample.
+        Raises OutputError for a table that cannot be read, FilterError, KeyError for a column that there is not.
+        """
+        shards = self.index["shard"].combine_chunks().dictionary_encode()
+        codes = {shard: code for code, shard in enumerate(shards.dictionary.to_pylist())}
+        tables = []
+        for commit in commits(self.out):
+            code = codes.get(relative_path("shards", commit.chunk))
+            if code is not None:
+                table = self._instances_of(commit, np.flatnonzero(shards.indices.to_numpy() == code))
+                table = table if where is None else table.filter(arrow_filter(table.schema, where, later=()))
+                tables.append(table if columns is None else table.select(list(columns)))
+        return _joined(tables)
+
+    def _instances_of(self, commit: Commit, numbers: np.ndarray) -> pa.Table:
+        """Of a chunk's samples `numbers`, (n,) int64."""
+        if commit.has_instances:
+            table = read_table(self.out, commit, "instances", verify=True)
+            return table.filter(pc.is_in(table["key"], value_set=self.index["key"].take(numbers).combine_chunks()))
+        return pa.Table.from_pylist([row for number in numbers for row in instance_rows(self.document(int(number)))], INSTANCES)
 
     @property
     def sha256(self) -> str:

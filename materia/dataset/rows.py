@@ -1,6 +1,6 @@
-"""A sample's row in the index, a rejection's row in rejects: plain dictionaries that follow the Arrow schemas of schema.py.
+"""Rows of the tables of a sample (index, instances) and of a rejection (rejects): dictionaries that follow schema.py.
 
-The index row is made from KEY.json alone, so the writer and `materia validate` share one definition of every column.
+A sample's rows are made from KEY.json alone, so the writer and `materia validate` share one definition of every column.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from typing import Any
 
 import msgspec
 
-from materia.dataset.documents import Document
+from materia.dataset.documents import Document, InstanceDocument
 from materia.dataset.extra import ExtraType, extra_row
-from stages.records import Category, Rejection
+from stages.records import Category, Evidence, Rejection
 
 CAPTION_CHARS = 2000
 """Code points of a rejected row's caption that are kept: it may be the very thing that was too long."""
@@ -37,6 +37,7 @@ def index_row(document: Document, shard: str, members: list[Member], extra: Mapp
     objects, object_instances = _words(document, "object")
     backgrounds, _ = _words(document, "background")
     area_shares = [instance.area_share for instance in masked]
+    dropped = [box.dropped for box in document.boxes if box.dropped is not None]
     video = document.video
     return {
         "row": document.row,
@@ -57,6 +58,9 @@ def index_row(document: Document, shard: str, members: list[Member], extra: Mapp
         "min_detector_score": min((instance.detector_score for instance in masked), default=0.0),
         "min_mask_score": min((instance.mask_score for instance in masked), default=0.0),
         "min_link_score": min((one.link_score for one in masked if one.link_score is not None), default=None),
+        "ambiguous_words": [link.word for link in document.links if link.ambiguous],
+        "n_dropped": len(dropped),
+        "dropped": dropped,
         "min_area_share": min(area_shares, default=0.0),
         "max_area_share": max(area_shares, default=0.0),
         "masked_share": document.background.masked_share,
@@ -72,6 +76,39 @@ def index_row(document: Document, shard: str, members: list[Member], extra: Mapp
         "members": [msgspec.to_builtins(member) for member in members],
         **({"extra": extra_row(document.extra, extra)} if extra else {}),
     }
+
+
+def instance_rows(document: Document) -> list[dict[str, Any]]:
+    """The rows of a sample's instances, in the order of its KEY.json."""
+    tracks = {link.word: number for number, link in enumerate(document.links)}
+    second_best = {link.word: link.second_best for link in document.links}
+    carried = {(box.word, box.frame) for box in document.boxes if box.chosen and box.carried}
+    return [
+        {
+            "row": document.row,
+            "key": document.key,
+            "number": number,
+            "word": one.word,
+            "category": one.category,
+            "frame": one.frame,
+            "track": tracks.get(one.word),
+            "is_face": one.is_face,
+            "parent": one.parent,
+            **_corners("box", one.box_xyxy_px),
+            **_corners("crop", one.crop_xyxy_px),
+            "area_share": one.area_share,
+            "box_area_share": _box_area_share(one),
+            "detector_score": one.detector_score,
+            "mask_score": one.mask_score,
+            "face_score": one.face_score,
+            "overlap_share": one.overlap_share,
+            "link_score": one.link_score,
+            **{f"evidence_{kind}": getattr(one.evidence, kind, None) for kind in Evidence.__struct_fields__},
+            "second_best": second_best.get(one.word),
+            "carried": (one.word, one.frame) in carried,
+        }
+        for number, one in enumerate(document.instances)
+    ]
 
 
 def reject_row(rejection: Rejection) -> dict[str, Any]:
@@ -96,6 +133,15 @@ def _words(document: Document, category: Category) -> tuple[list[str], list[int]
     words = [entity.word for entity in document.entities if entity.category == category]
     found = [word for word in words if word in instances]
     return found + [word for word in words if word not in instances], [instances[word] for word in found]
+
+
+def _corners(kind: str, xyxy: tuple[float, float, float, float]) -> dict[str, float]:
+    return {f"{kind}_{side}": value for side, value in zip(("x1", "y1", "x2", "y2"), xyxy, strict=True)}
+
+
+def _box_area_share(instance: InstanceDocument) -> float:
+    (x1, y1, x2, y2), (height, width) = instance.box_xyxy_px, instance.mask_rle.size
+    return round((x2 - x1) * (y2 - y1) / (width * height), 6)
 
 
 def _text(text: str | None) -> str | None:

@@ -1,10 +1,10 @@
-"""The contract of an output's tables: `INDEX` and `REJECTS`, every column with its meaning in the field's metadata.
+"""The contract of an output's tables: `INDEX`, `INSTANCES` and `REJECTS`, every column with its meaning in its metadata.
 
 Of KEY.json it is in documents.py, of the other records in layout.py. A change of any of them needs another `VERSION`. Version
 2 adds to 1 the flags `hdr`, `interlaced` and `ambiguous_identity`, `video.mirrored`, the containers mpg, flv and wmv, the
 reasons `several_sizes` and `no_consistent_subject`, `boxes`, `links`, and of an instance `face_score`, `overlap_share`,
-`link_score` and `evidence`, and the columns `caption`, `min_link_score` and `extra` of the index. Readers take both, and
-indices of version 2 without these.
+`link_score` and `evidence`, the columns `LATER` and `extra` of the index, and the instances. Readers take both, and outputs of
+version 2 without these columns and without instances.
 """
 
 from __future__ import annotations
@@ -71,6 +71,9 @@ INDEX = pa.schema(
             "over instances that are linked to others of their word; null: none is, or links were not looked for",
             True,
         ),
+        _column("ambiguous_words", _list(pa.string()), "words for which another individual would have been as good"),
+        _column("n_dropped", pa.int32(), "chosen boxes that became no reference"),
+        _column("dropped", _list(pa.string()), "why, for each of these: odd_one, low_mask_score, small_mask, somebody_elses"),
         _column("min_area_share", pa.float64(), "mask area / frame area, over instances, faces left out"),
         _column("max_area_share", pa.float64(), "mask area / frame area, over instances, faces left out"),
         _column("masked_share", pa.float64(), "inpainted share of the background picture"),
@@ -112,7 +115,69 @@ REJECTS = pa.schema(
 """rejects/NNNNNN.parquet: one row a manifest row that did not become a sample, in manifest order."""
 
 
-LATER = ("caption", "min_link_score")
+INSTANCES = pa.schema(
+    [
+        _column("row", pa.int64(), "0-based manifest row of the sample"),
+        _column("key", pa.string(), "name of the sample"),
+        _column(
+            "number", pa.int32(), "place in `instances` of KEY.json, from 0; its crop is the member refNN.png of that number"
+        ),
+        _column("word", pa.string(), "as in the caption"),
+        _column("category", pa.string(), "subject or object"),
+        _column("frame", pa.int32(), "frame of record that it is in, 0 to 2"),
+        _column(
+            "track",
+            pa.int32(),
+            "individual of the sample: a word's instances and their faces have the same number, the word's place in `links` of"
+            " KEY.json; null: links were not looked for",
+            True,
+        ),
+        _column("is_face", pa.bool_(), "whether it is a face"),
+        _column("parent", pa.int32(), "of a face: number of the instance whose face it is", True),
+        *(
+            _column(f"{kind}_{side}", number, f"{edge} edge of the {what}, pixels of the frame")
+            for kind, number, what in (("box", pa.float64(), "detector's box"), ("crop", pa.int32(), "mask and of the crop"))
+            for side, edge in (("x1", "left"), ("y1", "upper"), ("x2", "right"), ("y2", "lower"))
+        ),
+        _column("area_share", pa.float64(), "mask area / frame area"),
+        _column("box_area_share", pa.float64(), "box area / frame area"),
+        _column("detector_score", pa.float64(), "how sure the detector is of the box"),
+        _column("mask_score", pa.float64(), "how sure the segmenter is of the mask"),
+        _column("face_score", pa.float64(), "how sure the face detector is; null: no face, or not recorded", True),
+        _column(
+            "overlap_share",
+            pa.float64(),
+            "share of the mask that lay in masks of other instances before each pixel was given to one; null: a face, or not"
+            " recorded",
+            True,
+        ),
+        _column(
+            "link_score",
+            pa.float64(),
+            "how well it is linked to the word's others; null: there is none, or it is a face, or links were not looked for",
+            True,
+        ),
+        *(
+            _column(f"evidence_{kind}", pa.float64(), f"what the link stands on: {what}, 0 to 1; null: it says nothing", True)
+            for kind, what in (("motion", "points that move along"), ("appearance", "looks"), ("face", "the face"))
+        ),
+        _column(
+            "second_best",
+            pa.float64(),
+            "of the word: how well the best other individual fits it, as a share of how well this one does; null: no other",
+            True,
+        ),
+        _column(
+            "carried",
+            pa.bool_(),
+            "whether motion carried the box (of a face: its person's) here from another frame, for the detector found none",
+        ),
+    ]
+)
+"""instances/NNNNNN.parquet: one row an instance, faces too, by sample in manifest order and then by number."""
+
+
+LATER = ("caption", "min_link_score", "ambiguous_words", "n_dropped", "dropped")
 """Columns that indices of earlier versions lack."""
 
 

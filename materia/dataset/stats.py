@@ -1,7 +1,7 @@
 """What came out of a job and what was thrown away, and why: numbers for a person and for a script.
 
-In: an output's committed index and rejects (Parquet, no shard is opened) and, if there, `_run/timings.jsonl`. Out: `Stats`,
-plain data that turns into JSON, and `render` for a terminal. Memory does not grow with the number of samples: distributions
+In: an output's committed tables (Parquet, no shard is opened) and, if there, `_run/timings.jsonl`. Out: `Stats`, plain data
+that turns into JSON; stats_text.py prints it. Memory does not grow with the number of samples: distributions
 keep an evenly thinned selection of values, word counts drop the rarest words when there are too many.
 """
 
@@ -14,12 +14,9 @@ from typing import Any
 import msgspec
 import numpy as np
 import pyarrow as pa
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+import pyarrow.compute as pc
 
 from materia.base import storage
-from materia.base.terminal import printable
 from materia.dataset.layout import commits, read_info, require_output
 from materia.dataset.reader import read_table
 
@@ -38,14 +35,23 @@ MEASURES = {
     "masked_share": "inpainted share",
     "residual": "residual score",
 }
-"""Index columns whose distribution is shown."""
+"""Index columns whose distribution over samples is shown."""
+INSTANCE_MEASURES = {
+    "detector_score": "detector score",
+    "mask_score": "mask score",
+    "overlap_share": "overlap with others",
+    "link_score": "link score",
+    "face_score": "face score",
+}
+"""Columns of the instances whose distribution is shown; the last of faces, the others of all else."""
 _TOP_WORDS = 12
 _MAX_VALUES = 200_000
 _MAX_WORDS = 200_000
 _BINS = 16
-_COUNTED = ["key", "n_instances", "n_faces", "frames_with_subject", "flags", "bytes"]
+_COUNTED = ["key", "n_instances", "n_faces", "frames_with_subject", "flags", "ambiguous_words", "dropped", "bytes"]
 _WORDS = [*(f"{category}_words" for category in CATEGORIES), "subject_instances", "object_instances"]
 _COLUMNS = [*_COUNTED, *_WORDS, *MEASURES]
+_INSTANCE_COLUMNS = ["is_face", *INSTANCE_MEASURES]
 
 
 class ReasonCount(msgspec.Struct, frozen=True):
@@ -75,7 +81,7 @@ class CategoryCount(msgspec.Struct, frozen=True):
 
 
 class Distribution(msgspec.Struct, frozen=True):
-    """Of one index column over samples. Percentiles and `histogram` (equal bins from min to max) are of a thinned selection."""
+    """Of one column over its rows. Percentiles and `histogram` (equal bins from min to max) are of a thinned selection."""
 
     count: int
     min: float
@@ -98,7 +104,12 @@ class Throughput(msgspec.Struct, frozen=True):
 
 
 class Stats(msgspec.Struct, kw_only=True):
-    """All of it. input = samples + rejections; `planned_rows` is null without dataset.json."""
+    """All of it. input = samples + rejections; `planned_rows` is null without dataset.json.
+
+    `dropped`: by reason, chosen boxes of samples that became no reference. `ambiguous_words`: words, counted once a sample, for
+    which another individual would have been as good; null if no chunk says so. `instance_distributions` are of the chunks that
+    have a table of instances: earlier versions wrote none.
+    """
 
     planned_rows: int | None
     planned_chunks: int | None
@@ -112,7 +123,10 @@ class Stats(msgspec.Struct, kw_only=True):
     categories: dict[str, CategoryCount] = {}
     frames_with_subject: dict[str, int] = {}
     flags: dict[str, int] = {}
+    dropped: dict[str, int] = {}
+    ambiguous_words: int | None = None
     distributions: dict[str, Distribution] = {}
+    instance_distributions: dict[str, Distribution] = {}
     duration_s: float = 0.0
     bytes: int = 0
     throughput: Throughput | None = None
@@ -126,6 +140,8 @@ def collect(out: str) -> Stats:
     reasons: Counter[tuple[str, str]] = Counter()
     frames: Counter[int] = Counter()
     flags: Counter[str] = Counter()
+    dropped: Counter[str] = Counter()
+    instances = {name: _Values() for name in INSTANCE_MEASURES}
     words = {category: _Words() for category in CATEGORIES}
     measures = {name: _Values() for name in MEASURES}
     for commit in commits(out):
@@ -140,21 +156,36 @@ def collect(out: str) -> Stats:
         stats.bytes += _sum(index["bytes"])
         frames.update(index["frames_with_subject"].to_pylist())
         flags.update(flag for row in index["flags"].to_pylist() for flag in row)
+        if "dropped" in index.column_names:  # one of an earlier version may lack it
+            dropped.update(reason for row in index["dropped"].to_pylist() for reason in row)
+        if "ambiguous_words" in index.column_names:
+            stats.ambiguous_words = (stats.ambiguous_words or 0) + sum(map(len, index["ambiguous_words"].to_pylist()))
+        if commit.has_instances:
+            _add_instances(instances, read_table(out, commit, "instances", _INSTANCE_COLUMNS))
         for category in CATEGORIES:
             found = index[f"{category}_instances"].to_pylist() if category != "background" else [[]] * index.num_rows
             words[category].add(zip(index[f"{category}_words"].to_pylist(), found, strict=True))
         for name, values in measures.items():
-            if name in index.column_names:  # one of an earlier version may lack it
+            if name in index.column_names:
                 values.add(index[name].drop_null().to_numpy().astype(float))
     stats.input = stats.samples + stats.rejections
     stats.reasons = [ReasonCount(*at, count, count / stats.input) for at, count in sorted(reasons.items(), key=_by_count)]
     stats.frames_with_subject = {str(number): frames[number] for number in range(4)}
     stats.flags = dict(sorted(flags.items(), key=_by_count))
+    stats.dropped = dict(sorted(dropped.items(), key=_by_count))
+    stats.instance_distributions = {name: values.summary() for name, values in instances.items() if values.count}
     stats.categories = {category: counted.summary() for category, counted in words.items()}
     stats.distributions = {name: values.summary() for name, values in measures.items() if values.count}
     stats.duration_s = measures["duration_s"].total
     stats.throughput = _throughput(storage.join(out, "_run", "timings.jsonl"))
     return stats
+
+
+def _add_instances(measures: dict[str, _Values], table: pa.Table) -> None:
+    """Scores of a chunk's instances; of faces only how sure the face detector is."""
+    own = table.filter(pc.invert(table["is_face"]))
+    for name, values in measures.items():
+        values.add((table if name == "face_score" else own)[name].drop_null().to_numpy())
 
 
 class _Words:
@@ -248,119 +279,3 @@ def _timings(address: str) -> Iterator[_Timing]:
                 yield msgspec.json.decode(line, type=_Timing)
             except msgspec.MsgspecError:
                 continue
-
-
-def render(stats: Stats, console: Console) -> None:
-    """Print for a person, as wide as the console (where it is wide enough, each row and fact is a line of its own); words
-    cannot move the cursor or colour anything.
-    """
-    parts: list[Text | Table] = [_headline(stats)]
-    if stats.input:
-        parts.append(_outcome_table(stats))
-    if stats.samples:
-        parts += [_word_table(stats), _distribution_table(stats), _details(stats)]
-    if stats.throughput is not None:
-        parts.append(_throughput_table(stats.throughput))
-    for part in parts:
-        if part is not parts[0]:
-            console.print()
-        console.print(part)
-
-
-def _headline(stats: Stats) -> Text:
-    counts = (
-        ("row", stats.input, "bold"),
-        ("sample", stats.samples, "bold green"),
-        ("rejection", stats.rejections, "bold red"),
-    )
-    rows, samples, rejections = (Text.assemble((f"{count:,}", style), _noun(count, noun)) for noun, count, style in counts)
-    text = Text.assemble(rows, " = ", samples, " + ", rejections)
-    if stats.planned_rows is not None and stats.input < stats.planned_rows:
-        text.append(f"  (of {stats.planned_rows:,} planned: the job is not finished)", "yellow")
-    return text
-
-
-def _outcome_table(stats: Stats) -> Table:
-    table = _table("Where the rows went", "stage", "outcome", "rows>", "share>", "")
-    table.add_row(
-        "", "sample", f"{stats.samples:,}", _percent(stats.samples, stats.input), _bar(stats.samples, stats.input, "green")
-    )
-    for reason in stats.reasons:
-        name, stage = Text(printable(reason.reason)), Text(printable(reason.stage))
-        share = _percent(reason.count, stats.input)
-        table.add_row(stage, name, f"{reason.count:,}", share, _bar(reason.count, stats.input, "red"))
-    return table
-
-
-def _word_table(stats: Stats) -> Table:
-    table = _table("Words of the samples", "category", "words>", "masked>", "instances>", "most frequent: samples/instances")
-    for category, counted in stats.categories.items():
-        masked = category != "background"
-        numbers = (f"{counted.with_instance:,}", f"{counted.instances:,}") if masked else ("", "")
-        top = Text(", ").join(
-            Text.assemble(printable(top.word, 40), (f" {top.samples}" + f"/{top.instances}" * masked, "dim"))
-            for top in counted.top
-        )
-        table.add_row(category, f"{counted.words:,}", *numbers, top)
-    return table
-
-
-def _distribution_table(stats: Stats) -> Table:
-    table = _table("Distributions over samples", "", "min>", "5 %>", "median>", "95 %>", "max>", "min to max")
-    for name, d in stats.distributions.items():
-        numbers = [f"{value:,.3g}" if value < 1e3 else f"{value:,.0f}" for value in (d.min, d.p5, d.median, d.p95, d.max)]
-        table.add_row(MEASURES[name], *numbers, Text(_spark(d.histogram), "cyan"))
-    return table
-
-
-def _details(stats: Stats) -> Text:
-    frames = ", ".join(f"{count:,} in {number}" for number, count in stats.frames_with_subject.items() if count)
-    flags = ", ".join(f"{printable(flag)} {count:,}" for flag, count in stats.flags.items()) or "none"
-    facts = [
-        f"{stats.instances:,}{_noun(stats.instances, 'masked instance')}",
-        f"{stats.faces:,}{_noun(stats.faces, 'face crop')}",
-        f"samples by number of frames that show a subject: {frames}",
-        f"flags: {flags}",
-        f"{stats.duration_s / 60:,.1f} minutes of video",
-        f"{stats.bytes / 1e6:,.1f} MB in {stats.chunks:,}{_noun(stats.chunks, 'chunk')}",
-    ]
-    return Text("\n".join(facts))
-
-
-def _throughput_table(throughput: Throughput) -> Table:
-    clips = f"{throughput.clips:,}{_noun(throughput.clips, 'clip')}"
-    rate = f"{clips} in {throughput.wall_s:,.0f} s: {throughput.clips_per_s:.2f} clips/s"
-    table = _table(f"Throughput: {rate}", "stage", "s of work>", "ms a clip>", "")
-    most = max(throughput.seconds.values(), default=0.0)
-    for stage, seconds in throughput.seconds.items():
-        each = f"{1000 * seconds / max(throughput.clips, 1):,.1f}"
-        table.add_row(Text(printable(stage)), f"{seconds:,.1f}", each, _bar(seconds, most, "blue"))
-    return table
-
-
-def _table(title: str, *columns: str) -> Table:
-    """A frameless table; a column whose name ends in ">" is set to the right."""
-    table = Table(title=Text(title, "bold"), title_justify="left", box=None, pad_edge=False, header_style="dim")
-    for column in columns:
-        table.add_column(column.removesuffix(">"), justify="right" if column.endswith(">") else "left")
-    return table
-
-
-def _noun(count: int, noun: str) -> str:
-    """What follows a count: " row", " rows"."""
-    return f" {noun}" if count == 1 else f" {noun}s"
-
-
-def _percent(part: float, whole: float) -> str:
-    return f"{100 * part / whole:.1f} %"
-
-
-def _bar(part: float, whole: float, colour: str, width: int = 24) -> Text:
-    eighths = round(8 * width * part / whole) if whole else 0
-    return Text("█" * (eighths // 8) + ("", *"▏▎▍▌▋▊▉")[eighths % 8], colour)
-
-
-def _spark(counts: list[int]) -> str:
-    """One glyph a bin, its height by the count; an empty bin is a blank."""
-    most = max(counts)
-    return "".join(" " if not count else "▁▂▃▄▅▆▇█"[min(7, 8 * count // (most + 1))] for count in counts)

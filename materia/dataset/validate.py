@@ -34,10 +34,10 @@ from materia.dataset.documents import Container, Provenance
 from materia.dataset.extra import ExtraType
 from materia.dataset.findings import BUILT_AGAIN, FINISHED, PASSED_OVER, Validation
 from materia.dataset.json_schema import SchemaName, json_schema
-from materia.dataset.layout import Commit, DatasetInfo, committed, relative_path, require_output
-from materia.dataset.rows import CAPTION_CHARS, Member, index_row
+from materia.dataset.layout import FOLDERS, Commit, DatasetInfo, TableName, committed, relative_path, require_output
+from materia.dataset.rows import CAPTION_CHARS, Member, index_row, instance_rows
 from materia.dataset.sample_checks import Recipe, check_sample, parse_document
-from materia.dataset.schema import REJECTS, extra_types, index_schema_like
+from materia.dataset.schema import INSTANCES, REJECTS, extra_types, index_schema_like
 from stages.specs import FINGERPRINTED, REASONS
 
 _MAX_JSON_BYTES = 16 << 20
@@ -106,14 +106,16 @@ class _Chunk:
         self.report, self.out, self.commit, self.dataset = report, out, commit, dataset
         self.recipe = _recipe(dataset)
         self.record, self.shard = (relative_path(folder, commit.chunk) for folder in ("commits", "shards"))
-        self.index, self.rejects = (relative_path(folder, commit.chunk) for folder in ("index", "rejects"))
+        self.index, self.instances, self.rejects = (relative_path(table, commit.chunk) for table in get_args(TableName))
         self.columns: pa.Schema | None = None  # of the index, once it is read
         self.extra: dict[str, ExtraType] = {}  # the user's own columns of it
+        self.of_sample: dict[str, list[dict[str, Any]]] | None = None  # key -> rows of the instances, once they are read
 
 
 def _check_chunk(chunk: _Chunk, keys: sqlite3.Connection) -> None:
     report, commit = chunk.report, chunk.commit
     expected = {chunk.index, chunk.rejects} | ({chunk.shard} if commit.samples else set())
+    expected |= {chunk.instances} if commit.has_instances else set()
     if set(commit.files) != expected:
         report.add(chunk.record, f"names the files {sorted(commit.files)}, not {sorted(expected)}")
     if commit.samples + commit.rejections != commit.rows:
@@ -128,6 +130,8 @@ def _check_chunk(chunk: _Chunk, keys: sqlite3.Connection) -> None:
     if chunk.rejects in there:
         rejects, _ = _read_table(chunk, chunk.rejects, lambda schema: REJECTS, commit.rejections)
     _check_rejects(chunk, rejects)
+    if chunk.instances in there and chunk.columns is not None:
+        _read_instances(chunk, index)
     if {chunk.index, chunk.rejects} <= there:
         _check_rows(chunk, [row["row"] for row in index + rejects])
     for row in index:
@@ -160,10 +164,25 @@ def _check_hash(chunk: _Chunk, name: str) -> bool:
     return True
 
 
+def _read_instances(chunk: _Chunk, index: list[dict[str, Any]]) -> None:
+    """The table of the instances; what each sample has is compared with its KEY.json later, and so is how many rows that is."""
+    rows, columns = _read_table(chunk, chunk.instances, lambda schema: INSTANCES)
+    if columns is None:
+        return
+    chunk.of_sample = {row["key"]: [] for row in index}
+    for row in rows:
+        if row["key"] in chunk.of_sample:
+            chunk.of_sample[row["key"]].append(row)
+        else:
+            chunk.report.add(chunk.instances, "is not in the index", row["key"])
+
+
 def _read_table(
-    chunk: _Chunk, name: str, expected: Callable[[pa.Schema], pa.Schema], rows: int
+    chunk: _Chunk, name: str, expected: Callable[[pa.Schema], pa.Schema], rows: int | None = None
 ) -> tuple[list[dict[str, Any]], pa.Schema | None]:
-    """Rows and columns of a table with `rows` rows and the columns `expected` by those it has; else nothing, and findings."""
+    """Rows and columns of a table with `rows` rows, if that is known, and the columns `expected` by those it has; else nothing,
+    and findings.
+    """
     nothing: tuple[list[dict[str, Any]], None] = [], None
     try:
         with storage.local_copy(storage.join(chunk.out, name)) as path, pq.ParquetFile(path) as file:
@@ -172,7 +191,10 @@ def _read_table(
                 chunk.report.add(name, f"has other columns than it should: {_differing(found, schema)}")
                 return nothing
             groups = (file.metadata.row_group(number) for number in range(file.metadata.num_row_groups))
-            if file.metadata.num_rows != rows or sum(group.total_byte_size for group in groups) > _MAX_TABLE_BYTES:
+            if sum(group.total_byte_size for group in groups) > _MAX_TABLE_BYTES:
+                chunk.report.add(name, f"holds more than {plural(_MAX_TABLE_BYTES, 'byte')}")
+                return nothing
+            if rows is not None and file.metadata.num_rows != rows:
                 chunk.report.add(name, f"has {plural(file.metadata.num_rows, 'row')}; committed: {rows}")
                 return nothing
             return file.read().to_pylist(), found
@@ -269,7 +291,7 @@ def _strange(info: tarfile.TarInfo, name: str) -> str | None:
 def _check_member(
     chunk: _Chunk, key: str, content: dict[str, bytes], members: list[Member], row: dict[str, Any] | None
 ) -> Iterator[str]:
-    """One sample as webdataset gives it, against its KEY.json, its index row and dataset.json."""
+    """One sample as webdataset gives it, against its KEY.json, its index row, its instances' rows and dataset.json."""
     document, errors = parse_document(content.get("json", b""))
     yield from errors
     if row is None:
@@ -285,14 +307,28 @@ def _check_member(
         yield f"has the members {names}, not {document.members}"
         return
     if row is not None:
-        expected = index_row(document, chunk.shard, members, chunk.extra)
-        for column in [column for column in row if expected[column] != row[column]]:  # an earlier version wrote fewer
-            yield f"the index has {column} {row[column]!r}, KEY.json and the tar give {expected[column]!r}"[:400]
+        yield from _differing_row("the index has", row, index_row(document, chunk.shard, members, chunk.extra))
+    if chunk.of_sample is not None:
+        yield from _check_instances(chunk.of_sample.get(key, []), instance_rows(document))
     if not content[document.video.member]:
         yield "the clip has no bytes"
     if chunk.dataset is not None and not _made_by(document.provenance, chunk.dataset):
         yield "was made with another prompt or another stage than dataset.json says"
     yield from check_sample(document, content, chunk.recipe)
+
+
+def _check_instances(rows: list[dict[str, Any]], expected: list[dict[str, Any]]) -> Iterator[str]:
+    if len(rows) != len(expected):
+        yield f"the table of instances has {plural(len(rows), 'row')}, KEY.json gives {len(expected)}"
+        return
+    for number, (row, true) in enumerate(zip(rows, expected, strict=True)):
+        yield from _differing_row(f"the table of instances has, as number {number},", row, true)
+
+
+def _differing_row(where: str, row: dict[str, Any], expected: dict[str, Any]) -> Iterator[str]:
+    """Columns of a row that are not as KEY.json and the tar say; an earlier version may have written fewer."""
+    for column in [column for column in row if expected[column] != row[column]]:
+        yield f"{where} {column} {row[column]!r}, KEY.json and the tar give {expected[column]!r}"[:400]
 
 
 def _made_by(provenance: Provenance, dataset: DatasetInfo) -> bool:
@@ -338,7 +374,7 @@ def _check_whole(report: Validation, dataset: DatasetInfo | None, seen: list[Com
 def _check_strays(report: Validation, out: str, seen: list[Commit]) -> None:
     """Files that no commit record vouches for: harmless to readers, and gone or replaced when the job is finished."""
     trusted = {name for commit in seen for name in commit.files} | {relative_path("commits", commit.chunk) for commit in seen}
-    for folder in ("shards", "index", "rejects", "commits"):
+    for folder in FOLDERS:
         for name in storage.listdir(storage.join(out, folder)):
             if f"{folder}/{name}" not in trusted:
                 cure = "" if folder == "commits" else PASSED_OVER  # a record that cannot be read is an error, and says more

@@ -1,8 +1,9 @@
-"""Write one planned chunk: a tar of samples, its index and rejects, and last the commit record that makes them count.
+"""Write one planned chunk: a tar of samples, its tables, and last the commit record that makes them count.
 
-In: the chunk's rows in manifest order, records whose clips are still at their address. Out: `shards/NNNNNN.tar`, `index/` and
-`rejects/NNNNNN.parquet`, `commits/NNNNNN.json`. Equal rows give equal bytes: fixed tar headers, member order, field
-order and Parquet options. A reader trusts only what a commit record names, so a crash leaves nothing that looks whole.
+In: the chunk's rows in manifest order, records whose clips are still at their address. Out: `shards/NNNNNN.tar`, `index/`,
+`instances/` and `rejects/NNNNNN.parquet`, `commits/NNNNNN.json`. Equal rows give equal bytes: fixed tar headers, member
+order, field order and Parquet options. A reader trusts only what a commit record names, so a crash leaves nothing that looks
+whole.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import io
 import tarfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -21,8 +22,8 @@ from materia.base import storage
 from materia.dataset.documents import Provenance, document_of, encode_document
 from materia.dataset.extra import ExtraType
 from materia.dataset.layout import Commit, FileHash, address_of, encode_record, read_commit, relative_path
-from materia.dataset.rows import Member, index_row, reject_row
-from materia.dataset.schema import REJECTS, index_schema
+from materia.dataset.rows import Member, index_row, instance_rows, reject_row
+from materia.dataset.schema import INSTANCES, REJECTS, index_schema
 from stages.records import Rejection, Row, Sample, reject
 
 _COPY_BYTES = 1 << 20
@@ -51,6 +52,7 @@ def write_chunk(
     if storage.exists(record):
         return read_commit(out, chunk)
     samples: list[dict[str, Any]] = []
+    instances: list[dict[str, Any]] = []
     rejections: list[dict[str, Any]] = []
     numbers: list[int] = []
     files: dict[str, FileHash] = {}
@@ -63,8 +65,9 @@ def write_chunk(
                 rejections.append(reject_row(packed))
                 numbers.append(packed.row)
             else:
-                samples.append(packed)
-                numbers.append(packed["row"])
+                samples.append(packed.row)
+                instances += packed.instances
+                numbers.append(packed.row["row"])
         if not numbers or numbers != list(range(numbers[0], numbers[0] + len(numbers))):
             raise ValueError(f"chunk {chunk} needs consecutive manifest rows, got {_abridged(numbers)}")
         if samples:
@@ -75,6 +78,7 @@ def write_chunk(
         storage.remove(storage.join(out, shard))  # of a commit that was interrupted while its clips were still there
     for name, records, schema in (
         (relative_path("index", chunk), samples, index_schema(extra)),
+        (relative_path("instances", chunk), instances, INSTANCES),
         (relative_path("rejects", chunk), rejections, REJECTS),
     ):
         data = parquet_bytes(records, schema)
@@ -123,10 +127,15 @@ class Tar:
         self.file.write(bytes(-self.file.tell() % tarfile.RECORDSIZE))
 
 
-def _pack(
-    tar: Tar, sample: Sample, shard: str, provenance: Provenance, extra: Mapping[str, ExtraType]
-) -> dict[str, Any] | Rejection:
-    """Append a sample's members and give its index row; or a rejection, and the tar is as it was."""
+class _Packed(NamedTuple):
+    """Of a sample that is in the tar: its row of the index, and its rows of the instances."""
+
+    row: dict[str, Any]
+    instances: list[dict[str, Any]]
+
+
+def _pack(tar: Tar, sample: Sample, shard: str, provenance: Provenance, extra: Mapping[str, ExtraType]) -> _Packed | Rejection:
+    """Append a sample's members and give its rows; or a rejection, and the tar is as it was."""
     try:
         document = document_of(sample, provenance)
         text = encode_document(document)
@@ -146,7 +155,7 @@ def _pack(
     if sample.background is not None:
         parts.append(("background.png", sample.background.png))
     members += [Member(name, tar.add(f"{sample.clip.key}.{name}", len(data), [data]), len(data)) for name, data in parts]
-    return index_row(document, shard, members, extra)
+    return _Packed(index_row(document, shard, members, extra), instance_rows(document))
 
 
 def _add_clip(tar: Tar, sample: Sample, name: str) -> Member:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
+import msgspec
 import numpy as np
 from PIL import Image
 from pycocotools import mask as coco
@@ -19,10 +20,13 @@ from materia.dataset.sample_checks import Recipe, grow
 from materia.dataset.writer import write_chunk
 from stages.records import (
     Background,
+    Box,
     Clip,
     EntityWord,
+    Evidence,
     Frame,
     Instance,
+    Link,
     MaskRle,
     Rejection,
     Row,
@@ -82,6 +86,35 @@ def make_sample(folder: Path, row: int, key: str | None = None, subject: str = "
         instances=instances,
         background=_background(frames[1], np.logical_or.reduce(_masks(1)), subject),
     )
+
+
+def with_links(sample: Sample, second_best: float | None = 0.97) -> Sample:
+    """The sample as if links had been looked for: the object's box of frame 2 was carried, and one of frame 0 was dropped."""
+    sample.boxes = [
+        Box(
+            word=one.word,
+            category=one.category,
+            frame=one.frame,
+            box_xyxy_px=one.box_xyxy_px,
+            score=one.detector_score,
+            carried=one.category == "object" and one.frame == 2,
+        )
+        for one in sample.instances
+        if not one.is_face
+    ]
+    thing = next(box for box in sample.boxes if box.category == "object")
+    lost = msgspec.structs.replace(thing, frame=0, dropped="odd_one")
+    sample.boxes += [lost, msgspec.structs.replace(thing, chosen=False, score=0.25)]
+    subject, thing_word = sample.instances[0].word, thing.word
+    sample.links = [
+        Link(word=thing_word, score=0.5, second_best=None),
+        Link(word=subject, score=0.75, second_best=second_best, ambiguous=(second_best or 0) > 0.95),
+    ]
+    for number, one in enumerate(sample.instances):
+        one.face_score, one.overlap_share = (0.875, None) if one.is_face else (None, 0.0625)
+        if not one.is_face:
+            one.link_score, one.evidence = 0.5 + number / 64, Evidence(motion=0.25, appearance=0.625)
+    return sample
 
 
 def make_rejection(row: int, stage: str = "entities", reason: str = "no_subject", key: str | None = None) -> Rejection:

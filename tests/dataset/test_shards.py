@@ -22,7 +22,7 @@ from materia.dataset import layout, writer
 from materia.dataset.documents import document_of, encode_document
 from materia.dataset.json_schema import json_schema
 from materia.dataset.rows import index_row
-from materia.dataset.schema import INDEX, REJECTS
+from materia.dataset.schema import INDEX, INSTANCES, REJECTS
 from stages.records import Rejection, decode_rows, encode_rows
 
 
@@ -84,6 +84,7 @@ def test_key_json_and_commit_and_dataset_follow_their_schemas(tmp_path):
     document = json.loads(encode_document(document_of(make_sample(tmp_path, 0), PROVENANCE)))
     Draft202012Validator(json_schema("sample")).validate(document)
     assert pq.read_schema(out / "index" / "000000.parquet").equals(INDEX, check_metadata=True)
+    assert pq.read_schema(out / "instances" / "000000.parquet").equals(INSTANCES, check_metadata=True)
     assert pq.read_schema(out / "rejects" / "000000.parquet").equals(REJECTS, check_metadata=True)
 
 
@@ -119,7 +120,7 @@ def test_tar_headers_say_nothing_about_the_machine_and_long_keys_fit(tmp_path):
 def test_a_chunk_without_samples_has_a_commit_and_rejects_but_no_tar(tmp_path):
     commit = write(tmp_path, [make_rejection(5), make_rejection(6)])
     assert (commit.rows, commit.samples, commit.rejections, commit.first_row) == (2, 0, 2, 5)
-    assert sorted(commit.files) == ["index/000000.parquet", "rejects/000000.parquet"]
+    assert sorted(commit.files) == ["index/000000.parquet", "instances/000000.parquet", "rejects/000000.parquet"]
     assert not (tmp_path / "shards" / "000000.tar").exists()
     assert [row["reason"] for row in read_rejects(tmp_path)] == ["no_subject", "no_subject"]
 

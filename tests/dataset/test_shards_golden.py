@@ -18,7 +18,8 @@ from stages.records import decode_rows
 
 ROWS = Path(__file__).resolve().parents[1] / "data" / "golden" / "rows.msgpack"
 TAR = "25a87d7a1dd757ed870b7de8de99a25441453f3054fc8f104f29565a676176b3"
-INDEX = "1f9a07b4f1a49e35b94ddfd57f474d1a03adc416054ba182e7bb8d235093d975"
+INDEX = "95fce267daa7302bb877ebdb4c247f3874e711acfc694655601c8cd450b2ac5e"
+INSTANCES = "f1d6d2949ad871ce9958da514c03981454ee8feaaca621431b6bf9203fc71ce1"
 EXTRA = {"licence": "string", "views": "int64"}
 REJECTS = "b93cdccc8396b0cddddbcd35248ca1d5826dac9f236381bc807b385a3516ece8"
 
@@ -42,7 +43,7 @@ def test_the_tar_has_the_pinned_bytes(out):
     assert sha256((out / "shards" / "000000.tar").read_bytes()) == TAR
 
 
-@pytest.mark.parametrize(("table", "pinned"), [("index", INDEX), ("rejects", REJECTS)])
+@pytest.mark.parametrize(("table", "pinned"), [("index", INDEX), ("instances", INSTANCES), ("rejects", REJECTS)])
 def test_the_tables_have_the_pinned_content(out, table, pinned):
     rows = pq.read_table(out / table / "000000.parquet").to_pylist()
     assert sha256(json.dumps(rows, ensure_ascii=False).encode()) == pinned
@@ -52,7 +53,7 @@ def test_the_commit_record_says_so(out):
     record = json.loads((out / "commits" / "000000.json").read_bytes())
     tar = record["files"].pop("shards/000000.tar")
     assert tar == {"bytes": (out / "shards" / "000000.tar").stat().st_size, "sha256": TAR}
-    assert list(record["files"]) == ["index/000000.parquet", "rejects/000000.parquet"]
+    assert list(record["files"]) == ["index/000000.parquet", "instances/000000.parquet", "rejects/000000.parquet"]
     del record["files"]
     assert record == {"schema": 2, "chunk": 0, "rows": 3, "samples": 2, "rejections": 1, "first_row": 0}
 

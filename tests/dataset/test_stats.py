@@ -13,6 +13,7 @@ from samples import PROVENANCE, make_dataset, make_output, make_rejection, make_
 
 from materia.cli.main import main
 from materia.dataset import layout, stats, writer
+from materia.dataset.stats_text import render
 
 
 @pytest.fixture
@@ -24,7 +25,7 @@ def out(tmp_path):
 
 def printed(collected, width=120):
     buffer = io.StringIO()
-    stats.render(collected, Console(file=buffer, width=width, color_system=None))
+    render(collected, Console(file=buffer, width=width, color_system=None))
     return buffer.getvalue()
 
 

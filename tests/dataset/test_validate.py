@@ -115,7 +115,9 @@ def test_one_changed_byte_of_a_clip_is_found(out):
     assert messages(out) == ["shards/000000.tar: has other content than was committed (SHA-256)"]
 
 
-@pytest.mark.parametrize("name", ["shards/000002.tar", "index/000000.parquet", "rejects/000001.parquet"])
+@pytest.mark.parametrize(
+    "name", ["shards/000002.tar", "index/000000.parquet", "instances/000002.parquet", "rejects/000001.parquet"]
+)
 @pytest.mark.parametrize("damage", ["gone", "empty", "half", "noise", "folder"])
 def test_damaged_files_become_findings(out, name, damage):
     path = out / name
@@ -147,7 +149,7 @@ def test_an_unfinished_job_is_an_error_and_its_uncommitted_files_are_warnings(ou
     (out / "commits" / "000002.json").unlink()
     (out / "index" / ".000002.parquet.01234567.tmp").write_bytes(b"half")
     report = validate(str(out))
-    assert (report.errors, report.warnings) == (1, 4)
+    assert (report.errors, report.warnings) == (1, 5)
     assert any("1 of 3 chunks not committed" in finding.message for finding in report.findings)
 
 
@@ -361,7 +363,9 @@ def test_one_error_and_one_warning_are_singular():
 
 
 @pytest.mark.parametrize("damage", ["gone", "cut", "changed"])
-@pytest.mark.parametrize("name", ["shards/000000.tar", "index/000000.parquet", "rejects/000000.parquet"])
+@pytest.mark.parametrize(
+    "name", ["shards/000000.tar", "index/000000.parquet", "instances/000000.parquet", "rejects/000000.parquet"]
+)
 def test_of_a_lost_or_damaged_file_it_is_said_what_builds_it_again(out, name, damage):
     data = bytearray((out / name).read_bytes())
     (out / name).unlink()

@@ -53,7 +53,16 @@ def test_an_output_that_takes_no_more_stops_the_job_with_one_line(manifest, tmp_
     assert contents(tmp_path / "out") == contents(tmp_path / "undisturbed")
 
 
-@pytest.mark.parametrize("lost", ["shards/000000.tar", "index/000001.parquet", "rejects/000000.parquet", "commits/000001.json"])
+@pytest.mark.parametrize(
+    "lost",
+    [
+        "shards/000000.tar",
+        "index/000001.parquet",
+        "instances/000001.parquet",
+        "rejects/000000.parquet",
+        "commits/000001.json",
+    ],
+)
 @pytest.mark.parametrize("how", ["gone", "cut off", "longer", "another commit"])
 def test_what_was_lost_is_built_again_as_it_was(manifest, tmp_path, capsys, lost, how, monkeypatch):
     monkeypatch.setenv(NO_ROOM, str(tmp_path / "full"))
