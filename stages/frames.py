@@ -16,7 +16,7 @@ from PIL import Image
 from materia.base.errors import disk_trouble
 from materia.base.terminal import plural
 from materia.base.weights.files import Missing
-from stages.records import Flag, Frame, Row, Sample, StageName, VideoInfo, reject
+from stages.records import Donor, Flag, Frame, Row, Sample, StageName, VideoInfo, reject
 from stages.settings import FramesSettings
 from stages.shots import find_cuts
 from stages.unexpected import internal_error
@@ -25,6 +25,10 @@ from stages.video.decode import indices_at
 from stages.video.motion import Follower
 from stages.video.pictures import several_sizes
 
+MIDDLE = 1
+"""Index of the frame of record that becomes the background."""
+DONOR_QUALITY, MOST_DONOR_PX = 92, 1920 * 1080
+"""JPEG quality of donors, and pixels from which on they are scaled down: six of them have 4 MB at most, at 640x360 half of one."""
 LIVELY_SHARE = 99
 """Percentile of the change of small areas that tells whether anything moves: a small subject moves in few of them."""
 
@@ -88,8 +92,12 @@ class Frames:
         times_s = [video.probe.duration_s * percent / 100 for percent in settings.percents]
         seen: list[tuple[int, np.ndarray]] = []
         watching = settings.several_shots != "ignore"
-        follower = Follower(video.probe, indices_at(video.probe, times_s)) if settings.motion else None
-        decoded = frames_at(video, times_s, (lambda *glimpse: seen.append(glimpse)) if watching else None, follow=follower)
+        record = indices_at(video.probe, times_s)
+        donors = _donor_indices(video.probe, record, settings.donors) if settings.motion else []
+        follower = Follower(video.probe, record, donors) if settings.motion else None
+        all_s = [*times_s, *(video.probe.times_s[index] for index in donors)]
+        every = frames_at(video, all_s, (lambda *glimpse: seen.append(glimpse)) if watching else None, follow=follower)
+        decoded = every.first(len(times_s))
         if len(set(decoded.indices)) < len(decoded.indices):
             n_frames = plural(video.probe.n_frames, "frame")
             message = f"the clip has {n_frames}, and {settings.percents} % of it do not show distinct ones"
@@ -102,7 +110,9 @@ class Frames:
 
         sample.video = video_info(video.probe)
         sample.frames = _frames_of_record(decoded, settings, even=not video.whole)
-        sample.motion = follower.motion(even=not video.whole) if follower is not None else []
+        if follower is not None:
+            sample.motion = follower.motion(even=not video.whole)
+            sample.donors = _donors(every, follower, len(times_s), even=not video.whole)
         sample.flags = [*sample.flags, *_flags(decoded, video.probe, bool(cuts), settings)]
         return sample
 
@@ -181,6 +191,32 @@ def _frames_of_record(decoded: Decoded, settings: FramesSettings, even: bool) ->
         )
         for percent, index, time_s, rgb in zip(settings.percents, decoded.indices, decoded.pts_s, decoded.frames, strict=True)
     ]
+
+
+def _donor_indices(probe: Probe, record: list[int], n: int) -> list[int]:
+    """Of `n` frames evenly between the first and the last of record those that are none of these."""
+    first, last = probe.times_s[record[0]], probe.times_s[record[-1]]
+    times_s = np.linspace(first, last, n + 3)  # with those of record among them, at the default percents
+    return [index for index in dict.fromkeys(indices_at(probe, times_s.tolist())) if index not in record]
+
+
+def _donors(decoded: Decoded, follower: Follower, n_record: int, even: bool) -> list[Donor]:
+    points = follower.points_to(MIDDLE, even)
+    return [
+        Donor(time_s=time_s, jpeg=encode_jpeg(_at_most(even_size(rgb) if even else rgb), DONOR_QUALITY), points=own)
+        for time_s, rgb, own in zip(decoded.pts_s[n_record:], decoded.frames[n_record:], points, strict=True)
+    ]
+
+
+def _at_most(rgb: np.ndarray) -> np.ndarray:
+    """The picture, scaled to MOST_DONOR_PX if it has more pixels."""
+    import cv2
+
+    scale = (MOST_DONOR_PX / (rgb.shape[0] * rgb.shape[1])) ** 0.5
+    if scale >= 1:
+        return rgb
+    size = round(rgb.shape[1] * scale), round(rgb.shape[0] * scale)
+    return np.asarray(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA))
 
 
 def even_size(pixels: np.ndarray) -> np.ndarray:

@@ -116,6 +116,18 @@ class Motion(msgspec.Struct, frozen=True, kw_only=True):
         return np.frombuffer(self.points, "<f4").reshape(-1, 4)
 
 
+class Donor(msgspec.Struct, frozen=True, kw_only=True):
+    """Another frame of the clip, at `time_s`, of which the background may borrow what the middle frame hides.
+
+    `jpeg` has the shape of the frames of record and may be smaller. `points`: those that were followed between it and the
+    middle frame, as in `Motion`, in pixels of the frames of record.
+    """
+
+    time_s: float
+    jpeg: bytes
+    points: bytes
+
+
 class BoxFacts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Where a word may be in a frame of record: a candidate of the detector, or one that was `carried` there from another frame
     by what moved, where the detector found nothing.
@@ -205,14 +217,19 @@ class Instance(InstanceFacts, kw_only=True):
 
 
 class BackgroundFacts(msgspec.Struct, kw_only=True):
-    """`word` is the background word of the caption, `masked_share` the inpainted share of the frame, `residual` the best
+    """`word` is the background word of the caption, `masked_share` the share of the frame that was replaced, `residual` the best
     detector score that each subject word still gets on the result.
+
+    `borrowed_share`: the share of the replaced pixels that other frames of the clip show, `borrowed_rle` which these are; the
+    others are invented. null: nothing was to be borrowed.
     """
 
     word: str | None
     method: str
     masked_share: float
     residual: dict[str, float]
+    borrowed_share: float | None = None
+    borrowed_rle: MaskRle | None = None
 
 
 class Background(BackgroundFacts, kw_only=True):
@@ -232,6 +249,7 @@ class Sample(SampleFacts, tag="sample", kw_only=True):
     """A clip on its way; each stage fills in its part. `media` holds the clip's bytes only if they were re-encoded.
 
     `motion` is what moved between the frames of record (0-1, 1-2, 0-2); `links` is empty where they were not looked for.
+    `bystanders` are boxes of the middle frame that only the background is to know of, and `hidden` their masks.
 
     `source_bytes` is the size of the clip's file when it was decoded; if it has another one when its shard is written, the
     frames are no longer those of the clip.
@@ -242,8 +260,11 @@ class Sample(SampleFacts, tag="sample", kw_only=True):
     source_bytes: int | None = None
     frames: list[Frame] = []
     motion: list[Motion] = []
+    donors: list[Donor] = []
     boxes: list[Box] = []
     links: list[Link] = []
+    bystanders: list[Box] = []
+    hidden: list[MaskRle] = []
     instances: list[Instance] = []
     background: Background | None = None
     media: bytes | None = None

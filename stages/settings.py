@@ -76,7 +76,10 @@ class FramesSettings(Settings):
             " duration)"
         ),
     )
-    motion: bool = Field(True, description="follow points between the frames; the link stage needs them")
+    motion: bool = Field(True, description="follow points between the frames; links and the background need them")
+    donors: int = Field(
+        6, ge=0, le=16, description="further frames that the background may borrow pixels from, as JPEG; needs motion; 0: none"
+    )
     shot_threshold: float = Field(
         0.38, ge=0, le=1, description="cut: neighbours this much less alike than the pairs around them"
     )
@@ -169,6 +172,14 @@ class BackgroundSettings(BackendSettings):
 
     stage: ClassVar[str] = "background"
     backend: str = "opencv"
+    also: list[str] = Field(
+        ["person", "dog", "cat", "bird", "horse", "cow", "sheep"],
+        description=(
+            "who must not be seen either, whatever the caption names; with them go candidates of subjects that were not chosen."
+            " [] as published: only the instances"
+        ),
+    )
+    borrow: bool = Field(True, description="take hidden pixels from other frames where these show them; false: invent all")
     dilate_px: int = Field(4, ge=1, description="side of the square of ones that dilates the mask")
     dilate_times: int = Field(3, ge=0, description="how often it dilates")
     max_masked_share: float = Field(0.9, gt=0, le=1, description="more of the frame masked: nothing_left")

@@ -116,7 +116,8 @@ class CleanBackground:
         }
 
     def _hole(self, sample: Sample, again: int) -> np.ndarray:
-        masks = [decode_mask(instance.mask_rle) for instance in sample.instances if instance.frame == MIDDLE]
+        instances = [instance.mask_rle for instance in sample.instances if instance.frame == MIDDLE]
+        masks = [decode_mask(rle) for rle in [*instances, *sample.hidden]]
         times = dilations(self.settings.dilate_times, again)
         return hole(masks, sample.frames[MIDDLE].rgb.shape[:2], self.settings.dilate_px, times)
 

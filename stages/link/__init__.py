@@ -112,7 +112,6 @@ class LinkInstances:
         found = {word: (own, all_of_it) for (word, _), own, all_of_it in zip(words, chosen, best, strict=True)}
         sample.boxes = [_marked(box, seen[box.frame], *found[box.word], pairs) for box in sample.boxes]
         sample.boxes += self._carried(sample)
-        sample.motion = []  # it has served, and need not travel on
         if any(link.ambiguous for link in sample.links):
             sample.flags = [*sample.flags, "ambiguous_identity"]
         return sample
@@ -191,7 +190,6 @@ def _place(box: Box) -> np.ndarray:
 def _only_chosen(sample: Sample) -> Row:
     """The published method: a word's best box of each frame."""
     sample.boxes = [box for box in sample.boxes if box.chosen]
-    sample.motion = []
     return sample
 
 

@@ -1,11 +1,14 @@
 """Boxes: where each subject and object word is seen, in each of the three frames of record.
 
 In: samples with entities and frames. Out: `Sample.boxes`, candidates of which at most one of a word and frame is chosen, or the
-rejection `no_instance` with the best score of every word. Word-to-box rule and threshold of the choice are the method's; the
+rejection `no_instance` with the best score of every word; and `Sample.bystanders`, people and animals of the middle frame whom
+the background must not show. Word-to-box rule and threshold of the choice are the method's; the
 detector is whatever the configuration names.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -17,6 +20,9 @@ from stages.localise.shared import acquire, make, release
 from stages.records import Box, EntityWord, Frame, Rejection, Row, Sample, StageName, reject
 from stages.settings import LocaliseSettings
 
+MIDDLE = 1
+"""Index of the frame that becomes the background."""
+MOST_BYSTANDERS = 20
 SAME_BOX = 0.6
 """Intersection over union above which the lesser of two boxes of a word is no candidate."""
 
@@ -26,8 +32,10 @@ class Localise:
 
     name: StageName = "localise"
 
-    def __init__(self, settings: LocaliseSettings) -> None:
+    def __init__(self, settings: LocaliseSettings, also: Sequence[str] = ()) -> None:
+        """`also`: words that are looked for in the middle frame, too, whatever the caption says: for `Sample.bystanders`."""
         self.settings = settings
+        self.also = [EntityWord(word=word, category="subject", spans=[]) for word in also]
         self.detector: Detector = make(settings)
 
     def missing(self) -> list[Missing]:
@@ -35,8 +43,9 @@ class Localise:
         return self.detector.missing()
 
     def identity(self) -> dict[str, str]:
-        """Hashes of the detector's weights and tables."""
-        return self.detector.identity()
+        """Hashes of the detector's weights and tables, and what is looked for besides the caption's words."""
+        also = {"also": ", ".join(word.word for word in self.also)} if self.also else {}
+        return {**self.detector.identity(), **also}
 
     def setup(self) -> None:
         """Load the detector, unless this process has it already."""
@@ -56,10 +65,24 @@ class Localise:
         wanted = [own for own, sample in zip(words, samples, strict=True) for _ in sample.frames]
         name = f"localise.backend {self.settings.backend}"
         found = iter(detect(self.detector, name, images, wanted))  # frames of all clips at once: the detector forms the batches
-        return [
+        rows = [
             self._localised(sample, own, [next(found) for _ in sample.frames])
             for sample, own in zip(samples, words, strict=True)
         ]
+        self._look_for_bystanders([row for row in rows if isinstance(row, Sample)])
+        return rows
+
+    def _look_for_bystanders(self, samples: list[Sample]) -> None:
+        if not self.also or not samples:
+            return
+        frames = [sample.frames[MIDDLE] for sample in samples]
+        name = f"localise.backend {self.settings.backend}"
+        seen = detect(self.detector, name, [frame.rgb for frame in frames], [self.also] * len(frames))
+        for sample, frame, found in zip(samples, frames, seen, strict=True):
+            scores = self._allowed(found, found.scores, frame).max(axis=1, initial=0)
+            sure = [place for place in np.argsort(-scores, kind="stable").tolist() if scores[place] > self.settings.min_score]
+            word = self.also[0]
+            sample.bystanders = [_box(word, MIDDLE, found.boxes_xyxy_px[n], scores[n], False) for n in sure[:MOST_BYSTANDERS]]
 
     def _localised(self, sample: Sample, words: list[EntityWord], found: list[Detections]) -> Row:
         """The sample with its boxes; `found` are the detections of its frames."""

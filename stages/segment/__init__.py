@@ -2,13 +2,14 @@
 
 In: samples with boxes. Out: `Sample.instances`, one for each box whose mask passes the gate, with its mask in COCO's run-length
 code and its crop as PNG (RGBA, alpha 0 or 255, the pixels under alpha 0 kept); or a rejection when no subject is left. Boxes
-stay in `Sample.boxes`, with the reason where they gave no instance. In samples with links a pixel belongs to one instance of a
-frame (exclusive.py); the published method, which looks for no links, leaves masks as they are drawn.
+stay in `Sample.boxes`, with the reason where they gave no instance; `Sample.hidden` has masks of subjects and bystanders of the
+middle frame that are no instances. In samples with links a pixel belongs to one instance of a frame (exclusive.py); the published
+method, which looks for no links, leaves masks as they are drawn.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple, cast
 
 import msgspec
@@ -17,12 +18,17 @@ import numpy as np
 from materia.base.weights.files import Missing
 from stages.answers import each_alone, segment
 from stages.backends import Masks, Segmenter, build_backend
+from stages.boxes import iou
 from stages.images import crop_png, encode_mask, mask_extent
 from stages.records import Box, Dropped, Frame, Instance, Row, Sample, StageName, reject
 from stages.segment.exclusive import share_out
 from stages.segment.tidy import tidy
 from stages.settings import SegmentSettings
 
+MIDDLE = 1
+"""Index of the frame that becomes the background."""
+SAME_PLACE = 0.6
+"""Intersection over union from which on two boxes show the same one."""
 GROUP_BYTES = 256 * 2**20
 """Most bytes of masks, one a pixel, that are asked of the segmenter at once."""
 
@@ -44,8 +50,10 @@ class Segment:
 
     name: StageName = "segment"
 
-    def __init__(self, settings: SegmentSettings) -> None:
+    def __init__(self, settings: SegmentSettings, also: Sequence[str] = ()) -> None:
+        """`also`: whom the background must not show besides those whom the caption names; empty: nothing is masked for it."""
         self.settings = settings
+        self.for_background = bool(also)
         self.segmenter = cast(Segmenter, build_backend("segment", settings.backend, settings.options))
 
     def missing(self) -> list[Missing]:
@@ -75,23 +83,35 @@ class Segment:
         name = f"segment.backend {self.settings.backend}"
         instances: list[list[Instance]] = [[] for _ in samples]
         best: list[dict[str, float]] = [{} for _ in samples]
-        for group in _groups(_frames_with_boxes(samples)):
+        for group in _groups(_frames_with_boxes(samples, self.for_background)):
             found = segment(self.segmenter, name, [frame.rgb for _, frame, _ in group], [boxes for _, _, boxes in group])
             for (n, frame, boxes), masks in zip(group, found, strict=True):
-                for box, score in zip(boxes, masks.scores, strict=True):
-                    best[n][box.word] = max(best[n].get(box.word, 0.0), round(float(score), 4))
                 instances[n] += self._instances(samples[n], frame.rgb, boxes, masks)
+                for box, score in zip(boxes, masks.scores, strict=True):
+                    if box.chosen:
+                        best[n][box.word] = max(best[n].get(box.word, 0.0), round(float(score), 4))
         for sample, kept in zip(samples, instances, strict=True):
             sample.instances = kept
         return [self._row(sample, scores) for sample, scores in zip(samples, best, strict=True)]
 
     def _instances(self, sample: Sample, image: np.ndarray, boxes: list[Box], masks: Masks) -> list[Instance]:
-        """The instances of a frame whose masks pass the gate; the boxes of the others are marked with the reason."""
-        cut = [self._gated(*one) for one in zip(boxes, masks.masks, masks.scores, strict=True)]
+        """The instances of a frame whose masks pass the gate; the boxes of the others are marked with the reason.
+
+        Masks of subjects that are no instances are noted, for the background.
+        """
+        asked = [self._gated(*one) for one in zip(boxes, masks.masks, masks.scores, strict=True)]
+        cut = [one for one in asked if one.box.chosen]
         if sample.links:
             cut = self._exclusive(image, cut) if self.settings.exclusive else cut
             why = {one.box: one.dropped for one in cut}
             sample.boxes = [msgspec.structs.replace(box, dropped=why.get(box, box.dropped)) for box in sample.boxes]
+        if self.for_background:
+            others = [one for one in asked if not one.box.chosen] + [one for one in cut if one.dropped]
+            sample.hidden += [
+                encode_mask(one.mask)
+                for one in others
+                if one.box.frame == MIDDLE and one.box.category == "subject" and one.mask.any()
+            ]
         return [_instance(one, image) for one in cut if one.dropped is None]
 
     def _gated(self, box: Box, mask: np.ndarray, score: float) -> Cut:
@@ -149,11 +169,26 @@ FramesBoxes = tuple[int, Frame, list[Box]]
 """Number of a sample, one of its frames, the boxes in it."""
 
 
-def _frames_with_boxes(samples: list[Sample]) -> Iterator[FramesBoxes]:
+def _frames_with_boxes(samples: list[Sample], for_background: bool) -> Iterator[FramesBoxes]:
     for n, sample in enumerate(samples):
         for index, frame in enumerate(sample.frames):
-            if boxes := [box for box in sample.boxes if box.frame == index and box.chosen]:
+            boxes = [box for box in sample.boxes if box.frame == index and box.chosen]
+            if index == MIDDLE and for_background:
+                boxes = boxes + _bystanders(sample, boxes)
+            if boxes:
                 yield n, frame, boxes
+
+
+def _bystanders(sample: Sample, chosen: list[Box]) -> list[Box]:
+    """Whom the background must not show besides the `chosen` boxes of the middle frame, each once, the surest first."""
+    candidates = [box for box in sample.boxes if box.frame == MIDDLE and not box.chosen and box.category == "subject"]
+    taken = [box.box_xyxy_px for box in chosen]
+    found: list[Box] = []
+    for box in sorted([*sample.bystanders, *candidates], key=lambda box: -box.score):
+        if not taken or iou(np.array([box.box_xyxy_px], np.float32), np.array(taken, np.float32)).max() < SAME_PLACE:
+            found.append(box)
+            taken.append(box.box_xyxy_px)
+    return found
 
 
 def _groups(frames: Iterable[FramesBoxes]) -> Iterator[list[FramesBoxes]]:

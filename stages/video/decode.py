@@ -59,6 +59,10 @@ class Decoded(NamedTuple):
     indices: list[int]
     seen: Seen
 
+    def first(self, n: int) -> Decoded:
+        """Of the first `n` times."""
+        return self._replace(frames=self.frames[:n], pts_s=self.pts_s[:n], indices=self.indices[:n])
+
 
 def indices_at(probe: Probe, times_s: Sequence[float]) -> list[int]:
     """The indices of the frames shown at `times_s`, seconds from the first frame.

@@ -1,10 +1,11 @@
 """Points followed from one frame of record to the next, through the pictures between them.
 
 In: small grey pictures in display order, as a decoder meets them on its way. Out: for every two frames of record, the places of
-the points that were followed from the one to the other. A point is followed forward and back at every step (pyramidal
-Lucas-Kanade, Bouguet 2001; the backward check is that of Kalal et al., "Forward-backward error", 2010): one that is hidden,
-leaves the picture or drifts is known as lost, and what is lost is told nowhere. Between frames of record that many steps
-lie apart this says what no comparison of two pictures can: which of two that look alike went where.
+the points that were followed from the one to the other; for other frames, of those that were followed to or from one of record.
+A point is followed forward and back at every step (pyramidal Lucas-Kanade, Bouguet 2001; the backward check is that of Kalal et
+al., "Forward-backward error", 2010): one that is hidden, leaves the picture or drifts is known as lost, and what is lost is
+told nowhere. Between frames of record that many steps lie apart this says what no comparison of two pictures can: which of two
+that look alike went where.
 """
 
 from __future__ import annotations
@@ -40,20 +41,23 @@ TOLERANCE_SHARE, LEAST_TOLERANCE_PX = 0.01, 2.0
 class Follower:
     """Follows points between the frames `indices` of a video, its frames of record 0, 1, ...
 
+    `others`: indices of further frames, between these, in which it is noted where the points are; none start there.
+
     Ask `wants(index)` for each frame in display order, and give `see` those that it wants, as grey pictures of `size`
     (width, height); then `motion()`. The frames `indices` themselves are always wanted: points start and end in them. At most
     one point a cell is taken up, and in a later frame of record one for each cell that has none left.
     """
 
-    def __init__(self, probe: Probe, indices: Sequence[int]) -> None:
+    def __init__(self, probe: Probe, indices: Sequence[int], others: Sequence[int] = ()) -> None:
         scale = min(1.0, (AREA_PX / (probe.width * probe.height)) ** 0.5)
         self.size = max(1, round(probe.width * scale)), max(1, round(probe.height * scale))
         self._displayed = np.array([probe.width, probe.height])
         self._per_pixel = (self._displayed / self.size).astype(np.float32)
         self._times_s = probe.times_s
-        self._marks = {index: mark for mark, index in enumerate(indices)}
+        self._n_record = len(indices)
+        self._marks = {index: mark for mark, index in enumerate([*indices, *others])}
         self._end = max(indices)
-        self._places = np.empty((0, len(indices), 2), np.float32)  # (points, frames of record, x y); nan: not there
+        self._places = np.empty((0, len(indices) + len(others), 2), np.float32)  # (points, marks, x y); nan: not there
         self._alive = np.empty(0, np.intp)  # which of the points are still followed,
         self._now = np.empty((0, 2), np.float32)  # and where they are in the picture seen last
         self._last, self._last_s = np.empty((0, 0), np.uint8), 0.0
@@ -74,7 +78,7 @@ class Follower:
             self._places[self._alive, mark] = self._now
             if index == self._end:
                 self._alive, self._now = self._alive[:0], self._now[:0]
-            else:
+            elif mark < self._n_record:
                 self._take_up(_corners(picture, self._now), mark)
         self._last, self._last_s = picture, self._times_s[index]
 
@@ -90,16 +94,27 @@ class Follower:
 
         `even`: without what lies in the last row or column of an odd size, which stages.frames.even_size cuts off.
         """
-        places = (self._places + 0.5) * self._per_pixel  # OpenCV counts from the middle of a pixel, boxes from its corner
+        places = self._displayed_places(even)
+        pairs = sorted(combinations(range(self._n_record), 2), key=lambda pair: (pair[1] - pair[0], pair))
+        return [Motion(start=start, end=end, points=_between(places, start, end)) for start, end in pairs]
+
+    def points_to(self, record: int, even: bool = False) -> list[bytes]:
+        """Of each of the `others`, points there and where they are in the frame of record: as in `Motion.points`."""
+        places = self._displayed_places(even)
+        return [_between(places, other, record) for other in range(self._n_record, places.shape[1])]
+
+    def _displayed_places(self, even: bool) -> np.ndarray:
+        # OpenCV counts from the middle of a pixel, boxes from its corner
+        places: np.ndarray = (self._places + 0.5) * self._per_pixel
         if even:
             places[(places >= self._displayed // 2 * 2).any(axis=2)] = np.nan
-        pairs = sorted(combinations(range(places.shape[1]), 2), key=lambda pair: (pair[1] - pair[0], pair))
-        return [_between(places, start, end) for start, end in pairs]
+        return places
 
 
-def _between(places: np.ndarray, start: int, end: int) -> Motion:
+def _between(places: np.ndarray, start: int, end: int) -> bytes:
     rows = places[:, (start, end)].reshape(-1, 4)
-    return Motion(start=start, end=end, points=rows[np.isfinite(rows).all(axis=1)].astype("<f4").tobytes())
+    points: bytes = rows[np.isfinite(rows).all(axis=1)].astype("<f4").tobytes()
+    return points
 
 
 def _corners(picture: np.ndarray, taken: np.ndarray) -> np.ndarray:
