@@ -28,7 +28,7 @@ from stages.video.pictures import several_sizes
 MIDDLE = 1
 """Index of the frame of record that becomes the background."""
 DONOR_QUALITY, MOST_DONOR_PX = 92, 1920 * 1080
-"""JPEG quality of donors, and pixels from which on they are scaled down: six of them have 4 MB at most, at 640x360 half of one."""
+"""JPEG quality of donors, and pixels from which on they are scaled down: six have about 4 MB at most, at 640x360 half a MB."""
 LIVELY_SHARE = 99
 """Percentile of the change of small areas that tells whether anything moves: a small subject moves in few of them."""
 

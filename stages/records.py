@@ -217,8 +217,8 @@ class Instance(InstanceFacts, kw_only=True):
 
 
 class BackgroundFacts(msgspec.Struct, kw_only=True):
-    """`word` is the background word of the caption, `masked_share` the share of the frame that was replaced, `residual` the best
-    detector score that each subject word still gets on the result.
+    """`word` is the background word of the caption, `masked_share` the share of the frame that was replaced, `residual` the
+    best detector score that each subject word still gets on the result.
 
     `borrowed_share`: the share of the replaced pixels that other frames of the clip show, `borrowed_rle` which these are; the
     others are invented. null: nothing was to be borrowed.

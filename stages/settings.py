@@ -175,11 +175,13 @@ class BackgroundSettings(BackendSettings):
     also: list[str] = Field(
         ["person", "dog", "cat", "bird", "horse", "cow", "sheep"],
         description=(
-            "who must not be seen either, whatever the caption names; with them go candidates of subjects that were not chosen."
-            " [] as published: only the instances"
+            "who must not be seen either, whatever the caption names; with them go candidates of subjects that were not chosen,"
+            " and a margin for shadows; []: as published, only the instances, as in samples without links"
         ),
     )
-    borrow: bool = Field(True, description="take hidden pixels from other frames where these show them; false: invent all")
+    borrow: bool = Field(
+        True, description="take hidden pixels from other frames that show them; false, or without links: invent all"
+    )
     dilate_px: int = Field(4, ge=1, description="side of the square of ones that dilates the mask")
     dilate_times: int = Field(3, ge=0, description="how often it dilates")
     max_masked_share: float = Field(0.9, gt=0, le=1, description="more of the frame masked: nothing_left")

@@ -76,7 +76,7 @@ STAGES = (
             "several_sizes",
         ),
         libraries=("pyav", "x264", *_PICTURES),
-        revision=2,
+        revision=3,
     ),
     StageSpec(
         "localise",
@@ -95,6 +95,7 @@ STAGES = (
         reasons=("no_consistent_subject",),
         model="the recogniser",
         libraries=_PICTURES,
+        revision=2,
         off=NO_LINKS,
     ),
     StageSpec(
@@ -116,6 +117,7 @@ STAGES = (
         reasons=("nothing_left",),
         model="the inpainter",
         libraries=_PICTURES,
+        revision=2,
     ),
     StageSpec("cut", "stages.cut:Cut", None, built_with=("frames.cut",)),
 )

@@ -2,8 +2,9 @@
 
 In: samples with instances. Out: `Sample.background`, or the rejection `nothing_left` when too much of the frame is masked.
 Recipe of the method: union of the masks, dilated, holes filled, inpainted; outside the mask the picture is the frame of record,
-bit for bit. Then the residual check [ours], which the paper's authors did by hand: the detector looks for the subjects again,
-and where one is still found the picture is drawn again with a larger mask, if `retry_dilate` says so.
+bit for bit. What other frames of the clip show of it is taken from them [ours, borrow.py] before the rest is invented. Then the
+residual check [ours], which the paper's authors did by hand: the detector looks for the subjects again, and where one is still
+found the picture is drawn again without what was borrowed, and with a larger mask if `retry_dilate` says so.
 """
 
 from __future__ import annotations
@@ -17,25 +18,31 @@ import numpy as np
 from materia.base.weights.files import Missing
 from stages.answers import detect, each_alone, inpaint
 from stages.backends import Detector, Inpainter, build_backend
-from stages.images import decode_mask, encode_png, fill_holes
+from stages.background.borrow import Borrowed, borrow
+from stages.background.donors import donor_frames
+from stages.images import decode_mask, encode_mask, encode_png, fill_holes
 from stages.localise.shared import acquire, make, release
 from stages.records import Background, Rejection, Row, Sample, StageName, reject
 from stages.settings import BackgroundSettings, LocaliseSettings
 
 MIDDLE = 1
 """Index of the frame that becomes the background."""
+MARGIN = 0.01
+"""Share of the frame's longer side."""
 GROUP_PIXELS = 32 * 1280 * 720
 """Pictures that are inpainted and looked at together have at most this many pixels: a slice of 720p, three or four of 4K."""
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """One attempt at a clip: `mask` (H, W) bool, `picture` (H, W, 3) uint8 RGB, the best score of each subject on it.
+    """One attempt at a clip: `mask` (H, W) bool, `borrowed` (H, W) bool, what of it came from other frames, `picture` (H, W, 3)
+    uint8 RGB, the best score of each subject on it.
 
     `dilated_again`: how often the mask was dilated further than the settings' first time, 0 to `retry_dilate`.
     """
 
     mask: np.ndarray
+    borrowed: np.ndarray
     picture: np.ndarray
     residual: dict[str, float]
     dilated_again: int
@@ -86,28 +93,39 @@ class CleanBackground:
         return [row for group in _groups(samples) for row in each_alone(self.name, group, self._clean)]
 
     def _clean(self, samples: list[Sample]) -> list[Row]:
-        """Draw all samples together, then those again that need a larger mask; of each, the drawing with the lowest worst
-        residual stays, the earlier one if two are equal."""
+        """Draw all samples together, then those again on which a subject is still found, with a larger mask and without what
+        was borrowed; of each, the drawing with the lowest worst residual stays, the earlier one if two are equal."""
         holes = [self._hole(sample, 0) for sample in samples]
         best: dict[int, Drawing] = {}
         todo = {index: mask for index, mask in enumerate(holes) if self._leaves_enough(mask)}
         for again in range(self.settings.retry_dilate + 1):
             if again:
                 todo = self._larger(samples, todo, best, again)
-            drawings = self._draw([samples[index] for index in todo], list(todo.values()), again)
-            for index, drawing in zip(todo, drawings, strict=True):
-                best[index] = min(best.get(index, drawing), drawing, key=lambda drawn: drawn.worst)
+            self._improve(best, samples, todo, again, borrow=self.settings.borrow)
+        doubtful = {index: best[index].mask for index in best if best[index].borrowed.any() and self._is_bad(best[index])}
+        self._improve(best, samples, doubtful, 0, borrow=False)
         return [
             self._record(sample, best[index]) if index in best else self._nothing_left(sample, holes[index])
             for index, sample in enumerate(samples)
         ]
+
+    def _improve(
+        self, best: dict[int, Drawing], samples: list[Sample], todo: dict[int, np.ndarray], again: int, *, borrow: bool
+    ) -> None:
+        """Draw samples with the masks `todo`, and keep in `best` what is better."""
+        drawings = self._draw([samples[index] for index in todo], list(todo.values()), again, borrow)
+        for index, drawing in zip(todo, drawings, strict=True):
+            best[index] = min(best.get(index, drawing), drawing, key=lambda drawn: drawn.worst)
+
+    def _is_bad(self, drawing: Drawing) -> bool:
+        return drawing.worst > self.settings.max_residual
 
     def _larger(
         self, samples: list[Sample], drawn: dict[int, np.ndarray], best: dict[int, Drawing], again: int
     ) -> dict[int, np.ndarray]:
         """Of the samples just drawn those on which a subject is still found, with a mask that is really larger and leaves
         enough of the frame."""
-        found = [place for place in drawn if best[place].worst > self.settings.max_residual]
+        found = [place for place in drawn if self._is_bad(best[place])]
         larger = {place: self._hole(samples[place], again) for place in found}
         return {
             place: mask
@@ -119,26 +137,39 @@ class CleanBackground:
         instances = [instance.mask_rle for instance in sample.instances if instance.frame == MIDDLE]
         masks = [decode_mask(rle) for rle in [*instances, *sample.hidden]]
         times = dilations(self.settings.dilate_times, again)
-        return hole(masks, sample.frames[MIDDLE].rgb.shape[:2], self.settings.dilate_px, times)
+        found = hole(masks, sample.frames[MIDDLE].rgb.shape[:2], self.settings.dilate_px, times)
+        return with_margin(found) if sample.links and self.settings.also else found
 
     def _leaves_enough(self, mask: np.ndarray) -> bool:
         return float(mask.mean()) <= self.settings.max_masked_share
 
-    def _draw(self, samples: list[Sample], masks: list[np.ndarray], again: int) -> list[Drawing]:
-        """Inpaint all of them in one call, compose, and look for their subjects in one call."""
+    def _draw(self, samples: list[Sample], masks: list[np.ndarray], again: int, borrow: bool) -> list[Drawing]:
+        """Borrow for each, inpaint what is left of all in one call, compose, and look for their subjects in one call."""
         if not samples:
             return []
-        pictures = [sample.frames[MIDDLE].rgb for sample in samples]
-        masked = [index for index, mask in enumerate(masks) if mask.any()]
-        if masked:
-            words = [_background_word(samples[index]) for index in masked]
-            holes = [masks[index] for index in masked]
+        borrowed = [
+            self._borrowed(sample, mask) if borrow else Borrowed(sample.frames[MIDDLE].rgb, np.zeros_like(mask))
+            for sample, mask in zip(samples, masks, strict=True)
+        ]
+        pictures = [one.rgb for one in borrowed]
+        left = {index: mask & ~borrowed[index].mask for index, mask in enumerate(masks)}
+        left = {index: mask for index, mask in left.items() if mask.any()}
+        if left:
+            words = [_background_word(samples[index]) for index in left]
             name = f"background.backend {self.settings.backend}"
-            filled = inpaint(self.inpainter, name, [pictures[index] for index in masked], holes, words)
-            for index, picture in zip(masked, filled, strict=True):
-                pictures[index] = np.where(masks[index][..., None], picture, pictures[index])
+            filled = inpaint(self.inpainter, name, [pictures[index] for index in left], list(left.values()), words)
+            for index, picture in zip(left, filled, strict=True):
+                pictures[index] = np.where(left[index][..., None], picture, pictures[index])
         residuals = self._residuals(samples, pictures)
-        return [Drawing(*drawn, again) for drawn in zip(masks, pictures, residuals, strict=True)]
+        taken = [one.mask for one in borrowed]
+        return [Drawing(*drawn, again) for drawn in zip(masks, taken, pictures, residuals, strict=True)]
+
+    def _borrowed(self, sample: Sample, mask: np.ndarray) -> Borrowed:
+        """What other frames show of the hole; nothing in samples without links: the published method invents all of it."""
+        rgb = sample.frames[MIDDLE].rgb
+        if not sample.links or not mask.any():
+            return Borrowed(rgb, np.zeros_like(mask))
+        return borrow(rgb, mask, donor_frames(sample))
 
     def _residuals(self, samples: list[Sample], pictures: list[np.ndarray]) -> list[dict[str, float]]:
         """For each sample, the best detector score that each subject word still gets on the result."""
@@ -158,6 +189,15 @@ class CleanBackground:
             residual=drawing.residual,
             png=encode_png(drawing.picture),
         )
+        if sample.links and self.settings.borrow:
+            sample.background.borrowed_share = round(float(drawing.borrowed.sum() / max(1, drawing.mask.sum())), 6)
+            sample.background.borrowed_rle = encode_mask(drawing.borrowed) if drawing.borrowed.any() else None
+        sample.motion, sample.donors, sample.bystanders, sample.hidden = (
+            [],
+            [],
+            [],
+            [],
+        )  # they have served, and need not travel on
         return sample
 
     def _nothing_left(self, sample: Sample, mask: np.ndarray) -> Rejection:
@@ -180,6 +220,16 @@ def hole(masks: list[np.ndarray], size: tuple[int, int], dilate_px: int, dilate_
         union |= mask.astype(np.uint8)
     grown = cv2.dilate(union, np.ones((dilate_px, dilate_px), np.uint8), iterations=dilate_times)
     return fill_holes(grown > 0)
+
+
+def with_margin(mask: np.ndarray) -> np.ndarray:
+    """The mask (H, W) bool with MARGIN more around, and twice that below, where shadows fall [ours]."""
+    import cv2
+
+    reach = max(1, round(MARGIN * max(mask.shape)))
+    around = cv2.dilate(mask.astype(np.uint8), cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * reach + 1,) * 2))
+    below = cv2.dilate(around, np.ones((reach + 1, 1), np.uint8), anchor=(0, reach))
+    return fill_holes(below > 0)
 
 
 def _background_word(sample: Sample) -> str | None:

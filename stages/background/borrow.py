@@ -56,14 +56,12 @@ class Borrowed(NamedTuple):
     mask: np.ndarray
 
 
-def borrow(rgb: np.ndarray, hole: np.ndarray, donors: Sequence[DonorFrame], around: np.ndarray) -> Borrowed:
-    """`rgb` (H, W, 3) uint8; `hole` (H, W) bool, what is hidden; `around` (H, W) bool, which holds the hole: what tells nothing
-    of how the camera moved, nor of the place.
-    """
+def borrow(rgb: np.ndarray, hole: np.ndarray, donors: Sequence[DonorFrame]) -> Borrowed:
+    """`rgb` (H, W, 3) uint8; `hole` (H, W) bool: what is hidden."""
     nothing = Borrowed(rgb, np.zeros_like(hole))
     if not hole.any() or not donors:
         return nothing
-    place = _Place(rgb, hole, around)
+    place = _Place(rgb, hole)
     seen = [layer for donor in donors if (layer := place.layer_of(donor)) is not None]
     if len(seen) < LEAST_DONORS:
         return nothing
@@ -80,7 +78,7 @@ def borrow(rgb: np.ndarray, hole: np.ndarray, donors: Sequence[DonorFrame], arou
 class _Place:
     """The middle frame as donors are laid over it."""
 
-    def __init__(self, rgb: np.ndarray, hole: np.ndarray, around: np.ndarray) -> None:
+    def __init__(self, rgb: np.ndarray, hole: np.ndarray) -> None:
         import cv2
 
         self.rgb, self.hole = rgb, hole
@@ -88,7 +86,7 @@ class _Place:
         self.scale = min(1.0, WORK_PX / max(height, width))
         self.size = max(1, round(width * self.scale)), max(1, round(height * self.scale))
         self.grey = cv2.cvtColor(cv2.resize(rgb, self.size, interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2GRAY)
-        usable = cv2.resize((~around).astype(np.uint8), self.size, interpolation=cv2.INTER_NEAREST)
+        usable = cv2.resize((~hole).astype(np.uint8), self.size, interpolation=cv2.INTER_NEAREST)
         found = cv2.goodFeaturesToTrack(self.grey, 600, 0.01, GRID_PX, mask=usable)
         self.corners = np.zeros((0, 2), np.float32) if found is None else found[:, 0]
         rows, columns = np.flatnonzero(hole.any(axis=1)), np.flatnonzero(hole.any(axis=0))
@@ -98,7 +96,7 @@ class _Place:
             max(0, columns[0] - reach) : min(width, columns[-1] + 1 + reach),
         ]
         near = cv2.dilate(hole[self.window].astype(np.uint8), np.ones((2 * reach + 1,) * 2, np.uint8)) > 0
-        self.ring = near & ~around[self.window]
+        self.ring = near & ~hole[self.window]
 
     def layer_of(self, donor: DonorFrame) -> tuple[np.ndarray, np.ndarray] | None:
         """What a donor shows of the hole's N pixels, (N, 3) float32 as bright as the frame, and (N,) bool of which; None if it

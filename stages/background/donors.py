@@ -1,7 +1,7 @@
 """Other frames of a clip as donors of what the middle frame hides: which of their pixels are not to be taken.
 
-In: a sample with donors, motion, boxes and instances. Out: frames for borrow.py. Where somebody is in a donor that is no frame of
-record nobody looked for them: it is told from where they are before and after, or from the points on them.
+In: a sample with donors, motion, boxes and instances. Out: frames for borrow.py. In a donor that is no frame of record nobody
+was looked for: where they are is told from where they are before and after, or from the points on them.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 
-import cv2
 import numpy as np
 from PIL import Image
 
@@ -53,7 +52,7 @@ def _between(sample: Sample) -> Iterator[DonorFrame]:
 
 
 def _boxes_at(sample: Sample, time_s: float, points: np.ndarray, size: tuple[int, int]) -> Iterator[np.ndarray]:
-    """Where each word's individual is at a time, (4,) each: between where it is before and after, or carried from the middle."""
+    """Where each word's individual is at a time, (4,): between where it is before and after, or carried from the middle."""
     times_s = [frame.time_s for frame in sample.frames]
     words: dict[str, dict[int, Box]] = {}
     for box in sample.boxes:
@@ -72,6 +71,8 @@ def _boxes_at(sample: Sample, time_s: float, points: np.ndarray, size: tuple[int
 
 def _masked(sample: Sample, frame: int) -> np.ndarray:
     """(H, W) bool: what is masked in a frame of record, and candidates of subjects."""
+    import cv2
+
     height, width = sample.frames[frame].rgb.shape[:2]
     hidden = np.zeros((height, width), np.uint8)
     for instance in sample.instances:
@@ -83,4 +84,5 @@ def _masked(sample: Sample, frame: int) -> np.ndarray:
         if box.frame == frame and box.category == "subject":
             x1, y1, x2, y2 = np.rint(box.box_xyxy_px).astype(int).clip(0)
             hidden[y1:y2, x1:x2] = 1
-    return hidden > 0
+    found: np.ndarray = hidden > 0
+    return found

@@ -3,8 +3,8 @@
 In: samples with boxes. Out: `Sample.instances`, one for each box whose mask passes the gate, with its mask in COCO's run-length
 code and its crop as PNG (RGBA, alpha 0 or 255, the pixels under alpha 0 kept); or a rejection when no subject is left. Boxes
 stay in `Sample.boxes`, with the reason where they gave no instance; `Sample.hidden` has masks of subjects and bystanders of the
-middle frame that are no instances. In samples with links a pixel belongs to one instance of a frame (exclusive.py); the published
-method, which looks for no links, leaves masks as they are drawn.
+middle frame that are no instances. In samples with links a pixel belongs to one instance of a frame (exclusive.py); the
+published method, which looks for no links, leaves masks as they are drawn.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ class Segment:
             cut = self._exclusive(image, cut) if self.settings.exclusive else cut
             why = {one.box: one.dropped for one in cut}
             sample.boxes = [msgspec.structs.replace(box, dropped=why.get(box, box.dropped)) for box in sample.boxes]
-        if self.for_background:
+        if self.for_background and sample.links:
             others = [one for one in asked if not one.box.chosen] + [one for one in cut if one.dropped]
             sample.hidden += [
                 encode_mask(one.mask)
@@ -173,7 +173,7 @@ def _frames_with_boxes(samples: list[Sample], for_background: bool) -> Iterator[
     for n, sample in enumerate(samples):
         for index, frame in enumerate(sample.frames):
             boxes = [box for box in sample.boxes if box.frame == index and box.chosen]
-            if index == MIDDLE and for_background:
+            if index == MIDDLE and for_background and sample.links:
                 boxes = boxes + _bystanders(sample, boxes)
             if boxes:
                 yield n, frame, boxes
