@@ -220,14 +220,15 @@ class BackgroundFacts(msgspec.Struct, kw_only=True):
     """`word` is the background word of the caption, `masked_share` the share of the frame that was replaced, `residual` the
     best detector score that each subject word still gets on the result.
 
-    `borrowed_share`: the share of the replaced pixels that other frames of the clip show, `borrowed_rle` which these are; the
-    others are invented. null: nothing was to be borrowed.
+    `mask_rle`: which pixels were replaced, null where instances tell, as published. `borrowed_share`: the share of these that
+    came from other frames of the clip, `borrowed_rle` which; the others are invented. null: nothing was to be borrowed.
     """
 
     word: str | None
     method: str
     masked_share: float
     residual: dict[str, float]
+    mask_rle: MaskRle | None = None
     borrowed_share: float | None = None
     borrowed_rle: MaskRle | None = None
 

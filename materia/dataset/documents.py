@@ -136,6 +136,7 @@ class BackgroundDocument(BackgroundFacts, kw_only=True, forbid_unknown_fields=Tr
     method: Text
     masked_share: Share
     residual: dict[str, Share]
+    mask_rle: MaskDocument | None = None
     borrowed_share: Share | None = None
     borrowed_rle: MaskDocument | None = None
 
@@ -191,7 +192,17 @@ _ORDER: dict[type, tuple[str, ...]] = {
     BackgroundDocument: ("member",),
 }  # fmt: skip
 """Fields that are written first, in this order; then come the others, as declared."""
-_ABSENT = {"boxes", "links", "face_score", "overlap_share", "link_score", "evidence", "borrowed_share", "borrowed_rle"}
+_ABSENT = {
+    "boxes",
+    "links",
+    "face_score",
+    "overlap_share",
+    "link_score",
+    "evidence",
+    "mask_rle",
+    "borrowed_share",
+    "borrowed_rle",
+}
 """Fields that are left out where there is nothing to say."""
 
 

@@ -64,6 +64,7 @@ def index_row(document: Document, shard: str, members: list[Member], extra: Mapp
         "min_area_share": min(area_shares, default=0.0),
         "max_area_share": max(area_shares, default=0.0),
         "masked_share": document.background.masked_share,
+        "borrowed_share": document.background.borrowed_share,
         "residual": max(document.background.residual.values(), default=None),
         "duration_s": video.duration_s,
         "fps": video.fps,

@@ -77,7 +77,19 @@ def check_sample(document: Document, members: dict[str, bytes], recipe: Recipe |
         again = redrawn(background.method)
         if again > recipe.retry_dilate:
             yield f"background.method is {background.method!r}, background.retry_dilate was {recipe.retry_dilate}"
-        yield from _check_background(background, members["background.png"], pixels[1], grow(hidden, recipe.again(again)))
+        hidden = grow(hidden, recipe.again(again))
+        if background.mask_rle is not None:
+            hidden, instances = _own_mask(background, hidden), hidden
+            if (instances & ~hidden).any():
+                yield f"background.mask_rle lacks {(instances & ~hidden).sum()} pixels of the masks of frame 1"
+        yield from _check_background(background, members["background.png"], pixels[1], hidden)
+
+
+def _own_mask(background: BackgroundDocument, like: np.ndarray) -> np.ndarray:
+    """The mask that the background says it has, (H, W) bool; empty if it is none of a picture `like` (H, W)."""
+    rle = background.mask_rle
+    mask = decode_rle(rle.counts, rle.size) if rle is not None and rle.size == like.shape else None
+    return np.zeros_like(like) if mask is None else mask
 
 
 def grow(mask: np.ndarray, recipe: Recipe) -> np.ndarray:
@@ -187,7 +199,7 @@ def _check_crop(png: bytes, frame: np.ndarray, mask: np.ndarray) -> list[str]:
 
 
 def _check_background(background: BackgroundDocument, png: bytes, frame: np.ndarray, hidden: np.ndarray) -> Iterator[str]:
-    """The picture against frame 1, (H, W, 3) uint8; `hidden` (H, W) bool may differ."""
+    """The picture against frame 1, (H, W, 3) uint8; within `hidden` (H, W) bool it may differ."""
     picture = _picture(png, "PNG", (frame.shape[1], frame.shape[0]))
     if isinstance(picture, str):
         yield f"background.png {picture}"
@@ -201,6 +213,18 @@ def _check_background(background: BackgroundDocument, png: bytes, frame: np.ndar
         yield f"background.png differs from frame1.jpg outside the mask in {changed.sum()} pixels, first at x {x}, y {y}"
     if abs(hidden.mean() - background.masked_share) > _SHARE_TOLERANCE:
         yield f"masked_share is {background.masked_share}, the masks of frame 1 give {hidden.mean():.6f}"
+    yield from _check_borrowed(background, hidden)
+
+
+def _check_borrowed(background: BackgroundDocument, hidden: np.ndarray) -> Iterator[str]:
+    """What is said to be borrowed lies in the mask `hidden` (H, W) bool, and is the share of it that is told."""
+    rle, share = background.borrowed_rle, background.borrowed_share
+    mask = None if rle is None else decode_rle(rle.counts, rle.size) if rle.size == hidden.shape else np.ones_like(hidden)
+    borrowed = np.zeros_like(hidden) if rle is None else mask
+    if borrowed is None or (borrowed & ~hidden).any():
+        yield "background.borrowed_rle is no mask within what was replaced"
+    elif abs(borrowed.sum() / max(1, hidden.sum()) - (share or 0.0)) > _SHARE_TOLERANCE:
+        yield f"borrowed_share is {share}, borrowed_rle gives {borrowed.sum() / max(1, hidden.sum()):.6f}"
 
 
 def _picture(data: bytes, kind: str, size: tuple[int, int] | None = None) -> Image.Image | str:

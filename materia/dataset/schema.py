@@ -76,7 +76,13 @@ INDEX = pa.schema(
         _column("dropped", _list(pa.string()), "why, for each of these: odd_one, low_mask_score, small_mask, somebody_elses"),
         _column("min_area_share", pa.float64(), "mask area / frame area, over instances, faces left out"),
         _column("max_area_share", pa.float64(), "mask area / frame area, over instances, faces left out"),
-        _column("masked_share", pa.float64(), "inpainted share of the background picture"),
+        _column("masked_share", pa.float64(), "share of the background picture that was replaced"),
+        _column(
+            "borrowed_share",
+            pa.float64(),
+            "share of the replaced pixels that other frames of the clip show; null: nothing was to be borrowed",
+            True,
+        ),
         _column(
             "residual",
             pa.float64(),
@@ -177,7 +183,7 @@ INSTANCES = pa.schema(
 """instances/NNNNNN.parquet: one row an instance, faces too, by sample in manifest order and then by number."""
 
 
-LATER = ("caption", "min_link_score", "ambiguous_words", "n_dropped", "dropped")
+LATER = ("caption", "min_link_score", "ambiguous_words", "n_dropped", "dropped", "borrowed_share")
 """Columns that indices of earlier versions lack."""
 
 

@@ -32,7 +32,8 @@ MEASURES = {
     "min_detector_score": "least detector score",
     "min_mask_score": "least mask score",
     "min_link_score": "least link score",
-    "masked_share": "inpainted share",
+    "masked_share": "replaced share",
+    "borrowed_share": "borrowed of it",
     "residual": "residual score",
 }
 """Index columns whose distribution over samples is shown."""

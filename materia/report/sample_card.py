@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFilter
 
 from materia.base.terminal import printable
 from materia.dataset.documents import Document, InstanceDocument
+from materia.dataset.masks import decode_rle
 from materia.dataset.reader import StoredSample
 from materia.report.drawing import (
     CARD,
@@ -34,6 +35,8 @@ from materia.report.drawing import (
 )
 
 _CANDIDATE: Colour = (150, 150, 150)
+_BORROWED: Colour = (255, 255, 255)
+_EDGE = ImageFilter.FIND_EDGES
 _TILES = tuple(side * SCALE for side in (184, 168, 152, 130, 118))
 """Sides of a reference's tile; the largest is taken with which all find room."""
 
@@ -80,10 +83,22 @@ def _pictures(sample: StoredSample, colours: Mapping[str, Colour]) -> list[Image
         dropped = _dropped(document, index, size[0] / frame.width, size)
         drawn = _with_masks(_with_candidates(frame, document, index, size), frame.width, shown, colours, dropped)
         pictures.append(titled(drawn, f"{about.percent} %  ·  {about.time_s:.1f} s"))
-    background = Image.fromarray(sample.background)
-    share, word = document.background.masked_share, document.background.word or "background"
-    title = f"{printable(word, 30)}  ·  {100 * share:.0f} % inpainted"
-    return [*pictures, titled(background.resize(size, Image.Resampling.LANCZOS), title)]
+    return [*pictures, _background(sample, size)]
+
+
+def _background(sample: StoredSample, size: tuple[int, int]) -> Image.Image:
+    """The clean background at `size`; what was borrowed from other frames has a thin outline, what was invented none."""
+    about = sample.document.background
+    image = Image.fromarray(sample.background).resize(size, Image.Resampling.LANCZOS)
+    title = f"{printable(about.word or 'background', 30)}  ·  {100 * about.masked_share:.0f} % replaced"
+    if about.borrowed_share:
+        title += f", {100 * about.borrowed_share:.0f} % of it borrowed"
+    rle = about.borrowed_rle
+    borrowed = decode_rle(rle.counts, rle.size) if rle is not None and rle.size == sample.background.shape[:2] else None
+    if borrowed is not None:
+        edge = np.asarray(Image.fromarray(borrowed).convert("L").resize(size, Image.Resampling.BILINEAR).filter(_EDGE))
+        image.paste(_BORROWED, (0, 0), Image.fromarray(np.where(edge > 64, np.uint8(200), np.uint8(0))))
+    return titled(image, title)
 
 
 def _with_candidates(frame: Image.Image, document: Document, index: int, size: tuple[int, int]) -> Image.Image:

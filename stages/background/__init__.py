@@ -27,7 +27,7 @@ from stages.settings import BackgroundSettings, LocaliseSettings
 
 MIDDLE = 1
 """Index of the frame that becomes the background."""
-MARGIN = 0.01
+MARGIN = 0.006
 """Share of the frame's longer side."""
 GROUP_PIXELS = 32 * 1280 * 720
 """Pictures that are inpainted and looked at together have at most this many pixels: a slice of 720p, three or four of 4K."""
@@ -189,6 +189,8 @@ class CleanBackground:
             residual=drawing.residual,
             png=encode_png(drawing.picture),
         )
+        if sample.links and self.settings.also:
+            sample.background.mask_rle = encode_mask(drawing.mask)
         if sample.links and self.settings.borrow:
             sample.background.borrowed_share = round(float(drawing.borrowed.sum() / max(1, drawing.mask.sum())), 6)
             sample.background.borrowed_rle = encode_mask(drawing.borrowed) if drawing.borrowed.any() else None
