@@ -66,7 +66,7 @@ def generate(model: LanguageModel, name: str, requests: list[Generation]) -> lis
 def search(searcher: CutSearcher, name: str, times_s: np.ndarray, pictures: np.ndarray) -> ShotChanges:
     """The changes at each of N pictures (N, h, w, 3) uint8 RGB shown at `times_s` (N,): (N,) in [0, 1]. Raises BadAnswer."""
     gave = f"{name}: search gave "
-    found: Any = searcher.search(times_s, pictures)
+    found = searcher.search(times_s, pictures)
     _is(found, ShotChanges, gave, "a clip")
     n = len(pictures)
     for what in ("cuts", "dissolves"):

@@ -103,11 +103,9 @@ class FramesSettings(BackendSettings):
     cut: CutSettings = CutSettings()
 
     def result_fields(self) -> dict[str, Any]:
-        """As of all settings; the backend goes unsaid while it is the one that there was before there was a choice."""
-        fields = super().result_fields()
-        if (self.backend, self.options) == ("colours", {}):
-            del fields["backend"], fields["options"]
-        return fields
+        """As of all settings; the backend goes unsaid while it is what outputs had before there was a choice."""
+        unsaid = {"backend": "colours", "options": {}}.items()
+        return {name: value for name, value in super().result_fields().items() if (name, value) not in unsaid}
 
 
 class LocaliseSettings(BackendSettings):

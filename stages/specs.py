@@ -35,9 +35,10 @@ class StageSpec(NamedTuple):
     `settings`: of its section of the configuration; None: it has none, is set up by another's and has no fingerprint of its
     own. `built_with`: sections, or parts of them by dotted name, that the class is constructed with; empty: its own section.
     `reasons`: codes of its rejections. `model`: what it loads, in words for a person who waits; empty: no model, so neither
-    backend nor device. `takes_device`: the top-level one, unless its section names its own. `libraries`: whose versions decide the bytes of its results (stages/versions.py). `revision` rises when
-    the same input and settings give other results than before, so that no output is a mixture. `off`: a backend with which the
-    stage does nothing, and has no fingerprint.
+    backend nor device. `takes_device`: the top-level one, unless its section names its own; else the cpu. `libraries`: whose
+    versions decide the bytes of its results (stages/versions.py). `revision` rises when the same input and settings give other
+    results than before, so that no output is a mixture. `off`: a backend with which the stage does nothing, and has no
+    fingerprint.
     """
 
     name: StageName

@@ -23,8 +23,8 @@ def find_cuts(
     """Times of scene changes, ascending; a dissolve may be told several times.
 
     `times_s` (N,) ascending, `pictures` (N, h, w, 3) uint8 RGB, N >= 1, in the size that the searcher wants. `name`: the
-    searcher's, for messages. It is a change where a cut is surer than `shot_threshold`, or a dissolve than `dissolve_threshold`.
-    Raises stages.answers.BadAnswer.
+    searcher's, for messages. A change is where a cut is surer than `shot_threshold`, or a dissolve than
+    `dissolve_threshold`. Raises stages.answers.BadAnswer.
     """
     found = search(searcher, name, times_s, pictures)
     told = (found.cuts > shot_threshold) | (found.dissolves > dissolve_threshold)

