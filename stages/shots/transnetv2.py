@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 MARGIN = 25
 """Pictures at each end of a window that do not count, as published; beyond a clip's ends its first and last are repeated."""
 COUNTING = 200
-"""Most pictures between them: with the margins 0.6 GB."""
+"""Most pictures between them: with the margins 0.3 GB."""
 
 
 class TransNetV2(CutSearcher):
