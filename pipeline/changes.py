@@ -38,17 +38,19 @@ def changes(old: DatasetInfo, new: DatasetInfo, library: dict[str, str] | None, 
     named = {difference.name.partition(".")[2] for difference in libraries}
     for name, difference in found.items():
         if name.startswith(_STAGE):
-            lines += _of_stage(name.removeprefix(_STAGE), found, named, library)
+            stage = name.removeprefix(_STAGE)
+            has_backend = "backend" in old.config.get(stage, {})
+            lines += _of_stage(stage, found, named, library, has_backend)
         elif not name.startswith(_CONFIG) and name not in ("prompt_sha", "version") and f"config.engine.{name}" not in found:
             lines.append(_line(name, difference))
     return lines
 
 
 def _of_stage(
-    stage: StageName, found: dict[str, Difference], libraries: set[str], library: dict[str, str] | None
+    stage: StageName, found: dict[str, Difference], libraries: set[str], library: dict[str, str] | None, has_backend: bool
 ) -> Iterator[str]:
     """Why a stage's fingerprint differs, unless that was said: by a setting, a prompt, a library, or a stage whose model it
-    uses too."""
+    uses too. `has_backend`: the stage's settings name one; those of frames do not while it has no weights."""
     difference = found[_STAGE + stage]
     if difference.before is None or difference.after is None:
         yield f"stage {stage} is {'new in' if difference.before is None else 'not in'} this version"
@@ -57,7 +59,7 @@ def _of_stage(
     if spec is None:
         yield f"this version computes stage {stage} differently"
     elif not _explained(spec, found, libraries):
-        yield ", or ".join(_causes(spec, "version" in found, library is not None))
+        yield ", or ".join(_causes(spec, has_backend, "version" in found, library is not None))
 
 
 def _explained(spec: StageSpec, found: dict[str, Difference], libraries: set[str]) -> bool:
@@ -71,15 +73,15 @@ def _explained(spec: StageSpec, found: dict[str, Difference], libraries: set[str
     )
 
 
-def _causes(spec: StageSpec, other_version: bool, libraries_known: bool) -> Iterator[str]:
+def _causes(spec: StageSpec, has_backend: bool, other_version: bool, libraries_known: bool) -> Iterator[str]:
     """What may have changed that is recorded as a hash only; the likeliest first."""
-    if spec.model:
+    if has_backend:
         yield f"the weights of {spec.name} changed"
     if spec.name == "entities":
         from stages.entities.stage import LEXICONS
 
         yield f"another version of {' or '.join(LEXICONS)} reads its words"
-    if not spec.model or other_version:
+    if not has_backend or other_version:
         yield f"this version computes stage {spec.name} differently"
     if spec.libraries and not libraries_known:
         yield f"another version of {' or '.join(spec.libraries)} does"

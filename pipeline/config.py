@@ -82,7 +82,9 @@ class EngineSettings(Settings):
 class _WithoutStages(Settings):
     """The whole configuration of `materia run`; each stage's section has the stage's name."""
 
-    device: Annotated[str, Execution] = Field("cpu", description="torch device of every stage that does not name its own")
+    device: Annotated[str, Execution] = Field(
+        "cpu", description="torch device of every stage that does not name its own; of frames, which decodes, the cpu"
+    )
     storage: StorageSettings = Field({}, description="how object stores are reached, by scheme")
     source: SourceSettings = SourceSettings()
     engine: EngineSettings = EngineSettings()
@@ -152,9 +154,10 @@ def _with_devices(data: dict[str, Any]) -> dict[str, Any]:
     """
     device = data.get("device", "cpu")
     data = dict(data)
-    for stage in MODEL_STAGES:
-        section = data.get(stage) or {}
-        data[stage] = {"device": device, **section} if isinstance(section, dict) else section
+    for spec in STAGES:
+        section = data.get(spec.name) or {}
+        if spec.model and isinstance(section, dict):
+            data[spec.name] = {"device": device if spec.takes_device else "cpu", **section}
     engine = data.get("engine")
     if isinstance(engine, dict) and isinstance(engine.get("pools"), list | tuple):
         data["engine"] = {**engine, "pools": [_without_idle_gpus(pool, data) for pool in engine["pools"]]}

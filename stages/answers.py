@@ -15,6 +15,7 @@ import numpy as np
 
 from materia.base.terminal import plural
 from stages.backends import (
+    CutSearcher,
     Detections,
     Detector,
     FaceDetector,
@@ -24,6 +25,7 @@ from stages.backends import (
     Masks,
     Recogniser,
     Segmenter,
+    ShotChanges,
 )
 from stages.records import Box, EntityWord, Row, Sample, StageName, reject
 
@@ -59,6 +61,19 @@ def generate(model: LanguageModel, name: str, requests: list[Generation]) -> lis
         answer if isinstance(answer, str | Exception) else BadAnswer(f"{gave}{_told(answer)}; want text or an exception")
         for answer in answers
     ]
+
+
+def search(searcher: CutSearcher, name: str, times_s: np.ndarray, pictures: np.ndarray) -> ShotChanges:
+    """The changes at each of N pictures (N, h, w, 3) uint8 RGB shown at `times_s` (N,): (N,) in [0, 1]. Raises BadAnswer."""
+    gave = f"{name}: search gave "
+    found = searcher.search(times_s, pictures)
+    _is(found, ShotChanges, gave, "a clip")
+    n = len(pictures)
+    for what in ("cuts", "dissolves"):
+        scores = getattr(found, what)
+        _check_array(scores, what, np.floating, (n,), f"({n},) float for {plural(n, 'picture')}", gave)
+        _check_scores(scores, gave)
+    return found
 
 
 def detect(detector: Detector, name: str, images: list[np.ndarray], words: list[list[EntityWord]]) -> list[Detections]:
@@ -152,9 +167,9 @@ def _as_many(answers: Any, count: int, asked: str, gave: str) -> list[Any]:
     return list(answers)
 
 
-def _is(answer: Any, kind: type[Any], gave: str) -> None:
+def _is(answer: Any, kind: type[Any], gave: str, asked: str = "an image") -> None:
     if not isinstance(answer, kind):
-        raise BadAnswer(f"{gave}{_told(answer)} for an image; want stages.backends.{kind.__name__}")
+        raise BadAnswer(f"{gave}{_told(answer)} for {asked}; want stages.backends.{kind.__name__}")
 
 
 def _check_array(array: Any, what: str, dtype: Any, shape: tuple[int | None, ...], want: str, gave: str) -> None:

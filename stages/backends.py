@@ -22,6 +22,10 @@ BUILTIN: dict[str, dict[str, str]] = {
         "vllm": "stages.entities.vllm_lm:VllmLM",
         "openai": "stages.entities.openai_lm:OpenAILM",
     },
+    "frames": {
+        "colours": "stages.shots.colours:Colours",
+        "transnetv2": "stages.shots.transnetv2:TransNetV2",
+    },
     "localise": {
         "nanodet": "stages.localise.nanodet:NanoDet",
         "groundingdino": "stages.localise.groundingdino:GroundingDino",
@@ -108,6 +112,30 @@ class LanguageModel(Backend, Protocol):
 
 
 @dataclass(frozen=True)
+class ShotChanges:
+    """How sure a shot changes at each of N pictures, (N,) float32 in [0, 1]: `cuts`, that a hard cut is right before it;
+    `dissolves`, that it is in the middle of a gradual change. Who does not tell them apart says all of it in `cuts`."""
+
+    cuts: np.ndarray
+    dissolves: np.ndarray
+
+
+class CutSearcher(Backend, Protocol):
+    """Scene cuts, in small pictures of a clip's frames.
+
+    `picture_size`: (width, height) of the pictures. `every_frame`: whether each frame of the clip is wanted; else only those
+    come that others refer to, a half or so, which saves a third of the decoding.
+    """
+
+    picture_size: tuple[int, int]
+    every_frame: bool
+
+    def search(self, times_s: np.ndarray, pictures: np.ndarray) -> ShotChanges:
+        """Times (N,) float64, ascending, and pictures (N, h, w, 3) uint8 RGB of one clip, N >= 1 -> its changes."""
+        ...
+
+
+@dataclass(frozen=True)
 class Detections:
     """Candidate boxes of one image. `boxes_xyxy_px` (N, 4) float32, clipped to the image; `scores` (N, W) float32 in [0, 1]:
     how well box n shows word w. A detector of closed classes, to which "man" and "woman" are one, shares boxes out to words in
@@ -179,6 +207,7 @@ class Inpainter(Backend, Protocol):
 
 PROTOCOLS: dict[str, type[Any]] = {
     "entities": LanguageModel,
+    "frames": CutSearcher,
     "localise": Detector,
     "link": Recogniser,
     "segment": Segmenter,

@@ -1,7 +1,8 @@
 """Stage 2a: what the clip is, its three frames of record, and whether it is worth going on with.
 
 In: samples whose `clip.address` is to be opened. Out: `video`, `frames`, `motion` and `flags` filled in, or a rejection. The
-three pictures, what moved between them, the check for scene cuts and the decoder's complaints come out of one decoding pass.
+three pictures, what moved between them, what is searched for scene cuts and the decoder's complaints come out of one decoding
+pass.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import io
 from itertools import pairwise
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from PIL import Image
@@ -16,11 +18,13 @@ from PIL import Image
 from materia.base.errors import disk_trouble
 from materia.base.terminal import plural
 from materia.base.weights.files import Missing
+from stages.answers import BadAnswer
+from stages.backends import CutSearcher, build_backend
 from stages.records import Donor, Flag, Frame, Row, Sample, StageName, VideoInfo, reject
 from stages.settings import FramesSettings
 from stages.shots import find_cuts
 from stages.unexpected import internal_error
-from stages.video import Decoded, OpenVideo, Probe, VideoError, frames_at, local_copy, open_video
+from stages.video import Decoded, OpenVideo, Probe, VideoError, Watcher, frames_at, local_copy, open_video
 from stages.video.decode import indices_at
 from stages.video.motion import Follower
 from stages.video.pictures import several_sizes
@@ -40,28 +44,34 @@ class Frames:
 
     def __init__(self, settings: FramesSettings) -> None:
         self.settings = settings
+        searcher = cast(CutSearcher, build_backend("frames", settings.backend, settings.options))
+        self.searcher = None if settings.several_shots == "ignore" else searcher
 
     def missing(self) -> list[Missing]:
-        """Nothing: PyAV and OpenCV are requirements; without decord PyAV decodes the same bits."""
-        return []
+        """What the cut search lacks. PyAV and OpenCV are requirements; without decord PyAV decodes the same bits."""
+        return self.searcher.missing() if self.searcher else []
 
     def identity(self) -> dict[str, str]:
-        """Nothing beyond the settings."""
-        return {}
+        """Hashes of the cut search's weights."""
+        return self.searcher.identity() if self.searcher else {}
 
     def setup(self) -> None:
-        """Import the decoders once, and keep OpenCV to one thread."""
+        """Import the decoders once, keep OpenCV to one thread, and load the cut search."""
         import av  # noqa: F401
         import cv2
 
         cv2.setNumThreads(1)
+        if self.searcher:
+            self.searcher.setup(self.settings.device, self.settings.threads)
 
     def process(self, samples: list[Sample]) -> list[Row]:
         """One row a sample; see `stages.base.Stage`."""
         return [self._process_one(sample) for sample in samples]
 
     def close(self) -> None:
-        """Nothing is kept."""
+        """Give the cut search back."""
+        if self.searcher:
+            self.searcher.close()
 
     def _process_one(self, sample: Sample) -> Row:
         clip = sample.clip
@@ -80,6 +90,8 @@ class Frames:
             if disk_trouble(error) is not None:
                 raise  # of a folder for downloads
             return reject(sample, "frames", "transient_exhausted", f"cannot fetch the video: {error}")
+        except BadAnswer as bad:
+            return reject(sample, "frames", "internal_error", str(bad))
         except Exception as error:  # a bug or a broken library must cost this clip only
             return internal_error(sample, "frames", error)
 
@@ -91,12 +103,14 @@ class Frames:
 
         times_s = [video.probe.duration_s * percent / 100 for percent in settings.percents]
         seen: list[tuple[int, np.ndarray]] = []
-        watching = settings.several_shots != "ignore"
+        watcher = None
+        if self.searcher:
+            watcher = Watcher(lambda *picture: seen.append(picture), self.searcher.picture_size, self.searcher.every_frame)
         record = indices_at(video.probe, times_s)
         donors = _donor_indices(video.probe, record, settings.donors) if settings.motion else []
         follower = Follower(video.probe, record, donors) if settings.motion else None
         all_s = [*times_s, *(video.probe.times_s[index] for index in donors)]
-        every = frames_at(video, all_s, (lambda *glimpse: seen.append(glimpse)) if watching else None, follow=follower)
+        every = frames_at(video, all_s, watcher, follow=follower)
         decoded = every.first(len(times_s))
         if len(set(decoded.indices)) < len(decoded.indices):
             n_frames = plural(video.probe.n_frames, "frame")
@@ -104,7 +118,7 @@ class Frames:
             return reject(sample, "frames", "no_distinct_frames", message)
         if decoded.seen.reshaped:
             raise several_sizes(video.probe)
-        cuts = _cuts_between(decoded, seen, video.probe, settings)
+        cuts = self._cuts_between(decoded, seen, video.probe)
         if cuts and settings.several_shots == "reject":
             return reject(sample, "frames", "several_shots", _told(cuts))
 
@@ -115,6 +129,16 @@ class Frames:
             sample.donors = _donors(every, follower, len(times_s), even=not video.whole)
         sample.flags = [*sample.flags, *_flags(decoded, video.probe, bool(cuts), settings)]
         return sample
+
+    def _cuts_between(self, decoded: Decoded, seen: list[tuple[int, np.ndarray]], probe: Probe) -> list[float]:
+        """Times of the scene cuts between the first and the last frame of record."""
+        inside = [(index, picture) for index, picture in seen if decoded.indices[0] <= index <= decoded.indices[-1]]
+        if self.searcher is None or not inside:
+            return []
+        times_s = np.array([probe.times_s[index] for index, _ in inside])
+        settings, pictures = self.settings, np.stack([picture for _, picture in inside])
+        name = f"frames.backend {settings.backend}"
+        return find_cuts(self.searcher, name, times_s, pictures, settings.shot_threshold, settings.dissolve_threshold)
 
 
 def video_info(probe: Probe) -> VideoInfo:
@@ -141,17 +165,6 @@ def _unfit(probe: Probe, settings: FramesSettings) -> tuple[str, str] | None:
     if probe.n_frames < 3:
         return "no_distinct_frames", f"the clip has {plural(probe.n_frames, 'frame')}, three distinct ones are needed"
     return None
-
-
-def _cuts_between(decoded: Decoded, seen: list[tuple[int, np.ndarray]], probe: Probe, settings: FramesSettings) -> list[float]:
-    """Times of the scene cuts between the first and the last frame of record."""
-    inside = [(index, glimpse) for index, glimpse in seen if decoded.indices[0] <= index <= decoded.indices[-1]]
-    if not inside:
-        return []
-    times_s = np.array([probe.times_s[index] for index, _ in inside])
-    return find_cuts(
-        times_s, np.stack([glimpse for _, glimpse in inside]), settings.shot_threshold, settings.dissolve_threshold
-    )
 
 
 def _told(cuts: list[float]) -> str:

@@ -60,9 +60,14 @@ class CutSettings(Settings):
     gop: int = Field(16, ge=1, description="frames between key frames")
 
 
-class FramesSettings(Settings):
-    """Stage 2a: decoding, the three frames of record, and what a clip must be."""
+class FramesSettings(BackendSettings):
+    """Stage 2a: decoding, the three frames of record, and what a clip must be. Its model searches for scene cuts."""
 
+    stage: ClassVar[str] = "frames"
+    backend: str = Field("colours", description="what searches for scene cuts")
+    device: Annotated[str, Execution] = Field(
+        "cpu", description="torch device of the cut search; not the top-level one: clips are decoded where no card need be"
+    )
     percents: tuple[int, int, int] = Field((5, 50, 95), description="where the frames lie in the clip, % of its duration")
     jpeg_quality: int = Field(95, ge=50, le=100, description="of the frames of record; 4:4:4")
     min_duration_s: float = Field(1.0, ge=0, description="shorter: too_short")
@@ -81,9 +86,17 @@ class FramesSettings(Settings):
         6, ge=0, le=16, description="further frames that the background may borrow pixels from, as JPEG; needs motion; 0: none"
     )
     shot_threshold: float = Field(
-        0.38, ge=0, le=1, description="cut: neighbours this much less alike than the pairs around them"
+        0.38,
+        ge=0,
+        le=1,
+        description=(
+            "a cut is surer than this; colours: neighbours so much less alike than the pairs around them; TransNetV2, which"
+            " tells dissolves by this too, wants 0.5"
+        ),
     )
-    dissolve_threshold: float = Field(0.13, ge=0, le=1, description="dissolve: unlikeness across it times its dip of contrast")
+    dissolve_threshold: float = Field(
+        0.13, ge=0, le=1, description="a dissolve is surer; colours: unlikeness across it times its dip of contrast"
+    )
     still_threshold: float = Field(
         0.02,
         ge=0,
@@ -91,6 +104,11 @@ class FramesSettings(Settings):
         description="`still`: not even the liveliest hundredth of the picture changes by this share of full scale",
     )
     cut: CutSettings = CutSettings()
+
+    def result_fields(self) -> dict[str, Any]:
+        """As of all settings; the backend goes unsaid while it is what outputs had before there was a choice."""
+        unsaid = {"backend": "colours", "options": {}}.items()
+        return {name: value for name, value in super().result_fields().items() if (name, value) not in unsaid}
 
 
 class LocaliseSettings(BackendSettings):

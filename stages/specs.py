@@ -35,9 +35,10 @@ class StageSpec(NamedTuple):
     `settings`: of its section of the configuration; None: it has none, is set up by another's and has no fingerprint of its
     own. `built_with`: sections, or parts of them by dotted name, that the class is constructed with; empty: its own section.
     `reasons`: codes of its rejections. `model`: what it loads, in words for a person who waits; empty: no model, so neither
-    backend nor device. `libraries`: whose versions decide the bytes of its results (stages/versions.py). `revision` rises when
-    the same input and settings give other results than before, so that no output is a mixture. `off`: a backend with which the
-    stage does nothing, and has no fingerprint.
+    backend nor device. `takes_device`: the top-level one, unless its section names its own; else the cpu. `libraries`: whose
+    versions decide the bytes of its results (stages/versions.py). `revision` rises when the same input and settings give other
+    results than before, so that no output is a mixture. `off`: a backend with which the stage does nothing, and has no
+    fingerprint.
     """
 
     name: StageName
@@ -46,6 +47,7 @@ class StageSpec(NamedTuple):
     built_with: tuple[str, ...] = ()
     reasons: tuple[str, ...] = ()
     model: str = ""
+    takes_device: bool = True
     libraries: tuple[str, ...] = ()
     revision: int = 1
     off: str = ""
@@ -75,6 +77,8 @@ STAGES = (
             "several_shots",
             "several_sizes",
         ),
+        model="the cut search",
+        takes_device=False,
         libraries=("pyav", "x264", *_PICTURES),
         revision=3,
     ),

@@ -73,7 +73,8 @@ def test_an_unpacked_wheel_runs_from_any_folder(wheel, manifest, tmp_path):
     here.mkdir()
     here_with = {"cwd": here, "PYTHONPATH": str(unpacked)}  # goes before the clone, which is installed here
     assert all(Path(file).is_relative_to(unpacked) for file in call(sys.executable, "-P", "-c", WHERE, **here_with).split())
-    listed = json.loads(call(*IN_PLACE, "models", "list", "--config", "local", "--json", **here_with))
+    every = ("--config", "local", "--set", "frames.backend=transnetv2")
+    listed = json.loads(call(*IN_PLACE, "models", "list", *every, "--json", **here_with))
     assert {model["address"]: model["status"] for model in listed} == dict.fromkeys(ADDRESSES, "here")
     run = ("run", "--config", "local", "--engine", "serial", "--input", manifest, "--output", "out")
     call(*IN_PLACE, *run, **here_with)

@@ -32,10 +32,19 @@ if TYPE_CHECKING:
 DECORD_CODECS = ("h264", "hevc", "vp9", "mpeg4")
 DECORD_PIX_FMTS = ("yuv420p", "yuvj420p")
 
-Watcher = Callable[[int, np.ndarray], None]
-"""Called with (index, (36, 64, 3) uint8 RGB) of frames on the way, in display order."""
 Fit = Callable[[np.ndarray], np.ndarray]
 """(H, W, 3) uint8 RGB as displayed -> what is kept of it."""
+
+
+class Watcher(NamedTuple):
+    """Who is shown the frames on the way: `see` is called with (index, (height, width, 3) uint8 RGB), in display order.
+
+    `size`: (width, height). `every_frame`: also the frames that no other refers to.
+    """
+
+    see: Callable[[int, np.ndarray], None]
+    size: tuple[int, int]
+    every_frame: bool = False
 
 
 class Seen(NamedTuple):
@@ -82,10 +91,10 @@ def frames_at(
     """The frames shown at `times_s`, seconds from the first frame (of the range, if `source` was opened with one).
 
     They are those of `indices_at`. With `watch` or `follow`, every reference frame from before the first picture to the last is
-    decoded in one pass and shown in small to them. `fit` is applied to each picture as it is decoded, so that many large ones
-    need not be held. With any of the three PyAV decodes, as decord hands out all at once. Interlaced frames are deinterlaced
-    (but not what is watched), HDR is tone-mapped, a frame of another shape than the video's gets black bars. Raises VideoError
-    if a picture cannot be had.
+    decoded in one pass and shown in small to them; a watcher may want the others too. `fit` is applied to each picture as it is
+    decoded, so that many large ones need not be held. With any of the three PyAV decodes, as decord hands out all at once.
+    Interlaced frames are deinterlaced (but not what is watched), HDR is tone-mapped, a frame of another shape than the video's
+    gets black bars. Raises VideoError if a picture cannot be had.
     """
     if not isinstance(source, OpenVideo):
         with open_video(source) as video:
@@ -205,13 +214,14 @@ def _one_pass(
                 sizes.add(size)
                 reshaped |= not has_shape_of(frame, video.probe)
             if watch is not None:
-                watch(index, glimpse(frame, scaler))
+                watch.see(index, glimpse(frame, watch.size, scaler))
             if follow is not None and follow.wants(index):
                 follow.see(index, grey(frame, follow.size, grey_scaler))
             yield broken, index, frame
 
     needed = with_neighbours(wanted, video.probe.n_frames) if neighbours else wanted
-    frames = looked_at(walk(video, needed, everything=watch is not None or follow is not None))
+    everything = watch is not None or follow is not None
+    frames = looked_at(walk(video, needed, everything, every_frame=watch is not None and watch.every_frame))
     for _, index, frame in progressive(frames, wanted) if neighbours else frames:
         if index in wanted and not frame.interlaced_frame:
             picture = as_displayed(frame, video.probe)
@@ -219,24 +229,25 @@ def _one_pass(
     return found, Seen(damaged, interlaced, hdr, reshaped)
 
 
-def walk(video: OpenVideo, wanted: Sequence[int], everything: bool = False) -> Iterator[Walked]:
+def walk(video: OpenVideo, wanted: Sequence[int], everything: bool = False, *, every_frame: bool = False) -> Iterator[Walked]:
     """(damaged, index, frame) in display order of the wanted frames (ascending) and of those decoded for their sake.
 
-    `everything`: in one pass from the key frame before the first to the last wanted, else GOP by GOP.
+    `everything`: in one pass from the key frame before the first to the last wanted, else GOP by GOP. `every_frame`: also of
+    those on the way that no other refers to.
     """
     pts = video.timeline.pts
     starts = [_key_before(video, pts[index]) for index in wanted]
     if everything:
         starts = starts[:1] * len(starts)
     for start, group in groupby(zip(starts, wanted, strict=True), key=lambda pair: pair[0]):
-        yield from _walk_from(video, start, [index for _, index in group])
+        yield from _walk_from(video, start, [index for _, index in group], every_frame)
 
 
-def _walk_from(video: OpenVideo, start: Key | None, wanted: list[int]) -> Iterator[Walked]:
+def _walk_from(video: OpenVideo, start: Key | None, wanted: list[int], every_frame: bool) -> Iterator[Walked]:
     timeline = video.timeline
     index_of = {tick: index for index, tick in enumerate(timeline.pts)}
     packets = _packets_from(video, start)
-    if timeline.timed and not timeline.by_order:
+    if timeline.timed and not timeline.by_order and not every_frame:
         packets = _sparing(video, packets, {timeline.pts[index] for index in wanted})
     for count, (broken, frame) in enumerate(decoded(packets)):
         index = count - timeline.skipped if timeline.by_order else index_of.get(-1 if frame.pts is None else frame.pts, -1)

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
     from stages.video.probe import Probe
 
-GLIMPSE_SIZE = (64, 36)
-"""Width and height of the small pictures that a watcher gets."""
 SAME_SHAPE = 0.02
 """Pictures whose width / height differ by less than this share have the same shape: sizes are rounded to whole macroblocks."""
 
@@ -100,19 +98,19 @@ def as_420(frame: VideoFrame, probe: Probe, colors: Colors) -> VideoFrame:
     return picture.reformat(format="yuv420p", threads=1)
 
 
-def glimpse(frame: VideoFrame, scaler: VideoReformatter) -> np.ndarray:
-    """(36, 64, 3) uint8 RGB: the frame in small, as it is stored.
+def glimpse(frame: VideoFrame, size: tuple[int, int], scaler: VideoReformatter) -> np.ndarray:
+    """(height, width, 3) uint8 RGB: the frame in small, as it is stored, squeezed into `size` (width, height).
 
     Pixels are picked at twice the size before averaging: three times quicker, and no difference to the check for cuts.
     """
     import cv2
 
-    width, height = GLIMPSE_SIZE
+    width, height = size
     hdr = is_hdr(frame)
     form = "rgb48le" if hdr else "rgb24"
     picked = scaler.reformat(frame, 2 * width, 2 * height, form, interpolation="POINT", threads=1).to_ndarray()
     picked = tone_mapped(picked, light_of(frame)) if hdr else picked
-    return np.asarray(cv2.resize(picked, GLIMPSE_SIZE, interpolation=cv2.INTER_AREA))
+    return np.asarray(cv2.resize(picked, size, interpolation=cv2.INTER_AREA))
 
 
 def grey(frame: VideoFrame, size: tuple[int, int], scaler: VideoReformatter) -> np.ndarray:

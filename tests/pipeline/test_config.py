@@ -105,9 +105,9 @@ def booked(config):
 
 def test_a_stage_without_a_device_gets_the_one_at_the_top(tmp_path):
     path = write(tmp_path, ON_CARDS)
-    assert devices(load_config(path)) == ["cuda", "cuda", "cuda", "cuda:0", "cuda", "cuda"]
-    assert devices(load_config(path, ("device=cpu",))) == ["cpu", "cpu", "cpu", "cuda:0", "cpu", "cpu"]
-    assert devices(load_config(LOCAL)) == ["cpu"] * 6
+    assert devices(load_config(path)) == ["cuda", "cpu", "cuda", "cuda", "cuda:0", "cuda", "cuda"]
+    assert devices(load_config(path, ("device=cpu",))) == ["cpu", "cpu", "cpu", "cpu", "cuda:0", "cpu", "cpu"]
+    assert devices(load_config(LOCAL)) == ["cpu"] * 7
 
 
 def test_cards_are_booked_only_for_pools_with_a_stage_on_one(tmp_path):

@@ -87,9 +87,14 @@ def test_another_prompt_is_told_as_the_setting(out):
 
 @pytest.mark.parametrize("stage", [spec.name for spec in STAGES if spec.model])
 def test_other_weights_are_told_by_their_stage_alone(out, stage):
-    (told,) = lines(out, dataset(), dataset(identities={stage: {"weights": "f" * 64}}))
+    config = {"frames": {"backend": "transnetv2"}}
+    (told,) = lines(out, dataset(config), dataset(config, identities={stage: {"weights": "f" * 64}}))
     assert told.startswith(f"the weights of {stage} changed")
     assert told == f"the weights of {stage} changed" or stage == "entities"
+
+
+def test_another_cut_search_is_told_as_the_setting(out):
+    assert lines(out, dataset(), dataset({"frames": {"backend": "transnetv2"}})) == ["frames.backend: None -> 'transnetv2'"]
 
 
 def test_a_stage_that_is_computed_differently_is_told(out, monkeypatch):

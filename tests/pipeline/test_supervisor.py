@@ -206,7 +206,7 @@ def test_a_child_introduces_itself_once_with_its_models_and_packages(supervise):
     done = supervisor.process(samples("a dog", "a dog [kill]"))
     (ready,) = done.ready
     assert ready.models["localise"] == "nanodet on cpu"
-    assert ready.models["frames"] == "built in on cpu"
+    assert ready.models["frames"] == "colours on cpu"
     assert ready.packages["numpy"] == np.__version__
     assert ready.packages["PIL"] == version("pillow")
     assert supervisor.process(samples("a dog")).ready == []

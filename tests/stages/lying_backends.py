@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import numpy as np
 from pydantic import Field
 
-from stages.backends import Detector, FaceDetector, Inpainter, LanguageModel, Masks, Recogniser, Segmenter
+from stages.backends import CutSearcher, Detector, FaceDetector, Inpainter, LanguageModel, Masks, Recogniser, Segmenter
 
 if TYPE_CHECKING:
     from nowhere import Thing
@@ -21,14 +21,19 @@ def answer(*arguments):
     return given(*arguments) if callable(given) else given
 
 
-class Liar(LanguageModel, Detector, Recogniser, Segmenter, FaceDetector, Inpainter):
+class Liar(LanguageModel, CutSearcher, Detector, Recogniser, Segmenter, FaceDetector, Inpainter):
     """Of every kind at once."""
 
     method = "lies"
     alike = (0.0, 1.0)
+    picture_size = (64, 36)
+    every_frame = False
 
     def generate(self, requests):
         return answer(requests)
+
+    def search(self, times_s, pictures):
+        return answer(times_s, pictures)
 
     def detect(self, images, words):
         return answer(images, words)

@@ -10,8 +10,10 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 from clips import make_clip, picture, read_number
+from lying_backends import ANSWER
 from seen import frames_row, kept, rejected
 
+from stages.backends import ShotChanges
 from stages.records import Row, encode_rows
 from stages.settings import FramesSettings
 
@@ -119,6 +121,59 @@ def test_several_shots_are_rejected_flagged_or_ignored(tmp_path: Path) -> None:
     assert "1.25 s" in row.message
     assert kept(run(clip, several_shots="flag")).flags == ["several_shots"]
     assert kept(run(clip, several_shots="ignore")).flags == []
+
+
+NONE = np.zeros(60, np.float32)
+LIAR = "lying_backends:Liar"
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (lambda times_s, pictures: None, "None for a clip; want stages.backends.ShotChanges"),
+        (lambda times_s, pictures: ShotChanges(NONE[1:], NONE[1:]), "cuts of shape (59,); want ("),
+        (lambda times_s, pictures: ShotChanges(times_s * 0, NONE[:1]), "dissolves of shape (1,); want ("),
+        (lambda times_s, pictures: ShotChanges(times_s > 9, times_s * 0), "cuts of dtype bool"),
+        (lambda times_s, pictures: ShotChanges(times_s * 0 + 2, times_s * 0), "the score 2; want scores in [0, 1]"),
+        (lambda times_s, pictures: ShotChanges(times_s * 0, times_s * np.nan), "the score nan"),
+    ],
+)
+def test_a_bad_answer_of_the_cut_search_rejects_its_clip_by_a_sentence(clip: Path, given: object, said: str) -> None:
+    ANSWER["is"] = given
+    row = rejected(run(clip, backend=LIAR))
+    assert row.reason == "internal_error"
+    assert row.message.startswith(f"frames.backend {LIAR}: search gave ") and said in row.message
+
+
+def test_what_is_sure_enough_to_be_a_cut_or_dissolve_is_a_setting(clip: Path) -> None:
+    ANSWER["is"] = lambda times_s, pictures: ShotChanges(times_s * 0 + 0.3, times_s * 0 + 0.1)
+    assert kept(run(clip, backend=LIAR)).flags == []
+    assert why(run(clip, backend=LIAR, shot_threshold=0.2)) == "several_shots"
+    assert why(run(clip, backend=LIAR, dissolve_threshold=0.05)) == "several_shots"
+
+
+def test_the_cut_search_gets_every_frame_of_the_clip_only_if_it_wants(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = []
+
+    def given(times_s: np.ndarray, pictures: np.ndarray) -> ShotChanges:
+        shown.append(pictures)
+        return ShotChanges(times_s * 0, times_s * 0)
+
+    ANSWER["is"] = given
+    some = run(clip, backend=LIAR)
+    monkeypatch.setattr("lying_backends.Liar.every_frame", True)
+    monkeypatch.setattr("lying_backends.Liar.picture_size", (48, 27))
+    every = run(clip, backend=LIAR)
+    assert shown[0].shape[1:] == (36, 64, 3) and shown[1].shape == (91, 27, 48, 3)  # frames 5 to 95
+    assert len(shown[0]) < 70
+    assert [frame.jpeg for frame in kept(some).frames] == [frame.jpeg for frame in kept(every).frames]
+
+
+def test_outputs_from_before_the_cut_search_had_a_choice_keep_their_fingerprint() -> None:
+    plain = FramesSettings().result_fields()
+    assert not {"backend", "options", "device", "threads"} & plain.keys() and plain["shot_threshold"] == 0.38
+    assert FramesSettings(backend="transnetv2").result_fields()["backend"] == "transnetv2"
+    assert FramesSettings(options={"n": 1}).result_fields()["options"] == {"n": 1}
 
 
 def test_a_cut_outside_the_three_frames_does_no_harm(tmp_path: Path) -> None:

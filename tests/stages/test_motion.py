@@ -23,7 +23,7 @@ from clips import make_clip, make_interlaced, with_matrix
 from seen import frames_row, kept
 
 from stages.records import Motion, Sample, encode_rows
-from stages.video import decode, frames_at, open_video
+from stages.video import Watcher, decode, frames_at, open_video
 from stages.video import motion as motion_module
 from stages.video.encode import write_rgb
 from stages.video.motion import AREA_PX, Follower, camera_motion
@@ -278,7 +278,9 @@ def test_who_watches_sees_the_same_pictures(filmed: Callable[[str], Path]) -> No
     seen: list[list[tuple[int, np.ndarray]]] = [[], []]
     with open_video(filmed("moves")) as video:
         for follower, glimpses in zip((None, Follower(video.probe, [5, 60])), seen, strict=True):
-            frames_at(video, [0.2, 2.4], lambda *glimpse, kept=glimpses: kept.append(glimpse), follow=follower)
+            frames_at(
+                video, [0.2, 2.4], Watcher(lambda *glimpse, kept=glimpses: kept.append(glimpse), (64, 36)), follow=follower
+            )
     assert [index for index, _ in seen[0]] == [index for index, _ in seen[1]]
     assert all(np.array_equal(one, other) for (_, one), (_, other) in zip(*seen, strict=True))
 

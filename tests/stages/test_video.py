@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from clips import copy_from, make_clip, read_number, two_streams
 
 import stages.video.decode as decode
-from stages.video import VideoError, frames_at, in_memory, open_video, probe
+from stages.video import VideoError, Watcher, frames_at, in_memory, open_video, probe
 
 VP9 = {"codec": "libvpx-vp9", "options": {"deadline": "realtime", "cpu-used": "8"}}
 VP8 = {"codec": "libvpx", "options": {"auto-alt-ref": "1", "lag-in-frames": "16", "b": "500k", "cpu-used": "5"}}
@@ -79,7 +79,7 @@ def test_a_watcher_sees_frames_in_order_and_changes_nothing(folder: Path, name: 
     with open_video(folder / name) as video:
         times_s = [video.probe.duration_s * share for share in (0.05, 0.5, 0.95)]
         alone = frames_at(video, times_s)
-        watched = frames_at(video, times_s, lambda index, glimpse: seen.append(index))
+        watched = frames_at(video, times_s, Watcher(lambda index, picture: seen.append(index), (64, 36)))
     assert watched.indices == alone.indices
     assert all(np.array_equal(a, b) for a, b in zip(alone.frames, watched.frames, strict=True))
     assert seen == sorted(set(seen)) and set(alone.indices) <= set(seen)
@@ -222,7 +222,7 @@ def test_flipped_bits_are_reported(tmp_path: Path) -> None:
         data[place] ^= 0x55
     clip.write_bytes(data)
     with open_video(clip) as video:
-        assert frames_at(video, [0.1, 1.2, 2.3], lambda index, glimpse: None).seen.damaged
+        assert frames_at(video, [0.1, 1.2, 2.3], Watcher(lambda index, picture: None, (64, 36))).seen.damaged
 
 
 @pytest.mark.parametrize("name", ["b_frames.mp4", "h264.mkv", "b_frames.avi", "stream.ts", "variable.mp4"])

