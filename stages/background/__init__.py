@@ -101,21 +101,17 @@ class CleanBackground:
         for again in range(self.settings.retry_dilate + 1):
             if again:
                 todo = self._larger(samples, todo, best, again)
-            self._improve(best, samples, todo, again, borrow=self.settings.borrow)
-        doubtful = {index: best[index].mask for index in best if best[index].borrowed.any() and self._is_bad(best[index])}
-        self._improve(best, samples, doubtful, 0, borrow=False)
+            drawings = self._draw([samples[index] for index in todo], list(todo.values()), again, self.settings.borrow)
+            for index, drawing in zip(todo, drawings, strict=True):
+                best[index] = min(best.get(index, drawing), drawing, key=lambda drawn: drawn.worst)
+        for index, drawing in best.items():
+            if drawing.borrowed.any() and self._is_bad(drawing):
+                [invented] = self._draw([samples[index]], [drawing.mask], drawing.dilated_again, borrow=False)
+                best[index] = min(drawing, invented, key=lambda drawn: drawn.worst)
         return [
             self._record(sample, best[index]) if index in best else self._nothing_left(sample, holes[index])
             for index, sample in enumerate(samples)
         ]
-
-    def _improve(
-        self, best: dict[int, Drawing], samples: list[Sample], todo: dict[int, np.ndarray], again: int, *, borrow: bool
-    ) -> None:
-        """Draw samples with the masks `todo`, and keep in `best` what is better."""
-        drawings = self._draw([samples[index] for index in todo], list(todo.values()), again, borrow)
-        for index, drawing in zip(todo, drawings, strict=True):
-            best[index] = min(best.get(index, drawing), drawing, key=lambda drawn: drawn.worst)
 
     def _is_bad(self, drawing: Drawing) -> bool:
         return drawing.worst > self.settings.max_residual
