@@ -168,7 +168,7 @@ class BackgroundSettings(BackendSettings):
     """Stage 3: the middle frame without its subjects (method: Background)."""
 
     stage: ClassVar[str] = "background"
-    backend: str = "opencv"
+    backend: str = "patchmatch"
     dilate_px: int = Field(4, ge=1, description="side of the square of ones that dilates the mask")
     dilate_times: int = Field(3, ge=0, description="how often it dilates")
     max_masked_share: float = Field(0.9, gt=0, le=1, description="more of the frame masked: nothing_left")
