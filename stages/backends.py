@@ -45,6 +45,7 @@ BUILTIN: dict[str, dict[str, str]] = {
     },
     "background": {
         "opencv": "stages.background.opencv:OpenCVInpainter",
+        "patchmatch": "stages.background.patchmatch:PatchMatch",
         "lama": "stages.background.lama:Lama",
         "diffusers": "stages.background.diffusion:DiffusionInpainter",
     },

@@ -189,7 +189,7 @@ class BackgroundSettings(BackendSettings):
     """Stage 3: the middle frame without its subjects (method: Background)."""
 
     stage: ClassVar[str] = "background"
-    backend: str = "opencv"
+    backend: str = "patchmatch"
     also: list[str] = Field(
         ["person", "dog", "cat", "bird", "horse", "cow", "sheep"],
         description=(
