@@ -64,22 +64,28 @@ class Follower:
 
     def wants(self, index: int) -> bool:
         """Whether the frame is one of record, or the next step between them; without points there is none."""
-        if index in self._marks:
-            return True
-        return len(self._alive) > 0 and self._times_s[index] - self._last_s > STEP_S - 1e-3
+        return index in self._marks or self._is_step(index)
+
+    def _is_step(self, index: int) -> bool:
+        record = self._marks.get(index, self._n_record) < self._n_record
+        return record or (len(self._alive) > 0 and self._times_s[index] - self._last_s > STEP_S - 1e-3)
 
     def see(self, index: int, picture: np.ndarray) -> None:
         """Follow the points into a (height, width) uint8 picture; in a frame of record, take up new ones."""
-        if len(self._alive):
-            arrived, lost = _followed(self._last, picture, self._now)
-            self._alive, self._now = self._alive[~lost], arrived[~lost]
+        alive, now = self._alive, self._now
+        if len(alive):
+            arrived, lost = _followed(self._last, picture, now)
+            alive, now = alive[~lost], arrived[~lost]
         mark = self._marks.get(index)
         if mark is not None:
-            self._places[self._alive, mark] = self._now
-            if index == self._end:
-                self._alive, self._now = self._alive[:0], self._now[:0]
-            elif mark < self._n_record:
-                self._take_up(_corners(picture, self._now), mark)
+            self._places[alive, mark] = now
+        if not self._is_step(index):  # another frame, looked at in passing: what is followed does not depend on it
+            return
+        self._alive, self._now = alive, now
+        if index == self._end:
+            self._alive, self._now = self._alive[:0], self._now[:0]
+        elif mark is not None and mark < self._n_record:
+            self._take_up(_corners(picture, self._now), mark)
         self._last, self._last_s = picture, self._times_s[index]
 
     def _take_up(self, points: np.ndarray, mark: int) -> None:
