@@ -31,6 +31,11 @@ BUILTIN: dict[str, dict[str, str]] = {
         "colours": "stages.link.colours:Colours",
         "none": "stages.link.published:Published",
     },
+    "link.faces": {
+        "mobilefacenet": "stages.link.mobilefacenet:MobileFaceNet",
+        "arcface": "stages.link.arcface:ArcFace",
+        "none": "stages.link.published:NoFaces",
+    },
     "segment": {
         "grabcut": "stages.segment.grabcut:GrabCut",
         "sam": "stages.segment.sam:Sam",
@@ -45,7 +50,7 @@ BUILTIN: dict[str, dict[str, str]] = {
         "diffusers": "stages.background.diffusion:DiffusionInpainter",
     },
 }
-"""stage -> short name -> import path."""
+"""stage, or the part of one that has a backend of its own -> short name -> import path."""
 
 
 class TransientError(RuntimeError):
@@ -139,6 +144,20 @@ class Recogniser(Backend, Protocol):
         ...
 
 
+class FaceRecogniser(Backend, Protocol):
+    """Tells people by their faces.
+
+    `alike`: dot products of embeddings up to the first are of different people, from the second on of the same.
+    """
+
+    alike: tuple[float, float]
+
+    def recognise(self, images: list[np.ndarray], boxes: list[np.ndarray]) -> Sequence[Sequence[np.ndarray | None]]:
+        """Images (H, W, 3) uint8 RGB, people's boxes (N, 4) float32 of each, N may be 0 -> for each box the embedding (D,)
+        float32 of length 1 of the person's face, or None where none is seen well enough to tell."""
+        ...
+
+
 @dataclass(frozen=True)
 class Masks:
     """Masks of one image's K boxes: `masks` (K, H, W) bool; `scores` (K,) float32 in [0, 1], their quality."""
@@ -181,11 +200,12 @@ PROTOCOLS: dict[str, type[Any]] = {
     "entities": LanguageModel,
     "localise": Detector,
     "link": Recogniser,
+    "link.faces": FaceRecogniser,
     "segment": Segmenter,
     "faces": FaceDetector,
     "background": Inpainter,
 }
-"""stage -> what its backend must offer."""
+"""As BUILTIN -> what its backend must offer."""
 
 
 def backend_class(stage: str, backend: str) -> Any:

