@@ -28,6 +28,7 @@ BUILTIN: dict[str, dict[str, str]] = {
         "groundingdino_transformers": "stages.localise.groundingdino_port:GroundingDinoPort",
     },
     "link": {
+        "efficientnet": "stages.link.efficientnet:EfficientNet",
         "colours": "stages.link.colours:Colours",
         "none": "stages.link.published:Published",
     },

@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from stages.backends import Recogniser
+from stages.link.crops import crop
 
 PARTS = 3
 """Bands from top to bottom."""
@@ -37,11 +38,7 @@ class Colours(Recogniser):
 def _colours(image: np.ndarray, box: np.ndarray) -> np.ndarray:
     import cv2
 
-    height, width = image.shape[:2]
-    x1, y1 = np.floor(np.clip(box[:2], 0, (width - 1, height - 1))).astype(int)
-    x2, y2 = np.maximum(np.ceil(np.clip(box[2:], 0, (width, height))).astype(int), (x1 + 1, y1 + 1))
-    crop = cv2.resize(image[y1:y2, x1:x2], SIDE_PX, interpolation=cv2.INTER_AREA)
-    lab = cv2.cvtColor(crop, cv2.COLOR_RGB2LAB).astype(int)
+    lab = cv2.cvtColor(crop(image, box, SIDE_PX), cv2.COLOR_RGB2LAB).astype(int)
     place = np.zeros(lab.shape[:2], int)
     for channel, bins in enumerate(BINS):
         low, high = RANGES[2 * channel : 2 * channel + 2]
