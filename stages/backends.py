@@ -30,6 +30,7 @@ BUILTIN: dict[str, dict[str, str]] = {
     "link": {
         "efficientnet": "stages.link.efficientnet:EfficientNet",
         "colours": "stages.link.colours:Colours",
+        "dinov2": "stages.link.dinov2:Dinov2",
         "none": "stages.link.published:Published",
     },
     "link.faces": {

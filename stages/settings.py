@@ -121,7 +121,7 @@ class LinkSettings(BackendSettings):
     """Between boxes and masks: which candidates of the three frames show the same individual."""
 
     stage: ClassVar[str] = "link"
-    backend: str = Field("colours", description="what tells individuals by their looks; none: no links, as published")
+    backend: str = Field("efficientnet", description="what tells individuals by their looks; none: no links, as published")
     faces: LinkFacesSettings = LinkFacesSettings()
     min_score: float = Field(0.3, ge=0, le=1, description="a box that is linked less to its word's others is left out")
     same_thing: float = Field(

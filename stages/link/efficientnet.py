@@ -26,7 +26,7 @@ COLOURS_SHARE = 0.25
 class EfficientNet(Recogniser):
     """The packaged network beside colours; it runs on the CPU whatever the device."""
 
-    alike = (0.35, 0.68)
+    alike = (0.4, 0.75)
 
     def __init__(self) -> None:
         self.colours = Colours()
