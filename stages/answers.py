@@ -103,9 +103,7 @@ def describe(recogniser: Recogniser, name: str, images: list[np.ndarray], boxes:
     return [found if len(found) else np.zeros((0, lengths[0] if lengths else 0), np.float32) for found in answers]
 
 
-def recognise(
-    recogniser: FaceRecogniser, name: str, images: list[np.ndarray], boxes: list[np.ndarray]
-) -> list[np.ndarray]:
+def recognise(recogniser: FaceRecogniser, name: str, images: list[np.ndarray], boxes: list[np.ndarray]) -> list[np.ndarray]:
     """Embeddings (N, D) float32 of the faces in the N boxes of each image (H, W, 3) uint8 RGB, D the same for all and 1 at
     least; NaN where no face is seen. Raises BadAnswer."""
     gave = f"{name}: recognise gave "

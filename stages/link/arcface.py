@@ -93,7 +93,8 @@ class Graph(NamedTuple):
         found: np.ndarray = self.session.run(None, {self.name: np.ascontiguousarray(blob)})[0]
         if found.ndim != 2 or len(found) != 1:
             raise ValueError(f"the first output is {found.shape}, expected (1, numbers)")
-        return found[0]
+        embedding: np.ndarray = found[0]
+        return embedding
 
 
 def open_graph(path: Path, device: str, threads: int) -> Graph:

@@ -29,10 +29,12 @@ class Colours(Recogniser):
 
     def describe(self, images: list[np.ndarray], boxes: list[np.ndarray]) -> list[np.ndarray]:
         """See stages.backends.Recogniser; D = PARTS * N_COLOURS."""
-        return [
-            np.stack([_colours(image, box) for box in own]) if len(own) else np.zeros((0, PARTS * N_COLOURS), np.float32)
-            for image, own in zip(images, boxes, strict=True)
-        ]
+        return [colours(image, own) for image, own in zip(images, boxes, strict=True)]
+
+
+def colours(image: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    """Image (H, W, 3) uint8 RGB, boxes (N, 4) -> histograms (N, PARTS * N_COLOURS) float32 of length 1."""
+    return np.array([_colours(image, box) for box in boxes], np.float32).reshape(-1, PARTS * N_COLOURS)
 
 
 def _colours(image: np.ndarray, box: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ import numpy as np
 from materia.base.weights.efficientnet_lite import CHANNELS, EfficientNetLite0, network_missing, network_sha256
 from materia.base.weights.files import Missing
 from stages.backends import Recogniser
-from stages.link.colours import Colours
+from stages.link.colours import colours
 from stages.link.crops import crop
 
 OPTION = "link.backend"
@@ -29,7 +29,6 @@ class EfficientNet(Recogniser):
     alike = (0.4, 0.75)
 
     def __init__(self) -> None:
-        self.colours = Colours()
         self.network: EfficientNetLite0 | None = None
 
     def missing(self) -> list[Missing]:
@@ -53,9 +52,10 @@ class EfficientNet(Recogniser):
 
     def describe(self, images: list[np.ndarray], boxes: list[np.ndarray]) -> list[np.ndarray]:
         """See stages.backends.Recogniser; D = that of colours + channels of BLOCKS."""
+        of_colours, of_network = COLOURS_SHARE**0.5, (1 - COLOURS_SHARE) ** 0.5
         return [
-            np.concatenate([COLOURS_SHARE**0.5 * colours, (1 - COLOURS_SHARE) ** 0.5 * self._features(image, own)], axis=1)
-            for image, own, colours in zip(images, boxes, self.colours.describe(images, boxes), strict=True)
+            np.concatenate([of_colours * colours(image, own), of_network * self._features(image, own)], axis=1)
+            for image, own in zip(images, boxes, strict=True)
         ]
 
     def _features(self, image: np.ndarray, boxes: np.ndarray) -> np.ndarray:

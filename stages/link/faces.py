@@ -1,8 +1,8 @@
 """Faces of people's boxes, aligned for a network that tells people apart.
 
-In: a picture and people's boxes. Out: 112 x 112 px crops in which eyes, nose and mouth lie where such networks are trained to have
-them, and from them embeddings. A face says nothing where it is small, blurred, turned away, or not where the head of the box's
-person is: of two people in one box a face would speak for both.
+In: a picture and people's boxes. Out: 112 x 112 px crops in which eyes, nose and mouth lie where such networks are trained to
+have them, and from them embeddings. A face says nothing where it is small, blurred, turned away, or not where the head of the
+box's person is: of two people in one box a face would speak for both.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ PLACES = np.array([[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [
 HEAD = (0.25, 0.0, 0.75, 0.6)
 """Where the middle of its person's face is in a box, as shares of its sides: x1, y1, x2, y2."""
 
-# A face that is worse in any of these says nothing. Faces of clips were shrunk, blurred and smeared: of those that pass, 97 % are
-# as like another moment of the same person as to be told from others; see docs/data-quality.md.
+# A face that is worse in any of these says nothing. [ours] Faces of clips were shrunk, blurred and smeared: of those that pass,
+# 97 % are as like the same person at another moment (0.5) as hardly any face is like another person's; see docs/data-quality.md.
 MIN_SCORE = 0.75
 """How sure the detector is."""
 MIN_EYES_PX = 10.0
@@ -78,7 +78,7 @@ class AlignedFaces(FaceRecogniser, Protocol):
                 aligned = align(image, face)
                 if aligned is not None:
                     vector = self.embed(aligned)
-                    embedding = (vector / np.linalg.norm(vector)).astype(np.float32)
+                    embedding = np.asarray(vector / np.linalg.norm(vector), np.float32)
                     known.append((face, embedding))
             answers.append(embedding)
         return answers
@@ -119,7 +119,7 @@ def align(image: np.ndarray, face: Face) -> np.ndarray | None:
 
 
 def similarity(start: np.ndarray, end: np.ndarray) -> tuple[np.ndarray, float]:
-    """Turn, scale and shift (2, 3) that bring points (N, 2) nearest to others (N, 2), and the root mean square of what is left."""
+    """Turn, scale and shift (2, 3) that bring points (N, 2) nearest to others (N, 2), and the root mean square distance left."""
     x, y, one, none = start[:, 0], start[:, 1], np.ones(len(start)), np.zeros(len(start))
     equations = np.concatenate([np.stack([x, -y, one, none], axis=1), np.stack([y, x, none, one], axis=1)])  # (2 N, 4)
     (a, b, right, down), *_ = np.linalg.lstsq(equations, end.T.reshape(-1), rcond=None)

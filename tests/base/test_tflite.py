@@ -1,4 +1,4 @@
-"""TensorFlow Lite models become ONNX models that compute the same, for any number of pictures; or an error names what is new."""
+"""TensorFlow Lite models become ONNX models that compute the same, for any number of pictures, or an error."""
 
 import numpy as np
 import onnxruntime

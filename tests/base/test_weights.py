@@ -12,7 +12,7 @@ import pytest
 
 from materia.base.weights.download import DownloadError
 from materia.base.weights.files import PACKAGED, sha256_of, weights_path
-from materia.base.weights.packaged import clients, fetch_packaged, graphs, mobilefacenet, smollm2, tflite
+from materia.base.weights.packaged import clients, fetch_packaged, graphs, mobilefacenet, smollm2
 from materia.base.weights.packaged.smollm2 import TENSORS
 from materia.base.weights.packaged.tfjs import UnknownNode, convert, read_weights
 from materia.base.weights.pull import pull, wanted_weights

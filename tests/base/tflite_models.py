@@ -27,7 +27,7 @@ def scalar(kind: str, value: int) -> Scalar:
 
 
 def write(root: dict[int, object]) -> bytes:
-    """A FlatBuffer of a tree: tables {field: value}, lists of tables, `numbers`, and `scalar`s; each after what refers to it."""
+    """A FlatBuffer of a tree: tables {field: value}, lists of tables, `numbers` and `scalar`s, behind what refers to them."""
     out = bytearray(b"\0\0\0\0TFL3")
 
     def refer(place: int, value: object) -> None:
@@ -74,7 +74,10 @@ def model(
 ) -> bytes:
     """Operators (code, inputs, output, options) over tensors (shape, constant or None): the first is the input, the last the
     output."""
-    buffers: list[dict[int, object]] = [{}, *({0: numbers(np.frombuffer(c.tobytes(), np.uint8))} for _, c in tensors if c is not None)]
+    buffers: list[dict[int, object]] = [
+        {},
+        *({0: numbers(np.frombuffer(c.tobytes(), np.uint8))} for _, c in tensors if c is not None),
+    ]
     held = iter(range(1, len(buffers)))
     kinds = {np.dtype(np.float32): 0, np.dtype(np.float16): 1, np.dtype(np.int32): 2}
     described = [

@@ -153,6 +153,8 @@ DESCRIPTIONS = [
     (lambda images, boxes: [np.full((len(own), 2), NAN, np.float32) for own in boxes], "numbers that are not finite"),
     (lambda images, boxes: [np.ones((len(own), 2 + n % 3), np.float32) for n, own in enumerate(boxes)], "of 3 and 4 numbers"),
 ]
+
+
 def in_each_box(face):
     return lambda images, boxes: [[face] * len(own) for own in boxes]
 

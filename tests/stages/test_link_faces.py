@@ -2,12 +2,12 @@
 
 import cv2
 import numpy as np
-import onnx
 import pytest
 import skimage.data
 from hypothesis import given
 from hypothesis import strategies as st
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto
+from tiny_arcface import arcface_file
 
 from materia.base.backends import BackendError
 from materia.base.weights.files import sha256_of, weights_path
@@ -140,7 +140,9 @@ def picture(driver_frame, left_is_her, left_colour, right_colour):
 
 def sample(pictures):
     boxes = [
-        Box(word=word, category="subject", frame=frame, box_xyxy_px=box, score=0.8 if (box == HER) == (word == "woman") else 0.7)
+        Box(
+            word=word, category="subject", frame=frame, box_xyxy_px=box, score=0.8 if (box == HER) == (word == "woman") else 0.7
+        )
         for word in ("woman", "man")
         for frame in range(3)
         for box in (HER, HIM)
@@ -183,26 +185,6 @@ def test_links_as_published_load_no_face_recogniser(monkeypatch):
     assert stage.missing() == [] and not any(name.startswith("faces.") for name in stage.identity())
     stage.setup()
     stage.close()
-
-
-def arcface_file(path, size=ALIGNED_PX, kind=TensorProto.FLOAT, outputs=8):
-    """A network of the true interface: means of the picture's parts, through random weights."""
-    weight = np.random.default_rng(0).standard_normal((3 * (size // 8) ** 2, outputs)).astype(np.float32)
-    nodes = [
-        helper.make_node("Cast", ["data"], ["float"], to=TensorProto.FLOAT),
-        helper.make_node("AveragePool", ["float"], ["parts"], kernel_shape=[8, 8], strides=[8, 8]),
-        helper.make_node("Flatten", ["parts"], ["flat"]),
-        helper.make_node("MatMul", ["flat", "weight"], ["fc1"]),
-    ]
-    graph = helper.make_graph(
-        nodes,
-        "arcface",
-        [helper.make_tensor_value_info("data", kind, ["batch", 3, size, size])],
-        [helper.make_tensor_value_info("fc1", TensorProto.FLOAT, ["batch", outputs])],
-        [numpy_helper.from_array(weight, "weight")],
-    )
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), path)
-    return str(path)
 
 
 def test_an_arcface_graph_looks_at_aligned_faces(tmp_path):

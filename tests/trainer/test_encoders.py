@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from skimage import data as photographs
 
 from materia.base.backends import BackendError
+from materia.base.weights.efficientnet_lite import MEAN, STD
 from trainer.config import EncoderSettings, EncodersSettings
 from trainer.encoders import BACKENDS, build, build_encoders
-from materia.base.weights.efficientnet_lite import MEAN, STD
 from trainer.encoders.efficientnet import EfficientNet
 from trainer.encoders.patches import Patches, cosines
 from trainer.encoders.text import MiniLM

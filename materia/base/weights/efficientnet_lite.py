@@ -48,8 +48,8 @@ class EfficientNetLite0:
         self.statistics = [self._statistics(number) for number in range(len(CHANNELS))]
 
     def levels(self, pixels: Any, blocks: Sequence[int]) -> list[Any]:
-        """Tensor (B, 3, side, side) of 0..255, `side` a multiple of 32 -> outputs of blocks (0..15, in order), each (B, CHANNELS,
-        h, w) float32, every channel of about mean 0 and deviation 1 by what its last batch normalisations say of it."""
+        """Tensor (B, 3, side, side) of 0..255, `side` a multiple of 32 -> outputs of blocks (0..15, in order), each
+        (B, CHANNELS, h, w) float32, every channel of about mean 0 and deviation 1 by what its last batch normalisations say."""
         x = self.model._swish(self.model._bn0(self.model._conv_stem((pixels - MEAN) / STD)))
         found = []
         for number, block in enumerate(self.model._blocks[: blocks[-1] + 1]):
@@ -60,8 +60,8 @@ class EfficientNetLite0:
         return found
 
     def _statistics(self, number: int) -> tuple[Any, Any]:
-        """Mean and deviation of each channel of a block's output over ImageNet, (C, 1, 1) each, as its batch normalisations have
-        them: they end a block, and outputs of a chain of blocks with skip connections are sums."""
+        """Mean and deviation of each channel of a block's output over ImageNet, (C, 1, 1) each, as its batch normalisations
+        have them: they end a block, and outputs of a chain of blocks with skip connections are sums."""
         mean: Any = 0
         variance: Any = 0
         for block in reversed(self.model._blocks[: number + 1]):

