@@ -1,7 +1,8 @@
 """BlazeFace (back camera, 256 x 256) in ONNX Runtime: the best face of a person.
 
-In: an image and a person's box. Out: the face's box, score and landmarks, or None. The detector was trained on pictures in which
-a face is not small, so it is shown a square around the upper part of the person, where a head can be, instead of the whole frame.
+In: an image and a person's box. Out: the face's box, score and landmarks, or None. The detector was trained on pictures in
+which a face is not small, so it is shown a square around the upper part of the person, where a head can be, instead of the
+whole frame.
 """
 
 from __future__ import annotations

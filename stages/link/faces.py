@@ -23,8 +23,8 @@ PLACES = np.array([[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [
 HEAD = (0.25, 0.0, 0.75, 0.6)
 """Where the middle of its person's face is in a box, as shares of its sides: x1, y1, x2, y2."""
 
-# A face that is worse in any of these says nothing. [ours] Faces of clips were shrunk, blurred and smeared: of those that pass,
-# 97 % are as like the same person at another moment (0.5) as hardly any face is like another person's; see docs/data-quality.md.
+# A face that is worse in any of these says nothing. [ours] Faces of clips were shrunk, blurred and smeared; those that pass are
+# told from others in 97 of 100 pairs: see docs/data-quality.md.
 MIN_SCORE = 0.75
 """How sure the detector is."""
 MIN_EYES_PX = 10.0
@@ -74,25 +74,27 @@ class AlignedFaces(FaceRecogniser, Protocol):
         for box in boxes:
             where = head_of(box)
             embedding = next((told for face, told in known if _lies_in(face, where)), None)
-            if embedding is None and (face := self._look(image, box, where)) is not None:
-                aligned = align(image, face)
-                if aligned is not None:
-                    vector = self.embed(aligned)
-                    embedding = np.asarray(vector / np.linalg.norm(vector), np.float32)
-                    known.append((face, embedding))
+            if embedding is None and (found := self._look(image, box, where)) is not None:
+                known.append(found)
+                embedding = found[1]
             answers.append(embedding)
         return answers
 
-    def _look(self, image: np.ndarray, box: np.ndarray, where: np.ndarray) -> Face | None:
+    def _look(self, image: np.ndarray, box: np.ndarray, where: np.ndarray) -> tuple[Face, np.ndarray] | None:
+        """The face of a box and its embedding; None where none is seen well enough."""
         if (box[2:] - box[:2]).min() < 2 * MIN_EYES_PX:  # the eyes are not half of a head apart
             return None
         face = self.detector.find(image, box, where)
-        return face if face is not None and face.score >= MIN_SCORE else None
+        if face is None or face.score < MIN_SCORE or (aligned := align(image, face)) is None:
+            return None
+        vector = self.embed(aligned)
+        return face, (vector / np.linalg.norm(vector)).astype(np.float32)
 
 
 def head_of(box: np.ndarray) -> np.ndarray:
     """Person's box (4,) -> the rectangle (4,) in which the middle of the face is."""
-    return box[[0, 1, 0, 1]] + np.array(HEAD, np.float32) * (box[2:] - box[:2])[[0, 1, 0, 1]]
+    where: np.ndarray = box[[0, 1, 0, 1]] + np.array(HEAD, np.float32) * (box[2:] - box[:2])[[0, 1, 0, 1]]
+    return where
 
 
 def _lies_in(face: Face, where: np.ndarray) -> bool:
@@ -119,7 +121,7 @@ def align(image: np.ndarray, face: Face) -> np.ndarray | None:
 
 
 def similarity(start: np.ndarray, end: np.ndarray) -> tuple[np.ndarray, float]:
-    """Turn, scale and shift (2, 3) that bring points (N, 2) nearest to others (N, 2), and the root mean square distance left."""
+    """Turn, scale and shift (2, 3) that bring points (N, 2) nearest to others; and the distance left, root mean square."""
     x, y, one, none = start[:, 0], start[:, 1], np.ones(len(start)), np.zeros(len(start))
     equations = np.concatenate([np.stack([x, -y, one, none], axis=1), np.stack([y, x, none, one], axis=1)])  # (2 N, 4)
     (a, b, right, down), *_ = np.linalg.lstsq(equations, end.T.reshape(-1), rcond=None)
