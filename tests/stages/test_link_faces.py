@@ -8,9 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto
 from tiny_arcface import arcface_file
+from vision import needs_weights
 
 from materia.base.backends import BackendError
-from materia.base.weights.files import sha256_of, weights_path
+from materia.base.weights.files import sha256_of
 from stages.backends import build_backend
 from stages.faces.blazeface import Face
 from stages.frames import encode_jpeg
@@ -24,7 +25,7 @@ from stages.settings import LinkSettings, LocaliseSettings
 from stages.video import frames_at
 from tools import demo_clips
 
-pytestmark = pytest.mark.skipif(not weights_path("mobilefacenet.onnx").is_file(), reason="run `make weights` first")
+pytestmark = needs_weights
 
 ASTRONAUT, HER_BOX = skimage.data.astronaut(), np.array([[20, 12, 370, 510]], np.float32)
 HIS_BOX = np.array([[10, 0, 160, 144]], np.float32)
