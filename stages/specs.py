@@ -95,6 +95,7 @@ STAGES = (
         reasons=("no_consistent_subject",),
         model="the recogniser",
         libraries=_PICTURES,
+        revision=2,
         off=NO_LINKS,
     ),
     StageSpec(
