@@ -19,6 +19,7 @@ from stages.backends import (
     Detections,
     Detector,
     FaceDetector,
+    FaceRecogniser,
     Generation,
     Inpainter,
     LanguageModel,
@@ -32,6 +33,8 @@ from stages.records import Box, EntityWord, Row, Sample, StageName, reject
 SCORE_ROUNDING = 1e-4
 """By how much a score may leave [0, 1] and a box the picture (in pixels): less than what records keep (stages/records.py)."""
 BOX_ROUNDING_PX = 1e-2
+LENGTH_ROUNDING = 1e-2
+"""By how much a vector's length may differ from 1: half precision leaves so much."""
 
 
 class BadAnswer(RuntimeError):
@@ -113,6 +116,25 @@ def describe(recogniser: Recogniser, name: str, images: list[np.ndarray], boxes:
     if len(lengths) > 1:
         raise BadAnswer(f"{gave}descriptions of {' and '.join(map(str, lengths))} numbers; want as many for every box")
     return [found if len(found) else np.zeros((0, lengths[0] if lengths else 0), np.float32) for found in answers]
+
+
+def recognise(recogniser: FaceRecogniser, name: str, images: list[np.ndarray], boxes: list[np.ndarray]) -> list[np.ndarray]:
+    """Embeddings (N, D) float32 of the faces in the N boxes of each image (H, W, 3) uint8 RGB, D the same for all and 1 at
+    least; NaN where no face is seen. Raises BadAnswer."""
+    gave = f"{name}: recognise gave "
+    answers = _as_many(recogniser.recognise(images, boxes), len(images), "images", gave)
+    answers = [_as_many(found, len(own), "boxes", gave) for found, own in zip(answers, boxes, strict=True)]
+    for face in (face for found in answers for face in found if face is not None):
+        _check_array(face, "a face", np.floating, (None,), "(d,) float or None", gave)
+        if not abs(length := float(np.linalg.norm(face)) - 1) <= LENGTH_ROUNDING:
+            raise BadAnswer(f"{gave}a face of length {length + 1:g}; want 1")
+    lengths = sorted({len(face) for found in answers for face in found if face is not None})
+    if len(lengths) > 1:
+        raise BadAnswer(f"{gave}faces of {' and '.join(map(str, lengths))} numbers; want as many for every face")
+    none = np.full(lengths[0] if lengths else 1, np.nan, np.float32)
+    return [
+        np.array([none if face is None else face for face in found], np.float32).reshape(-1, len(none)) for found in answers
+    ]
 
 
 def segment(segmenter: Segmenter, name: str, images: list[np.ndarray], boxes: list[list[Box]]) -> list[Masks]:

@@ -32,8 +32,15 @@ BUILTIN: dict[str, dict[str, str]] = {
         "groundingdino_transformers": "stages.localise.groundingdino_port:GroundingDinoPort",
     },
     "link": {
+        "efficientnet": "stages.link.efficientnet:EfficientNet",
         "colours": "stages.link.colours:Colours",
+        "dinov2": "stages.link.dinov2:Dinov2",
         "none": "stages.link.published:Published",
+    },
+    "link.faces": {
+        "mobilefacenet": "stages.link.mobilefacenet:MobileFaceNet",
+        "arcface": "stages.link.arcface:ArcFace",
+        "none": "stages.link.published:NoFaces",
     },
     "segment": {
         "grabcut": "stages.segment.grabcut:GrabCut",
@@ -51,7 +58,7 @@ BUILTIN: dict[str, dict[str, str]] = {
         "diffusers": "stages.background.diffusion:DiffusionInpainter",
     },
 }
-"""stage -> short name -> import path."""
+"""stage, or the part of one that has a backend of its own -> short name -> import path."""
 
 
 class TransientError(RuntimeError):
@@ -169,6 +176,20 @@ class Recogniser(Backend, Protocol):
         ...
 
 
+class FaceRecogniser(Backend, Protocol):
+    """Tells people by their faces.
+
+    `alike`: dot products of embeddings up to the first are of different people, from the second on of the same.
+    """
+
+    alike: tuple[float, float]
+
+    def recognise(self, images: list[np.ndarray], boxes: list[np.ndarray]) -> Sequence[Sequence[np.ndarray | None]]:
+        """Images (H, W, 3) uint8 RGB, people's boxes (N, 4) float32 of each, N may be 0 -> for each box the embedding (D,)
+        float32 of length 1 of the person's face, or None where none is seen well enough to tell."""
+        ...
+
+
 @dataclass(frozen=True)
 class Masks:
     """Masks of one image's K boxes: `masks` (K, H, W) bool; `scores` (K,) float32 in [0, 1], their quality."""
@@ -212,11 +233,12 @@ PROTOCOLS: dict[str, type[Any]] = {
     "frames": CutSearcher,
     "localise": Detector,
     "link": Recogniser,
+    "link.faces": FaceRecogniser,
     "segment": Segmenter,
     "faces": FaceDetector,
     "background": Inpainter,
 }
-"""stage -> what its backend must offer."""
+"""As BUILTIN -> what its backend must offer."""
 
 
 def backend_class(stage: str, backend: str) -> Any:

@@ -13,14 +13,29 @@ from materia.base.settings import Execution, Settings
 
 NO_LINKS = "none"
 """The backend of links that looks for none."""
+NO_FACES = "none"
+"""The backend of faces in links that looks at none."""
 
 
-class BackendSettings(Settings):
-    """Common to stages that run a model."""
+class BackendChoice(Settings):
+    """Which backend, and with which options; `stage`: where it stands in the configuration."""
 
     stage: ClassVar[str]
     backend: str = Field(description="short name, or package.module:Class of your own")
     options: dict[str, Any] = Field({}, description="keyword arguments of the backend's constructor")
+
+    def result_fields(self) -> dict[str, Any]:
+        """As of all settings, without the options that the backend calls `execution_options`."""
+        from stages.backends import backend_class
+
+        aside: frozenset[str] = getattr(backend_class(self.stage, self.backend), "execution_options", frozenset())
+        options = {name: value for name, value in self.options.items() if name not in aside}
+        return {**super().result_fields(), "options": options}
+
+
+class BackendSettings(BackendChoice):
+    """Common to stages that run a model."""
+
     device: Annotated[str, Execution] = Field(
         "cpu", description="torch device of the model, e.g. cuda; default: the top-level one"
     )
@@ -30,14 +45,6 @@ class BackendSettings(Settings):
         ge=0,
         description="estimate of what the stage needs on a card, weights and its largest batch; see PoolSettings.gib_per_gpu",
     )
-
-    def result_fields(self) -> dict[str, Any]:
-        """As of all settings, without the options that the backend calls `execution_options`."""
-        from stages.backends import backend_class
-
-        aside: frozenset[str] = getattr(backend_class(self.stage, self.backend), "execution_options", frozenset())
-        options = {name: value for name, value in self.options.items() if name not in aside}
-        return {**super().result_fields(), "options": options}
 
 
 class EntitiesSettings(BackendSettings):
@@ -124,11 +131,19 @@ class LocaliseSettings(BackendSettings):
     min_subject_frames: int = Field(1, ge=1, le=3, description="frames that must show a subject; fewer: no_instance")
 
 
+class LinkFacesSettings(BackendChoice):
+    """What tells people by their faces; it runs on the stage's device."""
+
+    stage: ClassVar[str] = "link.faces"
+    backend: str = Field("mobilefacenet", description="what tells people by their faces; none: faces are not looked at")
+
+
 class LinkSettings(BackendSettings):
     """Between boxes and masks: which candidates of the three frames show the same individual."""
 
     stage: ClassVar[str] = "link"
-    backend: str = Field("colours", description="what tells individuals by their looks; none: no links, as published")
+    backend: str = Field("efficientnet", description="what tells individuals by their looks; none: no links, as published")
+    faces: LinkFacesSettings = LinkFacesSettings()
     min_score: float = Field(0.3, ge=0, le=1, description="a box that is linked less to its word's others is left out")
     same_thing: float = Field(
         0.7, gt=0, le=1, description="boxes of a frame that overlap so much (intersection over union) are one thing's"

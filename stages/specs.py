@@ -18,6 +18,7 @@ from stages.base import Stage
 from stages.records import StageName
 from stages.settings import (
     NO_LINKS,
+    BackendChoice,
     BackgroundSettings,
     EntitiesSettings,
     FacesSettings,
@@ -206,9 +207,18 @@ def build_stages(config: Settings, names: Iterable[StageName]) -> list[Stage]:
 
 def stage_weights(config: Settings) -> Iterator[Weights]:
     """The weights of every stage's backend, as each names them. Builds the backends and loads nothing. Raises BackendError."""
-    for stage in MODEL_STAGES:
-        settings = getattr(config, stage)
-        yield from build_backend(stage, settings.backend, settings.options).weights()
+    for choice in _choices(config):
+        yield from build_backend(choice.stage, choice.backend, choice.options).weights()
+
+
+def _choices(config: Settings) -> Iterator[BackendChoice]:
+    """The backends of every stage, those of parts of it too unless it does nothing."""
+    for spec in STAGES:
+        if spec.model:
+            section = getattr(config, spec.name)
+            yield section
+            if not _is_off(config, spec):
+                yield from (value for _, value in section if isinstance(value, BackendChoice))
 
 
 def stage_fingerprints(config: Settings, stages: Iterable[Stage]) -> dict[StageName, str]:

@@ -8,6 +8,7 @@ from importlib.resources import files
 from pathlib import Path
 
 import pytest
+from tiny_arcface import arcface_file
 from tiny_groundingdino import bert_folder
 
 from tools import demo_clips
@@ -51,6 +52,14 @@ def lama(path: Path) -> Path:
     return path
 
 
+def dinov2(folder: Path) -> Path:
+    from transformers import Dinov2Config, Dinov2Model
+
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 56, "patch_size": 14}
+    Dinov2Model(Dinov2Config(**sizes)).save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture(scope="module")
 def overrides(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """The checkpoints, pictures of a size that a test can wait for, and gates that let random networks through."""
@@ -64,6 +73,9 @@ def overrides(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
         "localise.options.text_encoder": bert,
         "localise.options.short_side_px": 224,
         "localise.options.long_side_px": 300,
+        "link.options.checkpoint": dinov2(folder / "dinov2"),
+        "link.faces.backend": "arcface",
+        "link.faces.options.checkpoint": arcface_file(folder / "arcface.onnx"),
         "segment.min_score": 0,
         "segment.options.checkpoint": sam(folder / "sam.pth"),
         "background.max_masked_share": 1,
@@ -110,7 +122,13 @@ def test_clips_pass_through_the_real_packages_and_the_output_validates(
 
 
 @pytest.mark.parametrize(
-    "field", ["localise.options.checkpoint", "segment.options.checkpoint", "background.options.checkpoint"]
+    "field",
+    [
+        "localise.options.checkpoint",
+        "link.faces.options.checkpoint",
+        "segment.options.checkpoint",
+        "background.options.checkpoint",
+    ],
 )
 def test_a_job_with_a_truncated_checkpoint_does_not_start(
     field: str, manifest: Path, overrides: list[str], tmp_path: Path

@@ -1,12 +1,13 @@
 """BlazeFace (back camera, 256 x 256) in ONNX Runtime: the best face of a person.
 
-In: an image and a person's box. Out: the face's box and score, or None. The detector was trained on pictures in which a face is
-not small, so it is shown a square around the upper part of the person, where a head can be, instead of the whole frame.
+In: an image and a person's box. Out: the face's box, score and landmarks, or None. The detector was trained on pictures in
+which a face is not small, so it is shown a square around the upper part of the person, where a head can be, instead of the
+whole frame.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -21,16 +22,27 @@ INPUT_PX = 256
 ANCHORS = ((16, 2), (8, 6))
 """(cells a side, anchors a cell) of the two heads."""
 OUTPUTS = ["Identity", "Identity_1", "Identity_2", "Identity_3"]
-"""Score logits (1, 512, 1) and (1, 384, 1), box regressions (1, 512, 16) and (1, 384, 16) in pixels of the input."""
+"""Score logits (1, 512, 1) and (1, 384, 1), regressions (1, 512, 16) and (1, 384, 16) in pixels of the input: a box and six
+landmarks."""
+EYES_NOSE_MOUTH = (0, 1, 2, 3)
+"""Of the landmarks: eye that is left in the picture, right eye, tip of the nose, middle of the mouth; 4 and 5 are the ears."""
 SAME_FACE_IOU = 0.4
 """Boxes that overlap more show the same face (method: NMS IoU); their mean is the face."""
 
 
-class BlazeFace(FaceDetector):
-    """The packaged face detector, on the CPU."""
+class Face(NamedTuple):
+    """`box` (4,) xyxy and `points` (6, 2) float32 in pixels of the image, not clipped to it; `score` in [0, 1]."""
 
-    def __init__(self) -> None:
-        self.file = packaged("faces.backend", "blazeface.onnx")
+    box: np.ndarray
+    points: np.ndarray
+    score: float
+
+
+class BlazeFace(FaceDetector):
+    """The packaged face detector, on the CPU. `option`: the setting that asks for it."""
+
+    def __init__(self, option: str = "faces.backend") -> None:
+        self.file = packaged(option, "blazeface.onnx")
         self.session: onnxruntime.InferenceSession | None = None
 
     def weights(self) -> list[Weights]:
@@ -60,22 +72,29 @@ class BlazeFace(FaceDetector):
 
         A face whose centre lies outside the person's box is someone else's.
         """
+        face = self.find(image, box_xyxy_px, box_xyxy_px)
+        if face is None:
+            return None
+        height, width = image.shape[:2]
+        return face.box.clip(0, (width, height, width, height)), face.score
+
+    def find(self, image: np.ndarray, box_xyxy_px: np.ndarray, where: np.ndarray) -> Face | None:
+        """The best face of a person's box (4,) whose centre lies in the rectangle `where` (4,), however low its score."""
         if self.session is None:
-            raise RuntimeError("BlazeFace.detect_face before setup")
+            raise RuntimeError("BlazeFace.find before setup")
         blob, corner, scale = _square(image, box_xyxy_px)
-        outputs = self.session.run(OUTPUTS, {"input": blob})
-        boxes, scores = decode(outputs)
+        boxes, scores, points = decode(self.session.run(OUTPUTS, {"input": blob}))
         boxes = boxes / scale + np.tile(corner, 2)
         centres = (boxes[:, :2] + boxes[:, 2:]) / 2
-        own = ((centres >= box_xyxy_px[:2]) & (centres <= box_xyxy_px[2:])).all(axis=1)
+        own = ((centres >= where[:2]) & (centres <= where[2:])).all(axis=1)
         scores = np.where(own, scores, 0)
         best = int(scores.argmax())
         if scores[best] <= 0:
             return None
         same = (scores > 0.5 * scores[best]) & (iou(boxes[best : best + 1], boxes)[0] > SAME_FACE_IOU)
-        face = np.average(boxes[same], axis=0, weights=scores[same])
-        height, width = image.shape[:2]
-        return face.clip(0, (width, height, width, height)).astype(np.float32), float(scores[best])
+        box = np.average(boxes[same], axis=0, weights=scores[same])
+        landmarks = np.average(points[same], axis=0, weights=scores[same]) / scale + corner
+        return Face(box.astype(np.float32), landmarks.astype(np.float32), float(scores[best]))
 
 
 def _square(image: np.ndarray, box: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
@@ -98,17 +117,19 @@ def _square(image: np.ndarray, box: np.ndarray) -> tuple[np.ndarray, np.ndarray,
     return (patch.astype(np.float32) / 127.5 - 1)[None], corner, scale
 
 
-def decode(outputs: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Heads of the network -> boxes (896, 4) xyxy in pixels of the input and scores (896,) in [0, 1].
+def decode(outputs: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Heads of the network -> boxes (896, 4) xyxy in pixels of the input, scores (896,) in [0, 1], landmarks (896, 6, 2).
 
-    An anchor is the centre of its cell; a regression is the box's centre relative to it and the box's size, in input pixels.
+    An anchor is the centre of its cell; a regression is the box's centre relative to it, the box's size, and the landmarks
+    relative to the anchor, in input pixels.
     """
     centres = []
     for cells, per_cell in ANCHORS:
         y, x = np.divmod(np.repeat(np.arange(cells * cells), per_cell), cells)
         centres.append((np.stack([x, y], axis=1) + 0.5) * (INPUT_PX / cells))
+    anchors = np.concatenate(centres)
     regressions = np.concatenate([outputs[2][0], outputs[3][0]])
-    middle = np.concatenate(centres) + regressions[:, :2]
-    half = regressions[:, 2:4] / 2
+    middle, half = anchors + regressions[:, :2], regressions[:, 2:4] / 2
+    points = anchors[:, None] + regressions[:, 4:].reshape(-1, 6, 2)
     logits = np.concatenate([outputs[0][0], outputs[1][0]])[:, 0].clip(-80, 80)
-    return np.concatenate([middle - half, middle + half], axis=1), 1 / (1 + np.exp(-logits))
+    return np.concatenate([middle - half, middle + half], axis=1), 1 / (1 + np.exp(-logits)), points

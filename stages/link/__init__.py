@@ -16,14 +16,15 @@ import msgspec
 import numpy as np
 
 from materia.base.weights.files import Missing
-from stages.answers import describe, each_alone
-from stages.backends import Recogniser, build_backend
+from stages.answers import describe, each_alone, recognise
+from stages.backends import FaceRecogniser, Recogniser, build_backend
 from stages.boxes import iou
 from stages.link.carry import Carried, carry
 from stages.link.choice import NONE, Choices, choices_of, choose, second_best
 from stages.link.evidence import Pairs, weigh
+from stages.localise.vocabulary import is_human
 from stages.records import Box, Evidence, Link, Row, Sample, StageName, reject
-from stages.settings import NO_LINKS, LinkSettings, LocaliseSettings
+from stages.settings import NO_FACES, NO_LINKS, LinkFacesSettings, LinkSettings, LocaliseSettings
 from stages.video.motion import camera_motion
 
 FRAMES = (0, 1, 2)
@@ -39,10 +40,19 @@ LEAST_FIT = 0.15
 
 
 class Seen(NamedTuple):
-    """The distinct boxes of a frame: `boxes` (N, 4) float32, `scores` word -> (N,) float32, NaN: no candidate of the word."""
+    """The distinct boxes of a frame: `boxes` (N, 4) float32, `scores` word -> (N,) float32, NaN: no candidate of the word;
+    `human` (N,) bool: candidates of a word for a person."""
 
     boxes: np.ndarray
     scores: dict[str, np.ndarray]
+    human: np.ndarray
+
+
+class Looks(NamedTuple):
+    """Of the N boxes of a frame: descriptions (N, D) float32, and of their faces (N, E) float32, NaN where none is seen."""
+
+    appearance: np.ndarray
+    faces: np.ndarray
 
 
 class LinkInstances:
@@ -55,26 +65,31 @@ class LinkInstances:
         self.min_score = localise.min_score
         self.min_subject_frames = localise.min_subject_frames
         self.recogniser = cast(Recogniser, build_backend("link", settings.backend, settings.options))
+        faces = settings.faces if settings.backend != NO_LINKS else LinkFacesSettings(backend=NO_FACES)
+        self.face_recogniser = cast(FaceRecogniser, build_backend("link.faces", faces.backend, faces.options))
 
     def missing(self) -> list[Missing]:
-        """What the recogniser lacks on this machine."""
-        return self.recogniser.missing()
+        """What the recognisers lack on this machine."""
+        return self.recogniser.missing() + self.face_recogniser.missing()
 
     def identity(self) -> dict[str, str]:
-        """Hashes of the recogniser's weights, and what localise says that an individual must have."""
+        """Hashes of the recognisers' weights, and what localise says that an individual must have."""
         return {
             **self.recogniser.identity(),
+            **{f"faces.{name}": sha for name, sha in self.face_recogniser.identity().items()},
             "min_score": str(self.min_score),
             "min_subject_frames": str(self.min_subject_frames),
         }
 
     def setup(self) -> None:
-        """Load the recogniser."""
-        self.recogniser.setup(self.settings.device, self.settings.threads)
+        """Load the recognisers."""
+        for backend in (self.recogniser, self.face_recogniser):
+            backend.setup(self.settings.device, self.settings.threads)
 
     def close(self) -> None:
-        """Give the recogniser back."""
-        self.recogniser.close()
+        """Give the recognisers back."""
+        for backend in (self.recogniser, self.face_recogniser):
+            backend.close()
 
     def process(self, samples: list[Sample]) -> list[Row]:
         """Samples with candidates -> samples with one chosen box a word and frame at most, or rejections."""
@@ -85,12 +100,22 @@ class LinkInstances:
     def _link(self, samples: list[Sample]) -> list[Row]:
         seen = [[_seen(sample, frame) for frame in FRAMES] for sample in samples]
         images = [frame.rgb for sample in samples for frame in sample.frames]
-        name = f"link.backend {self.settings.backend}"
-        looks = iter(describe(self.recogniser, name, images, [own.boxes for frames in seen for own in frames]))
+        looks = iter(self._looks(images, [own for frames in seen for own in frames]))
         return [self._linked(sample, own, [next(looks) for _ in FRAMES]) for sample, own in zip(samples, seen, strict=True)]
 
-    def _linked(self, sample: Sample, seen: list[Seen], looks: list[np.ndarray]) -> Row:
-        pairs = _pairs(sample, seen, looks, self.recogniser.alike)
+    def _looks(self, images: list[np.ndarray], seen: list[Seen]) -> list[Looks]:
+        """What recognisers say of the boxes of each image; only people are asked for faces."""
+        settings = self.settings
+        looks = describe(self.recogniser, f"link.backend {settings.backend}", images, [own.boxes for own in seen])
+        people = [own.boxes[own.human] for own in seen]
+        found = recognise(self.face_recogniser, f"link.faces.backend {settings.faces.backend}", images, people)
+        faces = [np.full((len(own.boxes), some.shape[1]), np.nan, np.float32) for own, some in zip(seen, found, strict=True)]
+        for all_of_them, own, some in zip(faces, seen, found, strict=True):
+            all_of_them[own.human] = some
+        return [Looks(*both) for both in zip(looks, faces, strict=True)]
+
+    def _linked(self, sample: Sample, seen: list[Seen], looks: list[Looks]) -> Row:
+        pairs = _pairs(sample, seen, looks, self.recogniser.alike, self.face_recogniser.alike)
         links = {frames: found.score for frames, found in pairs.items()}
         words = list(dict.fromkeys((box.word, box.category) for box in sample.boxes))
         choices = [self._choices(word, sample, seen, links) for word, _ in words]
@@ -197,25 +222,35 @@ def _seen(sample: Sample, frame: int) -> Seen:
     places = {box.box_xyxy_px: None for box in sample.boxes if box.frame == frame}
     number = {place: n for n, place in enumerate(places)}
     scores: dict[str, np.ndarray] = {}
+    human = np.zeros(len(number), bool)
     for box in sample.boxes:
         if box.frame == frame:
-            scores.setdefault(box.word, np.full(len(number), np.nan, np.float32))[number[box.box_xyxy_px]] = box.score
-    return Seen(np.array(list(places), np.float32).reshape(-1, 4), scores)
+            place = number[box.box_xyxy_px]
+            scores.setdefault(box.word, np.full(len(number), np.nan, np.float32))[place] = box.score
+            human[place] |= is_human(box.word, box.category)
+    return Seen(np.array(list(places), np.float32).reshape(-1, 4), scores, human)
 
 
 def _pairs(
-    sample: Sample, seen: list[Seen], looks: list[np.ndarray], alike: tuple[float, float]
+    sample: Sample, seen: list[Seen], looks: list[Looks], alike: tuple[float, float], faces_alike: tuple[float, float]
 ) -> dict[tuple[int, int], Pairs]:
     """Evidence between the boxes of each two frames."""
     moved = {(motion.start, motion.end): motion.array for motion in sample.motion}
-    low, high = alike
     found = {}
     for f, g in combinations(FRAMES, 2):
         points = moved.get((f, g), np.zeros((0, 4), np.float32))
-        appearance = np.clip((looks[f] @ looks[g].T - low) / (high - low), 0, 1).astype(np.float32)
+        appearance = _alike(looks[f].appearance, looks[g].appearance, alike)
+        faces = _alike(looks[f].faces, looks[g].faces, faces_alike)
         camera, _ = camera_motion(points)
-        found[f, g] = weigh(seen[f].boxes, seen[g].boxes, points, camera, appearance)
+        found[f, g] = weigh(seen[f].boxes, seen[g].boxes, points, camera, appearance, faces)
     return found
+
+
+def _alike(first: np.ndarray, second: np.ndarray, bounds: tuple[float, float]) -> np.ndarray:
+    """Descriptions (N, D), (M, D) -> (N, M) float32: 0 up to the first bound of their dot products, 1 from the second on."""
+    low, high = bounds
+    alike: np.ndarray = np.clip((first @ second.T - low) / (high - low), 0, 1).astype(np.float32)
+    return alike
 
 
 def groups(boxes: np.ndarray, among: np.ndarray) -> np.ndarray:
@@ -251,7 +286,7 @@ def _marked(box: Box, seen: Seen, taken: np.ndarray, best: np.ndarray, pairs: di
     score = _mean_link(box.frame, taken, {frames: found.score for frames, found in pairs.items()})
     kinds = {
         kind: _mean(_between(box.frame, taken, {frames: getattr(found, kind) for frames, found in pairs.items()}))
-        for kind in ("motion", "appearance")
+        for kind in ("motion", "appearance", "face")
     }
     linked = None if score is None else round(score, 4)
     return msgspec.structs.replace(

@@ -10,6 +10,7 @@ import numpy as np
 
 from stages.backends import Recogniser
 from stages.images import colour_numbers
+from stages.link.crops import crop
 
 PARTS = 3
 """Bands from top to bottom."""
@@ -27,20 +28,16 @@ class Colours(Recogniser):
 
     def describe(self, images: list[np.ndarray], boxes: list[np.ndarray]) -> list[np.ndarray]:
         """See stages.backends.Recogniser; D = PARTS * N_COLOURS."""
-        return [
-            np.stack([_colours(image, box) for box in own]) if len(own) else np.zeros((0, PARTS * N_COLOURS), np.float32)
-            for image, own in zip(images, boxes, strict=True)
-        ]
+        return [colours(image, own) for image, own in zip(images, boxes, strict=True)]
+
+
+def colours(image: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    """Image (H, W, 3) uint8 RGB, boxes (N, 4) -> histograms (N, PARTS * N_COLOURS) float32 of length 1."""
+    return np.array([_colours(image, box) for box in boxes], np.float32).reshape(-1, PARTS * N_COLOURS)
 
 
 def _colours(image: np.ndarray, box: np.ndarray) -> np.ndarray:
-    import cv2
-
-    height, width = image.shape[:2]
-    x1, y1 = np.floor(np.clip(box[:2], 0, (width - 1, height - 1))).astype(int)
-    x2, y2 = np.maximum(np.ceil(np.clip(box[2:], 0, (width, height))).astype(int), (x1 + 1, y1 + 1))
-    crop = cv2.resize(image[y1:y2, x1:x2], SIDE_PX, interpolation=cv2.INTER_AREA)
-    place = colour_numbers(crop, BINS)
+    place = colour_numbers(crop(image, box, SIDE_PX), BINS)
     weights = _middle()
     parts = zip(np.array_split(place, PARTS), np.array_split(weights, PARTS), strict=True)
     counts = [np.bincount(p.ravel(), w.ravel(), N_COLOURS) for p, w in parts]

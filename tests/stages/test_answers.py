@@ -40,6 +40,13 @@ def boxed(row=0):
     return sample
 
 
+def women(row=0):
+    """As `boxed_twice`, of a person."""
+    sample = boxed_twice(row)
+    sample.boxes = [msgspec.structs.replace(box, word="woman") for box in sample.boxes]
+    return sample
+
+
 def boxed_twice(row=0):
     """In two frames of three."""
     sample = boxed(row)
@@ -79,7 +86,11 @@ def watched_by_liar():
 
 
 def link():
-    return LinkInstances(LinkSettings(backend=LIAR), LocaliseSettings())
+    return LinkInstances(LinkSettings(backend=LIAR, faces={"backend": "none"}), LocaliseSettings())
+
+
+def link_faces():
+    return LinkInstances(LinkSettings(backend="colours", faces={"backend": LIAR}), LocaliseSettings())
 
 
 def segmenting():
@@ -142,6 +153,22 @@ DESCRIPTIONS = [
     (lambda images, boxes: [np.full((len(own), 2), NAN, np.float32) for own in boxes], "numbers that are not finite"),
     (lambda images, boxes: [np.ones((len(own), 2 + n % 3), np.float32) for n, own in enumerate(boxes)], "of 3 and 4 numbers"),
 ]
+
+
+def in_each_box(face):
+    return lambda images, boxes: [[face] * len(own) for own in boxes]
+
+
+RECOGNISED = [
+    (lambda images, boxes: [None for _ in images], "None; want a list of one answer for each of the boxes"),
+    (lambda images, boxes: [[None] * (len(own) + 1) for own in boxes], "answers for 0 boxes; want one for each"),
+    (in_each_box(0.5), "a float for a face; want a numpy array (d,) float or None"),
+    (in_each_box(floats([[1, 0]])), "a face of shape (1, 2); want (d,) float or None"),
+    (in_each_box(np.array([1, 0])), "a face of dtype int64"),
+    (in_each_box(floats([3, 4])), "a face of length 5; want 1"),
+    (in_each_box(floats([NAN, 0])), "a face of length nan; want 1"),
+    (lambda images, boxes: [[np.eye(2 + n % 3)[0] for _ in own] for n, own in enumerate(boxes)], "faces of 3 and 4 numbers"),
+]
 ALL = np.ones((2, HEIGHT, WIDTH), bool)
 MASKS = [
     (each(lambda: None), "None for an image; want stages.backends.Masks"),
@@ -184,6 +211,7 @@ CASES = [
     *[(localise, figure_sample, "localise", "localise", "detect", *case) for case in ANY_CALL + DETECTIONS],
     *[(watched_by_liar, figure_sample, "background", "localise", "detect", *case) for case in ANY_CALL + DETECTIONS],
     *[(link, boxed_twice, "link", "link", "describe", *case) for case in ANY_CALL + DESCRIPTIONS],
+    *[(link_faces, women, "link", "link.faces", "recognise", *case) for case in ANY_CALL + RECOGNISED],
     *[(segmenting, boxed, "segment", "segment", "segment", *case) for case in ANY_CALL + MASKS],
     *[(background, figure_sample, "background", "background", "inpaint", *case) for case in ANY_CALL + PICTURES],
     *[(faces, of_a_woman, "faces", "faces", "detect_face", *case) for case in A_FACE],
@@ -209,6 +237,9 @@ RIGHT = [
     (watched_by_liar, figure_sample, detections(boxes=np.zeros((0, 4)), scores=np.zeros((0, 1)))),
     (link, boxed_twice, lambda images, boxes: [np.eye(2, dtype=np.float32)[: len(own)] for own in boxes]),
     (link, boxed_twice, lambda images, boxes: [np.eye(2)[: len(own)] if len(own) else np.zeros((0, 0)) for own in boxes]),
+    (link_faces, women, in_each_box(None)),
+    (link_faces, women, in_each_box(floats([0.6, 0.8]))),
+    (link_faces, boxed_twice, in_each_box("of nobody")),
     (segmenting, boxed, each(lambda: Masks(ALL, floats([1, 0.5])))),
     (segmenting, boxed, lambda images, boxes: (Masks(ALL, floats([1, 0.5])),) * len(images)),
     (background, figure_sample, each(lambda: PICTURE)),

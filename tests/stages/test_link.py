@@ -86,6 +86,7 @@ def test_a_box_that_no_surer_one_supports_is_not_taken():
     assert choices_of(fit, sure, {pair: np.ones((1, 1)) for pair in PAIRS}).boxes[0].tolist() == [0, 0, 0]
 
 
+NO_FACES = np.full((2, 2), np.nan, np.float32)
 LEFT, RIGHT = (10.0, 20.0, 60.0, 110.0), (100.0, 20.0, 150.0, 110.0)
 
 
@@ -95,10 +96,10 @@ def test_motion_tells_where_a_box_went_and_says_nothing_without_points():
     start = np.stack([x.ravel(), y.ravel()], 1).astype(np.float32)
     crossing = np.concatenate([start, start + np.float32([90, 0])], 1)
     alike = np.full((2, 2), 0.5, np.float32)
-    found = weigh(boxes, boxes, crossing, None, alike)
+    found = weigh(boxes, boxes, crossing, None, alike, NO_FACES[:2, :2])
     assert found.motion[0, 1] == 1 and found.motion[0, 0] == 0
     assert found.score[0, 1] > 0.7 > 0.3 > found.score[0, 0]
-    silent = weigh(boxes, boxes, np.zeros((0, 4), np.float32), None, alike)
+    silent = weigh(boxes, boxes, np.zeros((0, 4), np.float32), None, alike, NO_FACES[:2, :2])
     assert np.isnan(silent.motion).all() and silent.score == pytest.approx(0.5)
 
 
@@ -107,8 +108,18 @@ def test_place_counts_as_far_as_the_camera_allows():
     panned = boxes + np.array([80, 0, 80, 0], np.float32)
     pan = np.array([[1.0, 0, 80], [0, 1, 0]])
     points = np.zeros((0, 4), np.float32)
-    still = weigh(boxes, panned, points, np.array([[1.0, 0, 0], [0, 1, 0]]), alike).score[0, 0]
-    assert weigh(boxes, panned, points, pan, alike).score[0, 0] > 0.6 > 0.5 > still
+    still = weigh(boxes, panned, points, np.array([[1.0, 0, 0], [0, 1, 0]]), alike, NO_FACES[:1, :1]).score[0, 0]
+    assert weigh(boxes, panned, points, pan, alike, NO_FACES[:1, :1]).score[0, 0] > 0.6 > 0.5 > still
+
+
+def test_a_face_decides_against_looks_and_place_but_not_alone_against_everything():
+    boxes, still = np.array([LEFT], np.float32), np.array([[1.0, 0, 0], [0, 1, 0]])
+    none, one = np.zeros((1, 1), np.float32), np.ones((1, 1), np.float32)
+    points = np.zeros((0, 4), np.float32)
+    assert weigh(boxes, boxes, points, still, one, none).score < 0.3 < 0.7 < weigh(boxes, boxes, points, None, none, one).score
+    inside = np.tile(np.float32([35, 65]), (30, 2))
+    followed = weigh(boxes, boxes, inside, still, one, none)
+    assert followed.motion == 1 and followed.score > 0.4, "somebody who turned away looks like another"
 
 
 def picture(left, right):
@@ -163,8 +174,12 @@ def everybody():
     ]
 
 
+def by_colours(localise=LocaliseSettings(), **settings):  # noqa: B008
+    return LinkInstances(LinkSettings(**{"backend": "colours", "faces": {"backend": "none"}, **settings}), localise)
+
+
 def link(one, **settings):
-    stage = LinkInstances(LinkSettings(**settings), LocaliseSettings())
+    stage = by_colours(**settings)
     stage.setup()
     (row,) = stage.process([one])
     stage.close()
@@ -239,7 +254,7 @@ def test_a_box_that_holds_two_people_is_nobody():
 
 def test_too_few_frames_with_an_individual_are_a_rejection():
     only = [("woman", 0, LEFT, 0.8, True), ("woman", 1, LEFT, 0.8, True)]
-    stage = LinkInstances(LinkSettings(), LocaliseSettings(min_subject_frames=2))
+    stage = by_colours(LocaliseSettings(min_subject_frames=2))
     (row,) = stage.process([sample(only, words=("woman",))])
     assert isinstance(row, Rejection) and (row.stage, row.reason) == ("link", "no_consistent_subject")
     assert "in 1 of 3 frames" in row.message and "link.min_score" in row.message
@@ -259,7 +274,7 @@ def test_motion_outweighs_looks():
 
 def test_who_shares_the_batch_changes_nothing():
     alone = [link(sample(everybody())), link(sample(everybody()[:4]))]
-    stage = LinkInstances(LinkSettings(), LocaliseSettings())
+    stage = by_colours()
     assert encode_rows(stage.process([sample(everybody()), sample(everybody()[:4])])) == encode_rows(alone)
 
 

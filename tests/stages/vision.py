@@ -10,7 +10,8 @@ from materia.base.weights.files import weights_path
 from stages.records import Category, Clip, EntityWord, Frame, Sample
 
 needs_weights = pytest.mark.skipif(
-    not (weights_path("nanodet.onnx").is_file() and weights_path("blazeface.onnx").is_file()), reason="run `make weights` first"
+    not all(weights_path(name).is_file() for name in ("nanodet.onnx", "blazeface.onnx", "mobilefacenet.onnx")),
+    reason="run `make weights` first",
 )
 
 

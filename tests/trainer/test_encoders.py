@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from skimage import data as photographs
 
 from materia.base.backends import BackendError
+from materia.base.weights.efficientnet_lite import MEAN, STD
 from trainer.config import EncoderSettings, EncodersSettings
 from trainer.encoders import BACKENDS, build, build_encoders
-from trainer.encoders.efficientnet import MEAN, STD, EfficientNet
+from trainer.encoders.efficientnet import EfficientNet
 from trainer.encoders.patches import Patches, cosines
 from trainer.encoders.text import MiniLM
 
@@ -129,7 +130,7 @@ def test_tokens_lie_in_the_order_of_their_places(efficientnet: EfficientNet) -> 
 def test_its_classes_are_found_so_the_pixels_go_in_as_it_was_trained(efficientnet: EfficientNet) -> None:
     coffee = torch.from_numpy(np.ascontiguousarray(photographs.coffee()[:400, 100:500])).permute(2, 0, 1)[None].float()
     pixels = torch.nn.functional.interpolate(coffee, (224, 224), mode="bicubic", antialias=True)
-    assert efficientnet.model((pixels - MEAN) / STD).argmax() == 967  # espresso
+    assert efficientnet.network.model((pixels - MEAN) / STD).argmax() == 967  # espresso
 
 
 def test_blocks_and_grid_decide_what_a_token_is() -> None:

@@ -2,7 +2,7 @@
 
 In: clips made here. Out: clips a second, and the share of the speed of light: what the card alone takes for all pictures that
 were asked of it (the sum of its kernels, measured network by network beforehand), over the wall from the first fifth of the
-calls to the last one.
+calls to the last one. DINOv2, which looks at a few crops a clip, is run and not counted.
 """
 
 from __future__ import annotations
@@ -184,6 +184,7 @@ def _config(context: Context) -> Config:
         "entities": {"device": "cpu"},
         "faces": {"backend": f"{__name__}:NoFaces"},
         "localise": {"min_score": 0, "options": {"checkpoint": checkpoint, "text_encoder": bert, "batch_size": 6, **small}},
+        "link": {"options": {"checkpoint": weights.dinov2(context, "base")}, "faces": {"backend": "none"}},
         "segment": {"min_score": 0, "options": {"checkpoint": weights.sam(context, "vit_b"), "batch_size": 2}},
         "background": {
             "max_masked_share": 1,

@@ -258,7 +258,7 @@ def _encoders(context: Context) -> encoders.Encoders:
                 "data": {"fps": 24, "buckets": [{"frames": 5, "height": 32, "width": 32, "batch": 1}]},
                 "encoders": {
                     "text": settings("t5", weights.t5(context)),
-                    "image": settings("dinov2", weights.dinov2(context)),
+                    "image": settings("dinov2", weights.dinov2(context, "large")),
                     "video": settings("cogvideox", weights.cogvideox(context)),
                 },
             }

