@@ -63,10 +63,11 @@ def _of_stage(
 
 
 def _explained(spec: StageSpec, found: dict[str, Difference], libraries: set[str]) -> bool:
-    others = {path.partition(".")[0] for path in spec.built_with} - {spec.name}
-    sections = {name.split(".")[1] for name in found if name.startswith(_CONFIG)}
+    parts = {spec.name, *spec.built_with}
+    others = {part for part in parts if "." not in part} - {spec.name}  # of a part of a section no model is used
+    fields = [name.removeprefix(_CONFIG) for name in found if name.startswith(_CONFIG)]
     return (
-        not sections.isdisjoint({spec.name, *others})
+        any(field == part or field.startswith(f"{part}.") for field in fields for part in parts)
         or not libraries.isdisjoint(spec.libraries)
         or any(_STAGE + other in found for other in others)
         or (spec.name == "entities" and "prompt_sha" in found)

