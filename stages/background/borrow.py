@@ -31,9 +31,11 @@ MOST_UNLIKE = 12.0
 """Median difference in grey levels that a donor, matched in brightness, may have from the frame around the hole."""
 GAIN = (0.7, 1.4)
 """Least and most that a donor is made brighter."""
-AGREE = 14.0
+AGREE = 14
 """Grey levels by which donors may differ and still show the same."""
 LEAST_DONORS = 2
+UNKNOWN = 10_000
+"""In the place of a grey level where a donor shows nothing."""
 HIDDEN = 10.0
 """A place where donors show what the frame itself shows, up to so many grey levels, may still be hidden in them."""
 LEAST_REGION = 0.002
@@ -65,12 +67,12 @@ def borrow(rgb: np.ndarray, hole: np.ndarray, donors: Sequence[DonorFrame]) -> B
     seen = [layer for donor in donors if (layer := place.layer_of(donor)) is not None]
     if len(seen) < LEAST_DONORS:
         return nothing
-    values, known = (np.stack(part) for part in zip(*seen, strict=True))  # (D, N, 3) float32, (D, N) bool
+    values, known = (np.stack(part) for part in zip(*seen, strict=True))  # (D, N, 3), (D, N)
     chosen, sure = _agreed(values, known)
     taken = np.zeros_like(hole)
     taken[hole] = sure
     filled = rgb.copy()
-    filled[hole] = np.where(sure[:, None], np.rint(chosen).clip(0, 255), rgb[hole]).astype(np.uint8)
+    filled[hole] = np.where(sure[:, None], chosen.clip(0, 255), rgb[hole]).astype(np.uint8)
     taken = _without_what_hides(rgb, filled, taken)
     return Borrowed(np.where(taken[..., None], filled, rgb), taken)
 
@@ -170,18 +172,18 @@ def _as_bright(warped: np.ndarray, rgb: np.ndarray, ring: np.ndarray) -> np.ndar
 
 
 def _agreed(values: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Of `values` (D, N, 3) of D donors, where they are `known` (D, N): the median (N, 3), and (N,) whether most agree."""
-    shown = np.where(known[..., None], values, np.nan)
-    with np.errstate(all="ignore"):
-        import warnings
+    """Of `values` (D, N, 3) of D donors, where they are `known` (D, N): the median (N, 3) int16, and (N,) whether most agree.
 
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)  # pixels that no donor shows
-            middle = np.nanmedian(shown, axis=0)
-    close = known & (np.abs(values - middle).max(axis=2) <= AGREE)
-    n_close, n_known = close.sum(axis=0), known.sum(axis=0)
-    sure = (n_close >= LEAST_DONORS) & (2 * n_close > n_known)
-    return np.nan_to_num(middle), sure
+    Of an even number the lower one of the two in the middle.
+    """
+    shown = np.where(known[..., None], np.rint(values), UNKNOWN).astype(np.int16)
+    ordered = np.sort(shown, axis=0)
+    n_known = known.sum(axis=0)
+    place = np.maximum(n_known - 1, 0) // 2
+    middle = np.take_along_axis(ordered, place[None, :, None], axis=0)[0]
+    close = known & (np.abs(shown - middle).max(axis=2) <= AGREE)
+    n_close = close.sum(axis=0)
+    return middle, (n_close >= LEAST_DONORS) & (2 * n_close > n_known)
 
 
 def _without_what_hides(rgb: np.ndarray, filled: np.ndarray, taken: np.ndarray) -> np.ndarray:
