@@ -145,6 +145,12 @@ class LinkSettings(BackendSettings):
     backend: str = Field("efficientnet", description="what tells individuals by their looks; none: no links, as published")
     faces: LinkFacesSettings = LinkFacesSettings()
     min_score: float = Field(0.3, ge=0, le=1, description="a box that is linked less to its word's others is left out")
+    min_object_score: float = Field(
+        0.35,
+        ge=0,
+        le=1,
+        description="an object whose surest box of the three frames has no higher score of the detector is left out",
+    )
     same_thing: float = Field(
         0.7, gt=0, le=1, description="boxes of a frame that overlap so much (intersection over union) are one thing's"
     )

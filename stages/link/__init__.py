@@ -23,7 +23,7 @@ from stages.link.carry import Carried, carry
 from stages.link.choice import NONE, Choices, choices_of, choose, second_best
 from stages.link.evidence import Pairs, weigh
 from stages.localise.vocabulary import is_human
-from stages.records import Box, Evidence, Link, Row, Sample, StageName, reject
+from stages.records import Box, Category, Evidence, Link, Row, Sample, StageName, reject
 from stages.settings import NO_FACES, NO_LINKS, LinkFacesSettings, LinkSettings, LocaliseSettings
 from stages.video.motion import camera_motion
 
@@ -118,7 +118,7 @@ class LinkInstances:
         pairs = _pairs(sample, seen, looks, self.recogniser.alike, self.face_recogniser.alike)
         links = {frames: found.score for frames, found in pairs.items()}
         words = list(dict.fromkeys((box.word, box.category) for box in sample.boxes))
-        choices = [self._choices(word, sample, seen, links) for word, _ in words]
+        choices = [self._choices(word, category, sample, seen, links) for word, category in words]
         same = [iou(own.boxes, own.boxes) >= self.settings.same_thing for own in seen]
         best = choose(choices, same)
         chosen = [self._without_odd_ones(boxes, links) for boxes in best]
@@ -141,7 +141,10 @@ class LinkInstances:
             sample.flags = [*sample.flags, "ambiguous_identity"]
         return sample
 
-    def _choices(self, word: str, sample: Sample, seen: list[Seen], links: dict[tuple[int, int], np.ndarray]) -> Choices:
+    def _choices(
+        self, word: str, category: Category, sample: Sample, seen: list[Seen], links: dict[tuple[int, int], np.ndarray]
+    ) -> Choices:
+        least = max(self.min_score, self.settings.min_object_score) if category == "object" else self.min_score
         fit, sure = [], []
         for frame, own in zip(sample.frames, seen, strict=True):
             scores = own.scores.get(word, np.full(len(own.boxes), np.nan, np.float32))
@@ -149,7 +152,7 @@ class LinkInstances:
             share = sides.prod(axis=1) / (frame.rgb.shape[0] * frame.rgb.shape[1])
             scores = np.where(groups(own.boxes, ~np.isnan(scores)), np.nan, scores)
             fit.append(scores - LEAST_FIT + AREA_BONUS * np.minimum(1, share / AREA_FULL))
-            sure.append(scores > self.min_score)
+            sure.append(scores > least)
         return choices_of(fit, sure, links)
 
     def _without_odd_ones(self, boxes: np.ndarray, links: dict[tuple[int, int], np.ndarray]) -> np.ndarray:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from stages.frames import encode_jpeg
 from stages.link import LinkInstances, groups
@@ -352,3 +353,11 @@ def test_an_odd_one_that_was_left_out_is_marked():
     }
     assert marks[0.0] == [(True, None)] * 3
     assert marks[0.9] == [(True, None), (False, "odd_one"), (True, None)]
+
+
+@pytest.mark.parametrize(("score", "kept"), [(0.34, False), (0.36, True)])
+def test_an_object_that_is_nowhere_seen_surely_is_left_out(score, kept):
+    boxes = [("woman", f, LEFT, 0.3, True) for f in (0, 2)] + [("bag", f, RIGHT, s, True) for f, s in ((0, score), (2, 0.3))]
+    one = sample(boxes, words=("woman", "bag"))
+    one.boxes = [replace(box, category="object") if box.word == "bag" else box for box in one.boxes]
+    assert {word for word, _ in chosen(link(one))} == ({"woman", "bag"} if kept else {"woman"})
