@@ -165,7 +165,7 @@ class CleanBackground:
         rgb = sample.frames[MIDDLE].rgb
         if not sample.links or not mask.any():
             return Borrowed(rgb, np.zeros_like(mask))
-        return borrow(rgb, mask, donor_frames(sample))
+        return borrow(rgb, mask, donor_frames(sample, mask))
 
     def _residuals(self, samples: list[Sample], pictures: list[np.ndarray]) -> list[dict[str, float]]:
         """For each sample, the best detector score that each subject word still gets on the result."""

@@ -4,12 +4,14 @@ import io
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 from PIL import Image
 from test_borrow import PAN, STILL, WALK, psnr, scene
 from vision import needs_weights, photograph_sample
 
 from stages.backends import Detections, Detector
 from stages.background import CleanBackground
+from stages.background.donors import donor_frames
 from stages.frames import encode_jpeg
 from stages.images import decode_mask, encode_mask
 from stages.localise import Localise
@@ -36,6 +38,8 @@ class Pink(Detector):
 def clip(places, linked=True):
     """Somebody walks through three frames of record and six donors; the picture at WALK[0] is the middle frame."""
     middle, hole, donors, truth = scene(places, WALK)
+    on_them = [hole[tuple(donor.points[:, [3, 2]].astype(int).T)] for donor in donors]  # these points are lost
+    donors = [donor._replace(points=donor.points[~lost]) for donor, lost in zip(donors, on_them, strict=True)]
     around = [donors[0], None, donors[5]]
     sample = photograph_sample("chelsea", woman="subject")
     sample.frames = [
@@ -84,6 +88,26 @@ def test_a_background_is_borrowed_from_the_clip(places):
     assert (picture[~mask] == row.frames[1].rgb[~mask]).all()
     assert psnr(picture, truth, borrowed & hole) > 28
     assert (row.motion, row.donors, row.hidden, row.bystanders) == ([], [], [], [])
+
+
+def test_who_turns_on_the_spot_is_not_taken_from_other_frames():
+    """The donors show the place, but a box says that somebody is there in all of them, though it holds only a part of them."""
+    sample, _, _ = clip(STILL)
+    x1, y1, x2, _ = sample.boxes[0].box_xyxy_px
+    sample.boxes = [replace(sample.boxes[0], frame=frame, box_xyxy_px=(x1, y1, x2, y1 + 40)) for frame in range(3)]
+    row, _ = cleaned(sample)
+    assert row.background.borrowed_share == 0
+
+
+def test_who_walks_is_hidden_where_they_are():
+    sample, hole, _ = clip(STILL)
+    [box] = sample.boxes
+    x1, y1, x2, y2 = box.box_xyxy_px
+    sample.boxes = [replace(box, frame=f, box_xyxy_px=(x1 + dx, y1, x2 + dx, y2)) for f, dx in ((0, -80), (1, 0), (2, 80))]
+    first, *between = donor_frames(sample, hole)
+    assert first.hidden[150, 90] and not first.hidden[150, 200]
+    assert between[1].hidden[150, 110] and not between[1].hidden[150, 240]  # of frame 2
+    assert len(between) == 5
 
 
 @pytest.mark.parametrize("linked", [True, False])
