@@ -31,8 +31,8 @@ from stages.video.pictures import several_sizes
 
 MIDDLE = 1
 """Index of the frame of record that becomes the background."""
-DONOR_QUALITY, MOST_DONOR_PX = 92, 1920 * 1080
-"""JPEG quality of donors, and pixels from which on they are scaled down: six have about 4 MB at most, at 640x360 half a MB."""
+DONOR_QUALITY, MOST_DONOR_PX = 90, 1920 * 1080
+"""JPEG quality of donors (4:2:0, as most video is), and pixels from which on they are scaled down: what travels is bounded."""
 LIVELY_SHARE = 99
 """Percentile of the change of small areas that tells whether anything moves: a small subject moves in few of them."""
 
@@ -216,7 +216,7 @@ def _donor_indices(probe: Probe, record: list[int], n: int) -> list[int]:
 def _donors(decoded: Decoded, follower: Follower, n_record: int, even: bool) -> list[Donor]:
     points = follower.points_to(MIDDLE, even)
     return [
-        Donor(time_s=time_s, jpeg=encode_jpeg(_at_most(even_size(rgb) if even else rgb), DONOR_QUALITY), points=own)
+        Donor(time_s=time_s, jpeg=encode_jpeg(_at_most(even_size(rgb) if even else rgb), DONOR_QUALITY, "4:2:0"), points=own)
         for time_s, rgb, own in zip(decoded.pts_s[n_record:], decoded.frames[n_record:], points, strict=True)
     ]
 
@@ -237,8 +237,10 @@ def even_size(pixels: np.ndarray) -> np.ndarray:
     return pixels[: pixels.shape[0] // 2 * 2, : pixels.shape[1] // 2 * 2]
 
 
-def encode_jpeg(rgb: np.ndarray, quality: int) -> bytes:
-    """(H, W, 3) uint8 RGB -> JPEG, colours at full resolution (4:4:4); the same bytes for the same pixels."""
+def encode_jpeg(rgb: np.ndarray, quality: int, subsampling: str = "4:4:4") -> bytes:
+    """(H, W, 3) uint8 RGB -> JPEG, colours at full resolution unless `subsampling` says less; the same bytes for the same
+    pixels.
+    """
     out = io.BytesIO()
-    Image.fromarray(rgb).save(out, "JPEG", quality=quality, subsampling=0)
+    Image.fromarray(rgb).save(out, "JPEG", quality=quality, subsampling=subsampling)
     return out.getvalue()
