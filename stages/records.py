@@ -222,6 +222,8 @@ class BackgroundFacts(msgspec.Struct, kw_only=True):
 
     `mask_rle`: which pixels were replaced, null where instances tell, as published. `borrowed_share`: the share of these that
     came from other frames of the clip, `borrowed_rle` which; the others are invented. null: nothing was to be borrowed.
+    `residual_at_large`: the best detector score that anybody of `background.also` has where it was replaced; `sharpness` of
+    that beside its surroundings; `quality`: how good it is by all of this (stages/background/quality.py). null: not measured.
     """
 
     word: str | None
@@ -231,6 +233,9 @@ class BackgroundFacts(msgspec.Struct, kw_only=True):
     mask_rle: MaskRle | None = None
     borrowed_share: float | None = None
     borrowed_rle: MaskRle | None = None
+    residual_at_large: float | None = None
+    sharpness: float | None = None
+    quality: float | None = None
 
 
 class Background(BackgroundFacts, kw_only=True):

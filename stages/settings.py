@@ -230,9 +230,15 @@ class BackgroundSettings(BackendSettings):
         le=2,
         description=(
             "how often to draw again while a subject is still found in the result, each time with a mask dilated dilate_times"
-            " further; the drawing with the lowest residual stays"
+            " further; the best drawing stays: nobody found on it, then by `quality`"
         ),
     )
     max_residual: float = Field(
-        0.4, ge=0, le=1, description="detector score of a subject above which it is still there; used by retry_dilate"
+        0.4,
+        ge=0,
+        le=1,
+        description="detector score of a subject, or of anybody of `also`, above which it is still there; used by retry_dilate",
+    )
+    min_quality: float = Field(
+        0, ge=0, le=1, description="background whose `quality` is less: low_quality; 0: none is rejected for that"
     )

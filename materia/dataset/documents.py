@@ -139,6 +139,9 @@ class BackgroundDocument(BackgroundFacts, kw_only=True, forbid_unknown_fields=Tr
     mask_rle: MaskDocument | None = None
     borrowed_share: Share | None = None
     borrowed_rle: MaskDocument | None = None
+    residual_at_large: Share | None = None
+    sharpness: Share | None = None
+    quality: Share | None = None
 
 
 class Document(SampleFacts, kw_only=True, forbid_unknown_fields=True):
@@ -202,6 +205,9 @@ _ABSENT = {
     "mask_rle",
     "borrowed_share",
     "borrowed_rle",
+    "residual_at_large",
+    "sharpness",
+    "quality",
 }
 """Fields that are left out where there is nothing to say."""
 

@@ -2,9 +2,10 @@
 
 Of KEY.json it is in documents.py, of the other records in layout.py. A change of any of them needs another `VERSION`. Version
 2 adds to 1 the flags `hdr`, `interlaced` and `ambiguous_identity`, `video.mirrored`, the containers mpg, flv and wmv, the
-reasons `several_sizes` and `no_consistent_subject`, `boxes`, `links`, and of an instance `face_score`, `overlap_share`,
-`link_score` and `evidence`, the columns `LATER` and `extra` of the index, and the instances. Readers take both, and outputs of
-version 2 without these columns and without instances.
+reasons `several_sizes`, `no_consistent_subject` and `low_quality`, `boxes`, `links`, of an instance `face_score`,
+`overlap_share`, `link_score` and `evidence`, of the background its mask, what was borrowed and its scores, the columns `LATER`
+and `extra` of the index, and the instances. Readers take both, and outputs of version 2 without these columns and without
+instances.
 """
 
 from __future__ import annotations
@@ -87,6 +88,24 @@ INDEX = pa.schema(
             "residual",
             pa.float64(),
             "largest detector score that a subject word has left on the background; null: none measured",
+            True,
+        ),
+        _column(
+            "residual_at_large",
+            pa.float64(),
+            "largest detector score that anybody of background.also has on what was replaced; null: not measured",
+            True,
+        ),
+        _column(
+            "background_sharpness",
+            pa.float64(),
+            "how sharp the replaced part is beside its surroundings: 1 as sharp, 0 a smear; null: not measured",
+            True,
+        ),
+        _column(
+            "background_quality",
+            pa.float64(),
+            "how good the background is, 0 to 1, see docs/data-quality.md; null: not measured",
             True,
         ),
         _column("duration_s", pa.float64(), "seconds"),
@@ -183,7 +202,17 @@ INSTANCES = pa.schema(
 """instances/NNNNNN.parquet: one row an instance, faces too, by sample in manifest order and then by number."""
 
 
-LATER = ("caption", "min_link_score", "ambiguous_words", "n_dropped", "dropped", "borrowed_share")
+LATER = (
+    "caption",
+    "min_link_score",
+    "ambiguous_words",
+    "n_dropped",
+    "dropped",
+    "borrowed_share",
+    "residual_at_large",
+    "background_sharpness",
+    "background_quality",
+)
 """Columns that indices of earlier versions lack."""
 
 

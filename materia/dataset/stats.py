@@ -35,6 +35,9 @@ MEASURES = {
     "masked_share": "replaced share",
     "borrowed_share": "borrowed of it",
     "residual": "residual score",
+    "residual_at_large": "residual at large",
+    "background_sharpness": "background sharpness",
+    "background_quality": "background quality",
 }
 """Index columns whose distribution over samples is shown."""
 INSTANCE_MEASURES = {

@@ -4,7 +4,8 @@ In: samples with instances. Out: `Sample.background`, or the rejection `nothing_
 Recipe of the method: union of the masks, dilated, holes filled, inpainted; outside the mask the picture is the frame of record,
 bit for bit. What other frames of the clip show of it is taken from them [ours, borrow.py] before the rest is invented. Then the
 residual check [ours], which the paper's authors did by hand: the detector looks for the subjects again, and where one is still
-found the picture is drawn again without what was borrowed, and with a larger mask if `retry_dilate` says so.
+found the picture is drawn again without what was borrowed, and with a larger mask if `retry_dilate` says so. What it is worth
+is recorded [ours, quality.py]; below `min_quality` it is the rejection `low_quality`.
 """
 
 from __future__ import annotations
@@ -17,12 +18,13 @@ import numpy as np
 
 from materia.base.weights.files import Missing
 from stages.answers import detect, each_alone, inpaint
-from stages.backends import Detector, Inpainter, build_backend
+from stages.backends import Detections, Detector, Inpainter, build_backend
 from stages.background.borrow import Borrowed, borrow
 from stages.background.donors import donor_frames
+from stages.background.quality import Quality, assess
 from stages.images import decode_mask, encode_mask, encode_png, fill_holes
 from stages.localise.shared import acquire, make, release
-from stages.records import Background, Rejection, Row, Sample, StageName, reject
+from stages.records import Background, EntityWord, Rejection, Row, Sample, StageName, reject
 from stages.settings import BackgroundSettings, LocaliseSettings
 
 MIDDLE = 1
@@ -36,7 +38,7 @@ GROUP_PIXELS = 32 * 1280 * 720
 @dataclass(frozen=True)
 class Drawing:
     """One attempt at a clip: `mask` (H, W) bool, `borrowed` (H, W) bool, what of it came from other frames, `picture` (H, W, 3)
-    uint8 RGB, the best score of each subject on it.
+    uint8 RGB, the best score of each subject on it, and what it is worth; None: not asked for.
 
     `dilated_again`: how often the mask was dilated further than the settings' first time, 0 to `retry_dilate`.
     """
@@ -45,12 +47,19 @@ class Drawing:
     borrowed: np.ndarray
     picture: np.ndarray
     residual: dict[str, float]
+    quality: Quality | None
     dilated_again: int
 
     @property
     def worst(self) -> float:
-        """Score of the subject that is most visible still; 0 without subjects."""
-        return max(self.residual.values(), default=0.0)
+        """Score of whoever is most visible still, a subject or anybody else that must not be seen; 0 without any."""
+        at_large = self.quality.residual_at_large if self.quality else None
+        return max([*self.residual.values(), at_large or 0.0])
+
+    @property
+    def loss(self) -> float:
+        """The less, the better the drawing; where its quality is not asked for, only who is left counts."""
+        return self.worst if self.quality is None else -self.quality.overall
 
 
 class CleanBackground:
@@ -94,7 +103,7 @@ class CleanBackground:
 
     def _clean(self, samples: list[Sample]) -> list[Row]:
         """Draw all samples together, then those again on which a subject is still found, with a larger mask and without what
-        was borrowed; of each, the drawing with the lowest worst residual stays, the earlier one if two are equal."""
+        was borrowed; of each, the best drawing stays, the earlier one if two are equal."""
         holes = [self._hole(sample, 0) for sample in samples]
         best: dict[int, Drawing] = {}
         todo = {index: mask for index, mask in enumerate(holes) if self._leaves_enough(mask)}
@@ -103,15 +112,27 @@ class CleanBackground:
                 todo = self._larger(samples, todo, best, again)
             drawings = self._draw([samples[index] for index in todo], list(todo.values()), again, self.settings.borrow)
             for index, drawing in zip(todo, drawings, strict=True):
-                best[index] = min(best.get(index, drawing), drawing, key=lambda drawn: drawn.worst)
+                best[index] = self._better(best.get(index, drawing), drawing)
         for index, drawing in best.items():
             if drawing.borrowed.any() and self._is_bad(drawing):
                 [invented] = self._draw([samples[index]], [drawing.mask], drawing.dilated_again, borrow=False)
-                best[index] = min(drawing, invented, key=lambda drawn: drawn.worst)
+                best[index] = self._better(drawing, invented)
         return [
-            self._record(sample, best[index]) if index in best else self._nothing_left(sample, holes[index])
+            self._judged(sample, best[index]) if index in best else self._nothing_left(sample, holes[index])
             for index, sample in enumerate(samples)
         ]
+
+    def _judged(self, sample: Sample, drawing: Drawing) -> Row:
+        """The sample with its background, unless that is worse than `min_quality`."""
+        least = self.settings.min_quality
+        if drawing.quality is None or drawing.quality.overall >= least:
+            return self._record(sample, drawing)
+        message = f"the background's quality is {drawing.quality.overall:.3f}; background.min_quality is {least:g}"
+        return reject(sample, self.name, "low_quality", message)
+
+    def _better(self, one: Drawing, other: Drawing) -> Drawing:
+        """One on which nobody is found, before one that only looks better."""
+        return min(one, other, key=lambda drawing: (self._is_bad(drawing), drawing.loss))
 
     def _is_bad(self, drawing: Drawing) -> bool:
         return drawing.worst > self.settings.max_residual
@@ -156,9 +177,19 @@ class CleanBackground:
             filled = inpaint(self.inpainter, name, [pictures[index] for index in left], list(left.values()), words)
             for index, picture in zip(left, filled, strict=True):
                 pictures[index] = np.where(left[index][..., None], picture, pictures[index])
-        residuals = self._residuals(samples, pictures)
         taken = [one.mask for one in borrowed]
-        return [Drawing(*drawn, again) for drawn in zip(masks, taken, pictures, residuals, strict=True)]
+        residuals, at_large = self._seen(samples, pictures)
+        qualities = [
+            assess(picture, mask, own, residual, found) if self._asks_quality(sample) else None
+            for sample, picture, mask, own, residual, found in zip(
+                samples, pictures, masks, taken, residuals, at_large, strict=True
+            )
+        ]
+        return [Drawing(*drawn, again) for drawn in zip(masks, taken, pictures, residuals, qualities, strict=True)]
+
+    def _asks_quality(self, sample: Sample) -> bool:
+        """Not of samples without links, which are as published, unless it decides about them."""
+        return bool(sample.links) or self.settings.min_quality > 0
 
     def _borrowed(self, sample: Sample, mask: np.ndarray) -> Borrowed:
         """What other frames show of the hole; nothing in samples without links: the published method invents all of it."""
@@ -167,14 +198,26 @@ class CleanBackground:
             return Borrowed(rgb, np.zeros_like(mask))
         return borrow(rgb, mask, donor_frames(sample, mask))
 
-    def _residuals(self, samples: list[Sample], pictures: list[np.ndarray]) -> list[dict[str, float]]:
-        """For each sample, the best detector score that each subject word still gets on the result."""
+    def _seen(
+        self, samples: list[Sample], pictures: list[np.ndarray]
+    ) -> tuple[list[dict[str, float]], list[Detections | None]]:
+        """For each sample, the best detector score that each subject word still gets on the result, and whoever of `also` is
+        found on it; None where nobody asks. All in one call, in which a picture comes twice: words share out boxes, and are not
+        to get others because more is looked for."""
         subjects = [[entity for entity in sample.entities if entity.category == "subject"] for sample in samples]
+        also = [EntityWord(word=word, category="subject", spans=[]) for word in self.settings.also]
+        asking = [index for index, sample in enumerate(samples) if also and self._asks_quality(sample)]
         name = f"localise.backend {self.localise.backend}"
-        return [
-            {entity.word: round(float(column.max(initial=0)), 4) for entity, column in zip(words, found.scores.T, strict=True)}
-            for words, found in zip(subjects, detect(self.detector, name, pictures, subjects), strict=True)
+        images = [*pictures, *(pictures[index] for index in asking)]
+        found = detect(self.detector, name, images, [*subjects, *(also for _ in asking)])
+        residuals = [
+            {entity.word: round(float(column.max(initial=0)), 4) for entity, column in zip(words, own.scores.T, strict=True)}
+            for words, own in zip(subjects, found, strict=False)
         ]
+        at_large: list[Detections | None] = [None] * len(samples)
+        for index, own in zip(asking, found[len(samples) :], strict=True):
+            at_large[index] = own
+        return residuals, at_large
 
     def _record(self, sample: Sample, drawing: Drawing) -> Sample:
         again = f"+dilate{drawing.dilated_again}" if drawing.dilated_again else ""
@@ -187,6 +230,10 @@ class CleanBackground:
         )
         if sample.links and self.settings.also:
             sample.background.mask_rle = encode_mask(drawing.mask)
+        if sample.links and drawing.quality:
+            sample.background.residual_at_large = drawing.quality.residual_at_large
+            sample.background.sharpness = drawing.quality.sharpness
+            sample.background.quality = drawing.quality.overall
         if sample.links and self.settings.borrow:
             sample.background.borrowed_share = round(float(drawing.borrowed.sum() / max(1, drawing.mask.sum())), 6)
             sample.background.borrowed_rle = encode_mask(drawing.borrowed) if drawing.borrowed.any() else None

@@ -7,6 +7,7 @@ The letterboxed picture is run once: a second, mirrored look found few words mor
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,6 +21,8 @@ from stages.records import EntityWord
 if TYPE_CHECKING:
     import onnxruntime
 
+Look = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+"""An image -> boxes and class scores of all anchors."""
 INPUT_PX = 416
 STRIDES = (8, 16, 32)
 BINS = 11
@@ -67,14 +70,24 @@ class NanoDet(Detector):
         self.session = None
 
     def detect(self, images: list[np.ndarray], words: list[list[EntityWord]]) -> list[Detections]:
-        """Find the words of each image (H, W, 3) uint8 RGB: all candidates, distinct per class set, scores (N, W)."""
-        return [self._detect(image, wanted) for image, wanted in zip(images, words, strict=True)]
+        """Find the words of each image (H, W, 3) uint8 RGB: all candidates, distinct per class set, scores (N, W).
 
-    def _detect(self, image: np.ndarray, words: list[EntityWord]) -> Detections:
+        The network looks once at an image that comes again for other words, as the same object.
+        """
+        looks: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+
+        def look(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            if id(image) not in looks:
+                looks[id(image)] = self._run(image)
+            return looks[id(image)]
+
+        return [self._detect(image, wanted, look) for image, wanted in zip(images, words, strict=True)]
+
+    def _detect(self, image: np.ndarray, words: list[EntityWord], look: Look) -> Detections:
         classes = [classes_of(word.word, word.category) for word in words]
         if not any(classes):
             return Detections(np.zeros((0, 4), np.float32), np.zeros((0, len(words)), np.float32))
-        boxes, class_scores = self._run(image)
+        boxes, class_scores = look(image)
         candidates = [distinct(boxes, class_scores[:, group].max(axis=1)) for group in dict.fromkeys(c for c in classes if c)]
         anchors = np.concatenate([anchors for anchors, _ in candidates])
         scores = np.zeros((len(anchors), len(words)), np.float32)

@@ -18,7 +18,7 @@ from stages.records import decode_rows
 
 ROWS = Path(__file__).resolve().parents[1] / "data" / "golden" / "rows.msgpack"
 TAR = "25a87d7a1dd757ed870b7de8de99a25441453f3054fc8f104f29565a676176b3"
-INDEX = "2a7769a9b3790b913e196de0266acc6118777e83065c5ee9cc2029f83c6d5a90"
+INDEX = "621eca3eb52ae3cf977aaa8d73f534dd13161cf1fd19b791936807617aa8127e"
 INSTANCES = "f1d6d2949ad871ce9958da514c03981454ee8feaaca621431b6bf9203fc71ce1"
 EXTRA = {"licence": "string", "views": "int64"}
 REJECTS = "b93cdccc8396b0cddddbcd35248ca1d5826dac9f236381bc807b385a3516ece8"

@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from rich.console import Console
 from samples import PROVENANCE, make_dataset, make_output, make_rejection, make_sample
 
+import materia
 from materia.cli.main import main
 from materia.dataset import layout, stats, writer
 from materia.dataset.stats_text import render
@@ -51,6 +52,23 @@ def test_instances_words_frames_flags_and_bytes_are_counted(out):
     assert found.flags == {"still": 1}
     assert found.duration_s == pytest.approx(12.012)
     assert found.distributions["min_detector_score"].median == 0.61
+
+
+def test_scores_of_backgrounds_are_in_the_index_and_shown_where_they_were_measured(tmp_path):
+    rows = [make_sample(tmp_path, row) for row in range(3)]
+    for row, quality in zip(rows, (0.25, 0.75, None), strict=True):
+        scores = (None, None, None) if quality is None else (1 - quality, 0.5, quality)
+        row.background.residual_at_large, row.background.sharpness, row.background.quality = scores
+    layout.write_info(str(tmp_path / "out"), make_dataset(3, 1, 3))
+    writer.write_chunk(str(tmp_path / "out"), 0, rows, provenance=PROVENANCE)
+    found = stats.collect(str(tmp_path / "out")).distributions
+    assert (found["background_quality"].count, found["background_quality"].median) == (2, 0.5)
+    assert (found["background_sharpness"].max, found["residual_at_large"].max) == (0.5, 0.75)
+    data = materia.open_dataset(str(tmp_path / "out"))
+    [best] = data.where("background_quality > 0.5 and residual_at_large < 0.3")
+    assert best.document.background.quality == 0.75
+    absent = json.loads(data.read(2, ["json"])["json"])["background"]
+    assert not {"quality", "sharpness", "residual_at_large"} & set(absent), "as published, where it was not measured"
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import io
 
+import msgspec
 import numpy as np
 import pytest
 from msgspec.structs import replace
@@ -119,7 +120,9 @@ def test_the_published_background_is_all_invented(linked):
     plain, _, _ = clip(STILL, linked=False)
     plain.motion, plain.donors = [], []
     again, same = cleaned(plain, **published)
-    assert (picture == same).all() and row.background == again.background
+    unmeasured = msgspec.structs.replace(row.background, residual_at_large=None, sharpness=None, quality=None)
+    assert (picture == same).all() and unmeasured == again.background
+    assert (row.background.quality is not None) == linked, "of samples without links nothing is measured"
 
 
 def test_what_is_borrowed_goes_if_it_shows_who_is_to_be_gone():
