@@ -230,4 +230,4 @@ def test_a_machine_without_the_real_models_is_told_what_each_stage_lacks(folder)
     result = subprocess.run(doctor, cwd=folder, env=ENV, capture_output=True, text=True, check=False, timeout=120)
     assert result.returncode == 2
     missing = {check["what"] for check in json.loads(result.stdout) if check["status"] == "missing"}
-    assert missing == {"stage entities", "stage localise", "stage segment", "stage background"}
+    assert missing == {"stage entities", "stage localise", "stage link", "stage segment", "stage background"}
