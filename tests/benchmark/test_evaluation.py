@@ -78,6 +78,19 @@ def test_runs_that_differ_make_the_interval_wider() -> None:
     assert widths[1] > 2 * widths[0]
 
 
+def test_a_difference_of_pairs_is_surer_than_either_side(cases: list[Case]) -> None:
+    noise = np.random.default_rng(0).integers(0, 60, size=(len(cases), *cases[0].own.video.shape))
+    truth = np.stack([case.own.video for case in cases])
+    dimmed = (truth - np.minimum(truth, noise)).astype(np.uint8)
+    runs, others = ([evaluation.score(cases, own, np.roll(truth, 1, axis=0), _scorer(), seed=0)] for own in (dimmed, truth))
+    difference, alone = evaluation.compare(runs, others), evaluation.summarise(runs)
+    values = [evaluation.summarise(side)["margin"].value for side in (runs, others)]
+    assert difference["margin"].value == pytest.approx(values[0] - values[1])
+    assert difference["margin"].high < 0
+    assert _width(difference["margin"]) < _width(alone["margin"])
+    assert set(evaluation.compare(runs, runs).values()) == {(0, 0, 0)}
+
+
 def test_shuffled_references_keep_words_and_show_someone_else(cases: list[Case]) -> None:
     for case in cases:
         assert case.own.caption == case.shuffled.caption
@@ -136,6 +149,10 @@ def test_a_run_is_evaluated_and_read_back(shards: str, tmp_path: Path) -> None:
 def test_a_single_clip_cannot_be_shuffled(shards: str) -> None:
     with pytest.raises(TrainError, match="one clip"):
         read_cases(Dataset(shards, "row == 0"), CONFIG, CONFIG.data.buckets[0], EvalOptions())
+
+
+def _width(interval: statistics.Interval) -> float:
+    return interval.high - interval.low
 
 
 def _scorer() -> small_run.Colours:

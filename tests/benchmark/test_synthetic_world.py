@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from materia.dataset.reader import Dataset
 from materia.dataset.validate import validate
+from stages.records import Clip, Instance, MaskRle, Sample
 from tools import synthetic_world as world
 from trainer.data.items import crops_of
 
@@ -42,6 +43,35 @@ def test_an_unfinished_world_is_finished_by_the_same_call(output: str, tmp_path:
         file.unlink()
     world.make(str(tmp_path), clips=6, seed=3)
     assert _bytes(tmp_path) == _bytes(Path(output))
+
+
+def test_swapped_references_are_all_that_is_wrong_with_a_mixed_world(output: str, tmp_path: Path) -> None:
+    world.make(str(tmp_path), clips=6, seed=3, mixed=1)
+    plain, mixed = Dataset(output), Dataset(str(tmp_path))
+    swapped = []
+    for number in range(len(plain)):
+        key, instances = plain.document(number).key, plain.document(number).instances
+        assert mixed.document(number).instances == instances
+        before, after = (samples.read(number, samples.members(number)) for samples in (plain, mixed))
+        references = {instance.member for instance in instances}
+        changed = {name for name in before if before[name] != after[name] and name != "json"}
+        assert changed <= references
+        swapped += [(key, name) for name in changed]
+    assert len(swapped) == len(validate(str(tmp_path)).findings) > 0
+
+
+@given(st.lists(st.lists(st.sampled_from(["cat", "dog"]), min_size=1, unique=True), max_size=30), st.floats(0, 1), SEEDS)
+def test_a_share_of_each_words_references_shows_another_of_its_individuals(
+    clips: list[list[str]], share: float, seed: int
+) -> None:
+    samples = [_sample(row, words) for row, words in enumerate(clips)]
+    count = world.swap_references(samples, share, np.random.default_rng(seed))
+    asked = [round(share * sum(word in words for words in clips)) for word in ("cat", "dog")]
+    assert count == sum(3 * number for number in asked if number > 1)
+    shown = [(sample.clip.row, instance, *instance.png.decode().split()) for sample in samples for instance in sample.instances]
+    assert all((word, int(frame)) == (instance.word, instance.frame) for _, instance, _, word, frame in shown)
+    assert sum(row != int(individual) for row, _, individual, _, _ in shown) == count
+    assert len({instance.png for _, instance, *_ in shown}) == len(shown)
 
 
 def test_every_word_has_a_crop_in_each_frame(output: str) -> None:
@@ -87,6 +117,16 @@ def test_held_out_identities_come_from_other_pixels() -> None:
     for _ in range(50):
         assert world._piece(rng, rows, (0.1, 0.3), held_out=False).max() <= border
         assert world._piece(rng, rows, (0.1, 0.3), held_out=True).min() >= border - 1
+
+
+def _sample(row: int, words: list[str]) -> Sample:
+    """Each picture says whose it is: "ROW WORD FRAME"."""
+    clip = Clip(row=row, key=str(row), id=None, source_id="", uri="", address="", caption=" ".join(words))
+    facts = {"category": "subject", "box_xyxy_px": (0, 0, 1, 1), "crop_xyxy_px": (0, 0, 1, 1), "area_share": 1.0}
+    facts |= {"mask_rle": MaskRle(size=(1, 1), counts="01"), "mask_score": 1.0, "detector_score": 1.0}
+    places = [(word, frame) for frame in range(3) for word in words]
+    instances = [Instance(word=word, frame=frame, png=f"{row} {word} {frame}".encode(), **facts) for word, frame in places]
+    return Sample(clip=clip, instances=instances)
 
 
 def _bytes(folder: Path) -> dict[str, bytes]:
