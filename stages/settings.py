@@ -240,5 +240,5 @@ class BackgroundSettings(BackendSettings):
         description="detector score of a subject, or of anybody of `also`, above which it is still there; used by retry_dilate",
     )
     min_quality: float = Field(
-        0, ge=0, le=1, description="background whose `quality` is less: low_quality; 0: none is rejected for that"
+        0.0, ge=0, le=1, description="background whose `quality` is less: low_quality; 0: none is rejected for that"
     )

@@ -1,5 +1,6 @@
 """Configuration: bases, overrides, and errors that name file, field and nearest known name."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -206,3 +207,11 @@ def test_a_file_that_is_no_yaml_is_told_in_a_line_by_its_place(tmp_path, text):
         load_config(tmp_path / "a.yaml")
     (line,) = str(error.value).splitlines()
     assert line.startswith(f"{tmp_path}/a.yaml, line ") and ": this is no YAML: " in line and "abc" not in line
+
+
+@pytest.mark.parametrize("name", ["local", "gpu", "cluster"])
+def test_what_is_said_again_is_the_same_to_the_bytes(name):
+    """A number that stands as 0 in one place and as 0.0 in another would have two fingerprints."""
+    config = load_config(CONFIGS / f"{name}.yaml")
+    again = Config.model_validate(config.model_dump())
+    assert json.dumps(again.result_fields()) == json.dumps(config.result_fields())
