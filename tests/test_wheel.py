@@ -16,7 +16,7 @@ from tools import demo_clips
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("configs", "materia", "pipeline", "prima_materia", "prompts", "stages", "trainer")
 BIN = Path(sys.executable).parent
-LOCAL = PACKAGED.keys() - {"u2netp.onnx"}  # that one is an option
+LOCAL = PACKAGED.keys() - {"u2netp.onnx", "transnetv2.pth"}  # these are options
 ADDRESSES = {f"packaged://{name}" for name in LOCAL}
 IN_PLACE = (sys.executable, "-P", "-c", "from prima_materia import main; main()")
 """The command, of the first `pipeline` on PYTHONPATH."""
@@ -74,8 +74,7 @@ def test_an_unpacked_wheel_runs_from_any_folder(wheel, manifest, tmp_path):
     here.mkdir()
     here_with = {"cwd": here, "PYTHONPATH": str(unpacked)}  # goes before the clone, which is installed here
     assert all(Path(file).is_relative_to(unpacked) for file in call(sys.executable, "-P", "-c", WHERE, **here_with).split())
-    every = ("--config", "local", "--set", "frames.backend=transnetv2")
-    listed = json.loads(call(*IN_PLACE, "models", "list", *every, "--json", **here_with))
+    listed = json.loads(call(*IN_PLACE, "models", "list", "--config", "local", "--json", **here_with))
     assert {model["address"]: model["status"] for model in listed} == dict.fromkeys(ADDRESSES, "here")
     run = ("run", "--config", "local", "--engine", "serial", "--input", manifest, "--output", "out")
     call(*IN_PLACE, *run, **here_with)
