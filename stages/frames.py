@@ -20,7 +20,7 @@ from materia.base.terminal import plural
 from materia.base.weights.files import Missing
 from stages.answers import BadAnswer
 from stages.backends import CutSearcher, build_backend
-from stages.records import Donor, Flag, Frame, Row, Sample, StageName, VideoInfo, reject
+from stages.records import MIDDLE, Donor, Flag, Frame, Row, Sample, StageName, VideoInfo, reject
 from stages.settings import FramesSettings
 from stages.shots import find_cuts
 from stages.unexpected import internal_error
@@ -29,8 +29,6 @@ from stages.video.decode import indices_at
 from stages.video.motion import Follower
 from stages.video.pictures import several_sizes
 
-MIDDLE = 1
-"""Index of the frame of record that becomes the background."""
 DONOR_QUALITY, MOST_DONOR_PX = 90, 1920 * 1080
 """JPEG quality of donors (4:2:0, as most video is), and pixels from which on they are scaled down: what travels is bounded."""
 LIVELY_SHARE = 99

@@ -16,6 +16,8 @@ import msgspec
 import numpy as np
 from PIL import Image
 
+MIDDLE = 1
+"""Index of the frame of record that becomes the background."""
 Category = Literal["subject", "object", "background"]
 StageName = str
 """A name in the table of stages (stages/specs.py), or "source"."""

@@ -24,11 +24,9 @@ from stages.background.donors import donor_frames
 from stages.background.quality import Quality, assess
 from stages.images import decode_mask, encode_mask, encode_png, fill_holes
 from stages.localise.shared import acquire, make, release
-from stages.records import Background, EntityWord, Rejection, Row, Sample, StageName, reject
+from stages.records import MIDDLE, Background, EntityWord, Rejection, Row, Sample, StageName, reject
 from stages.settings import BackgroundSettings, LocaliseSettings
 
-MIDDLE = 1
-"""Index of the frame that becomes the background."""
 MARGIN = 0.006
 """Share of the frame's longer side."""
 GROUP_PIXELS = 32 * 1280 * 720

@@ -16,17 +16,16 @@ from PIL import Image
 
 from stages.background.borrow import DonorFrame
 from stages.link.carry import carry
-from stages.records import Box, Sample
+from stages.records import MIDDLE, Box, Sample
+from stages.video.motion import both_ways
 
-MIDDLE = 1
 GROWN = 0.1
 """How much larger a part of the hole is where it is moved to, as a share of its box's longer side: people move their arms."""
 
 
 def donor_frames(sample: Sample, hole: np.ndarray) -> list[DonorFrame]:
     """The other frames of record, then the donors in order of time. `hole`: (H, W) bool."""
-    moved = {(motion.start, motion.end): motion.array for motion in sample.motion}
-    moved |= {(end, start): points[:, [2, 3, 0, 1]] for (start, end), points in moved.items()}
+    moved = both_ways(sample.motion)
     found = [
         (frame.rgb, frame.time_s, moved[index, MIDDLE]) for index, frame in enumerate(sample.frames) if (index, MIDDLE) in moved
     ]

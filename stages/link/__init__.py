@@ -25,7 +25,7 @@ from stages.link.evidence import Pairs, weigh
 from stages.localise.vocabulary import is_human
 from stages.records import Box, Category, Evidence, Link, Row, Sample, StageName, reject
 from stages.settings import NO_FACES, NO_LINKS, LinkFacesSettings, LinkSettings, LocaliseSettings
-from stages.video.motion import camera_motion
+from stages.video.motion import both_ways, camera_motion
 
 FRAMES = (0, 1, 2)
 AREA_BONUS, AREA_FULL = 0.25, 0.125
@@ -177,8 +177,7 @@ class LinkInstances:
     def _carried(self, sample: Sample) -> list[Box]:
         """Boxes of individuals in frames in which the detector did not find them and nobody else is in their place."""
         chosen = [box for box in sample.boxes if box.chosen]
-        moved = {(motion.start, motion.end): motion.array for motion in sample.motion}
-        moved |= {(end, start): points[:, [2, 3, 0, 1]] for (start, end), points in moved.items()}
+        moved = both_ways(sample.motion)
         found = []
         for frame, word in product(FRAMES, dict.fromkeys(box.word for box in chosen)):
             own = {box.frame: box for box in chosen if box.word == word}

@@ -17,11 +17,9 @@ from stages.answers import detect, each_alone
 from stages.backends import Detections, Detector
 from stages.boxes import iou
 from stages.localise.shared import acquire, make, release
-from stages.records import Box, EntityWord, Frame, Rejection, Row, Sample, StageName, reject
+from stages.records import MIDDLE, Box, EntityWord, Frame, Rejection, Row, Sample, StageName, reject
 from stages.settings import LocaliseSettings
 
-MIDDLE = 1
-"""Index of the frame that becomes the background."""
 MOST_BYSTANDERS = 20
 SAME_BOX = 0.6
 """Intersection over union above which the lesser of two boxes of a word is no candidate."""

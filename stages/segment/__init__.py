@@ -20,13 +20,11 @@ from stages.answers import each_alone, segment
 from stages.backends import Masks, Segmenter, build_backend
 from stages.boxes import iou
 from stages.images import crop_png, encode_mask, mask_extent
-from stages.records import Box, Dropped, Frame, Instance, Row, Sample, StageName, reject
+from stages.records import MIDDLE, Box, Dropped, Frame, Instance, Row, Sample, StageName, reject
 from stages.segment.exclusive import share_out
 from stages.segment.tidy import tidy
 from stages.settings import SegmentSettings
 
-MIDDLE = 1
-"""Index of the frame that becomes the background."""
 SAME_PLACE = 0.6
 """Intersection over union from which on two boxes show the same one."""
 GROUP_BYTES = 256 * 2**20

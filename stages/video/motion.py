@@ -170,6 +170,12 @@ def _tracked(before: np.ndarray, after: np.ndarray, points: np.ndarray) -> tuple
     return arrived[:, 0], found[:, 0] > 0, change[:, 0]
 
 
+def both_ways(motions: Sequence[Motion]) -> dict[tuple[int, int], np.ndarray]:
+    """(frame, other frame) -> points (N, 4) float32: x, y in the one and in the other; also from the later to the earlier."""
+    forward = {(motion.start, motion.end): motion.array for motion in motions}
+    return forward | {(end, start): points[:, [2, 3, 0, 1]] for (start, end), points in forward.items()}
+
+
 def camera_motion(points: np.ndarray) -> tuple[np.ndarray | None, float]:
     """The turn, scale and shift that most points share, and the share of them that do.
 
