@@ -355,11 +355,12 @@ def test_words_of_one_individual_and_mixed_ones_are_told_apart(tmp_path: Path) -
 def test_a_reference_across_the_seam_is_mixed_unless_it_only_touches_it(tmp_path: Path) -> None:
     words = {"man": ["left", "both", "left"], "woman": ["both", "both", "both"]}
     report = score.score(*output_of(tmp_path, words, {"man": ["left", "a bit over", None], "woman": [None, "both", None]}))
-    assert [(word.key, word.word, word.one) for word in report.scores] == [
-        ("pair-0", "man", False),
-        ("pair-0", "woman", False),
-        ("pair-1", "man", True),
+    assert [(word.key, word.word, word.one, word.mostly_one) for word in report.scores] == [
+        ("pair-0", "man", False, False),
+        ("pair-0", "woman", False, True),
+        ("pair-1", "man", True, True),
     ]
+    assert (report.of_one, report.mostly_of_one) == (1, 2)
 
 
 def test_a_word_with_one_reference_does_not_count(tmp_path: Path) -> None:
@@ -379,7 +380,8 @@ def test_the_half_of_a_mask_is_that_of_most_of_it(width: int, left: int, seam: f
     mask = np.zeros((4, 80), bool)
     mask[1:3, left : left + width] = True
     on_the_left = mask[:, : round(seam * 80)].sum() / mask.sum()
-    side = score.side_of(mask, seam)
+    assert score.share_on_the_left(mask, seam) == pytest.approx(on_the_left)
+    side = score.side_of(on_the_left)
     assert side == ("left" if on_the_left >= 0.9 else "right" if on_the_left <= 0.1 else "both")
 
 
@@ -402,7 +404,7 @@ def test_an_output_of_other_clips_is_refused(tmp_path: Path) -> None:
 def test_a_person_and_a_script_can_read_the_score_and_see_the_mixed(tmp_path: Path) -> None:
     out, folder = output_of(tmp_path, {"man": ["left", "right", None], "woman": ["right", "right", None]})
     told = run("score", out, folder)
-    assert "pair-0 'man': frame 0 left, frame 1 right" in told and "mixed: 1, of these 0 only by" in told
+    assert "pair-0 'man': frame 0 left, frame 1 right" in told and "mixed: 1" in told
     assert "link score" not in told
     assert json.loads(run("score", out, folder, "--json"))["of_one"] == 1
     run("score", out, folder, "--sheet", tmp_path / "mixed.png")

@@ -49,8 +49,9 @@ class PairRow(msgspec.Struct, frozen=True, kw_only=True):
 class WordScore(msgspec.Struct, frozen=True, kw_only=True):
     """A word with two or more references: in which frames, and from which half each.
 
-    `one`: all are of one half; `own`: of the half whose caption has the word. `link_score`, `second_best`: of the word, and
-    `link_scores` of each reference; null where the output has none.
+    `one`: all are of one half; `own`: of the half whose caption has the word. `mostly_one`: most of each is of one half, though
+    some may reach over the seam. `link_score`, `second_best`: of the word, and `link_scores` of each reference; null where the
+    output has none.
     """
 
     key: str
@@ -58,6 +59,7 @@ class WordScore(msgspec.Struct, frozen=True, kw_only=True):
     frames: list[int]
     sides: list[Side]
     one: bool
+    mostly_one: bool
     own: bool
     link_score: float | None
     second_best: float | None
@@ -76,6 +78,7 @@ class Report(msgspec.Struct, kw_only=True):
     references: int
     words: int
     of_one: int
+    mostly_of_one: int
     of_own: int
     share: float | None
     low: float | None
@@ -118,6 +121,7 @@ def score(out: str, folder: Path) -> Report:
         references=references,
         words=len(scores),
         of_one=of_one,
+        mostly_of_one=sum(word.mostly_one for word in scores),
         of_own=sum(word.own for word in scores),
         share=share,
         low=low,
@@ -127,9 +131,13 @@ def score(out: str, folder: Path) -> Report:
     )
 
 
-def side_of(mask: np.ndarray, seam: float) -> Side:
-    """The half in which a mask (H, W) bool lies; `seam`: the first column of the right half, as a share of the width."""
-    on_the_left = mask[:, : round(seam * mask.shape[1])].sum() / max(1, mask.sum())
+def share_on_the_left(mask: np.ndarray, seam: float) -> float:
+    """Of a mask (H, W) bool; `seam`: the first column of the right half, as a share of the width."""
+    return float(mask[:, : round(seam * mask.shape[1])].sum() / max(1, mask.sum()))
+
+
+def side_of(on_the_left: float) -> Side:
+    """The half in which a mask lies of which so large a share is in the left one."""
     if STRADDLES < on_the_left < 1 - STRADDLES:
         return "both"
     return "left" if on_the_left >= 0.5 else "right"
@@ -144,7 +152,8 @@ def _words(sample: StoredSample, pair: PairRow) -> Iterator[WordScore]:
         if len(numbers) < 2:
             continue
         found = [document.instances[number] for number in numbers]
-        sides = [side_of(sample.masks[number], seam) for number in numbers]
+        shares = [share_on_the_left(sample.masks[number], seam) for number in numbers]
+        sides = [side_of(share) for share in shares]
         link = links.get(entity.word)
         one = len(set(sides)) == 1 and "both" not in sides
         yield WordScore(
@@ -153,6 +162,7 @@ def _words(sample: StoredSample, pair: PairRow) -> Iterator[WordScore]:
             frames=[part.frame for part in found],
             sides=sides,
             one=one,
+            mostly_one=len({share >= 0.5 for share in shares}) == 1,
             own=one and getattr(pair, sides[0]).word.casefold() == entity.word.casefold(),
             link_score=link.score if link else None,
             second_best=link.second_best if link else None,
@@ -173,10 +183,10 @@ def text(report: Report) -> Iterator[str]:
         f"  of one individual: {report.of_one} = {report.share:.1%}, 95 % interval {report.low:.1%} to {report.high:.1%};"
         f" of the one that the caption names: {report.of_own}"
     )
+    yield f"  of one individual, a reference over the seam being of the half with most of it: {report.mostly_of_one}"
     mixed = [word for word in report.scores if not word.one]
-    over = sum(len(set(word.sides) - {"both"}) < 2 for word in mixed)
     if mixed:
-        yield f"  mixed: {len(mixed)}, of these {over} only by references that reach over the seam"
+        yield f"  mixed: {len(mixed)}"
     for word in mixed:
         sides = ", ".join(f"frame {frame} {side}" for frame, side in zip(word.frames, word.sides, strict=True))
         yield f"    {word.key} {printable(word.word)!r}: {sides}"
