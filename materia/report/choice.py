@@ -79,6 +79,14 @@ def rejected_rows(out: str, reason: str, n: int) -> list[dict[str, Any]]:
     return rows
 
 
+def rejected_of(out: str, keys: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Rows of the rejects tables of these keys, as far as there are any, by key."""
+    wanted = pa.array(keys, pa.string())
+    tables = (read_table(out, commit, "rejects", verify=True) for commit in commits(out)) if keys else ()
+    rows = (row for table in tables for row in table.filter(pc.is_in(table["key"], wanted)).to_pylist())
+    return {row["key"]: row for row in rows}
+
+
 def _no_such_reason(out: str, reason: str, found: Counter[str]) -> str:
     if not found:
         return f"{out} has no rejected rows"

@@ -1,8 +1,8 @@
 """A contact sheet: some samples of an output on one picture, to see at a glance whether the right things were cut out; or some
 of the rows that were rejected for one reason, to see whether rightly.
 
-In: an output's address and what to show. Out: a PNG with a card a sample (sample_card.py) or rejected row (rejected_card.py); a
-word has one colour all over the sheet.
+In: an output's address and what to show. Out: a PNG, or a PDF for print, with a card a sample (sample_card.py) or rejected row
+(rejected_card.py); a word has one colour all over the sheet.
 """
 
 from __future__ import annotations
@@ -19,10 +19,12 @@ from materia.report.sample_card import sample_card
 
 SAMPLES = 6
 """Cards on a sheet, if nothing else is asked for."""
+_PAGE_INCHES = 7.2
+"""Width of a sheet in a PDF: that of the text of a page."""
 
 
 def contact_sheet(
-    out: str, target_png: str, n: int = SAMPLES, where: Sequence[str] = (), sort: str | None = None, keys: Sequence[str] = ()
+    out: str, target: str, n: int = SAMPLES, where: Sequence[str] = (), sort: str | None = None, keys: Sequence[str] = ()
 ) -> None:
     """Draw the samples named by `keys`, in that order; else up to `n` that all of `where` admit, by `sort` (see choice.py).
 
@@ -32,7 +34,7 @@ def contact_sheet(
     numbers = samples_named(dataset, keys) if keys else chosen_samples(dataset, n, where, sort)
     samples = [dataset[number] for number in numbers]
     colours = colours_of([instance.word for instance in sample.document.instances] for sample in samples)
-    _write([sample_card(sample, colours, _sorted_by(sample, sort)) for sample in samples], target_png)
+    write_sheet([sample_card(sample, colours, _sorted_by(sample, sort)) for sample in samples], target)
 
 
 def _sorted_by(sample: StoredSample, sort: str | None) -> list[str]:
@@ -45,7 +47,7 @@ def _sorted_by(sample: StoredSample, sort: str | None) -> list[str]:
     return [f"{column} {shown}"]
 
 
-def rejected_sheet(out: str, target_png: str, reason: str, n: int = SAMPLES) -> None:
+def rejected_sheet(out: str, target: str, reason: str, n: int = SAMPLES) -> None:
     """Draw up to `n` rows that were rejected for `reason`, spread over all of them.
 
     Raises OutputError when there is none, or a table that cannot be read.
@@ -55,14 +57,21 @@ def rejected_sheet(out: str, target_png: str, reason: str, n: int = SAMPLES) -> 
     rows = rejected_rows(out, reason, n)
     job = Job(out)
     colours = colours_of([box.word for box in found_of(row).boxes] for row in rows)
-    _write([rejected_card(row, job.look(row), colours) for row in rows], target_png)
+    write_sheet([rejected_card(row, job.look(row), colours) for row in rows], target)
 
 
-def _write(cards: Sequence[Image.Image], target_png: str) -> None:
-    margin = MARGIN // SCALE
-    sheet = Image.new("RGB", (WIDTH // SCALE, sum(card.height + margin for card in cards) + margin), PAPER)
+def write_sheet(cards: Sequence[Image.Image], target: str) -> None:
+    """One card below the other. A name that ends in .pdf becomes a page as wide as a page's text, sharp enough for print; any
+    other a PNG."""
+    is_pdf = target.lower().endswith(".pdf")
+    scale = 1 if is_pdf else SCALE
+    shown = [card.resize((card.width // scale, card.height // scale), Image.Resampling.LANCZOS) for card in cards]
+    margin, width = MARGIN // scale, WIDTH // scale
+    sheet = Image.new("RGB", (width, sum(card.height + margin for card in shown) + margin), PAPER)
     y = margin
-    for card in cards:
+    for card in shown:
         sheet.paste(card, (margin, y))
         y += card.height + margin
-    storage.atomic_write(target_png, lambda file: sheet.save(file, "PNG"))
+    same = {"title": "contact sheet", "creationDate": None, "modDate": None}  # whenever and wherever it is drawn
+    options = {"resolution": width / _PAGE_INCHES, "quality": 92, **same} if is_pdf else {}
+    storage.atomic_write(target, lambda file: sheet.save(file, "PDF" if is_pdf else "PNG", **options))

@@ -1,7 +1,7 @@
 """What the cards of a contact sheet are drawn with: sizes, colours, type, captions, boxes and their labels.
 
-Everything is drawn at `SCALE` times its size and halved at the end, for smooth edges. Text comes from captions, shards and
-tables of strangers: it is made printable and cut to its room here.
+Everything is drawn at `SCALE` times its size and halved at the end, for smooth edges, or left as it is for print. Text comes
+from captions, shards and tables of strangers: it is made printable and cut to its room here.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def colours_of(cards: Iterable[Sequence[str]]) -> dict[str, Colour]:
 def card(
     caption: Image.Image, pictures: Sequence[Image.Image], beside: Image.Image | None, below: Image.Image | None
 ) -> Image.Image:
-    """A card at its final size: the caption above, the pictures in a line, one thing beside and one below them."""
+    """A card: the caption above, the pictures in a line, one thing beside and one below them."""
     line = [*pictures, *([beside] if beside else [])]
     tall = max(picture.height for picture in line)
     height = caption.height + GAP + tall + (GAP + below.height if below else 0) + 2 * PADDING
@@ -94,7 +94,7 @@ def card(
         x += picture.width + GAP
     if below:
         image.paste(below, (PADDING, y + tall + GAP))
-    return image.resize((image.width // SCALE, height // SCALE), Image.Resampling.LANCZOS)
+    return image
 
 
 def caption_image(caption: str, marked: Iterable[Marked], facts: Iterable[str], alarm: str = "") -> Image.Image:

@@ -8,7 +8,7 @@ leads nowhere, the card says why and is drawn without pictures.
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -100,11 +100,13 @@ def found_of(row: Mapping[str, Any]) -> Found:
         return Found()
 
 
-def rejected_card(row: Mapping[str, Any], seen: Answer, colours: Mapping[str, Colour]) -> Image.Image:
-    """One row. `colours`: of each word that has a box, case-folded."""
+def rejected_card(
+    row: Mapping[str, Any], seen: Answer, colours: Mapping[str, Colour], facts: Sequence[str] = ()
+) -> Image.Image:
+    """One row. `colours`: of each word that has a box, case-folded; `facts`: said of it besides what is always said."""
     found = found_of(row)
     marked = [Marked(*span, colours.get(entity.word.casefold())) for entity in found.entities for span in entity.spans]
-    about = [row["key"] or "no key", f"row {row['row']}", row["uri"] or "no video"]
+    about = [row["key"] or "no key", f"row {row['row']}", row["uri"] or "no video", *facts]
     alarm = f"{row['stage']}: {row['reason']}: {row['message']}"
     caption = caption_image(row["caption"] or "(no caption)", marked, about, alarm)
     pictures = [_picture(picture, number, found.boxes, colours) for number, picture in enumerate(seen.pictures[:_COLUMNS])]

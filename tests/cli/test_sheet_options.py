@@ -51,6 +51,8 @@ def test_what_is_asked_for_is_drawn(out, options):
         (["--key", "clip-0000", "--sort", "row"], "--key takes no --sort beside it"),
         (["--key", "clip-0000", "--samples", "2"], "--key takes no --samples beside it"),
         (["--sort", "row", "--sort", "bytes"], "--sort is given 2 times"),
+        (["--compare", "nowhere"], "nowhere is no output"),
+        (["--compare", "nowhere", "--where", "row > 0"], "--compare takes no --where beside it"),
     ],
 )
 def test_what_cannot_be_done_is_refused_in_a_line_and_nothing_is_drawn(out, options, message):
