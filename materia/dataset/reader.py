@@ -166,6 +166,16 @@ class Dataset:
         instances = pc.sum(self.index["n_instances"]).as_py()
         return f"<{self.out}: {plural(len(self), 'sample')}, {plural(instances, 'instance')}, {hours:,.1f} h>"
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        from materia.dataset.notebook import dataset_html
+
+        return dataset_html(self)
+
+    def __arrow_c_stream__(self, requested_schema: object = None) -> object:
+        """The index as it lies in memory, for libraries that take Arrow data (its PyCapsule interface): Polars, DuckDB, ..."""
+        return self.index.__arrow_c_stream__(requested_schema)
+
     def __len__(self) -> int:
         """How many samples there are."""
         return len(self.index)
@@ -241,6 +251,12 @@ class StoredSample:
 
     def __repr__(self) -> str:
         return f"<sample {self.key}: {self.document.caption!r}, {len(self.document.instances)} instances>"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        from materia.dataset.notebook import sample_html
+
+        return sample_html(self)
 
     @property
     def key(self) -> str:
