@@ -1,10 +1,10 @@
-"""For all tests: the order of files, threads, and one small Ray cluster for each process of pytest (-n 2: two of them)."""
+"""For all tests: the order of files, threads, and one small Ray cluster for each process of pytest (-n 3: three of them)."""
 
 import os
 
 import pytest
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # as many processes as cores run tests; before torch is imported
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # other processes run tests on the other cores; before torch is imported
 
 
 def pytest_collection_modifyitems(items):
