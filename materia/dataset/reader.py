@@ -22,7 +22,16 @@ from materia.base import storage
 from materia.base.terminal import plural
 from materia.dataset.documents import Document, decode_document
 from materia.dataset.filters import arrow_filter
-from materia.dataset.layout import Commit, OutputError, TableName, address_of, commits, relative_path, require_output
+from materia.dataset.layout import (
+    Commit,
+    OutputError,
+    TableName,
+    address_of,
+    commits,
+    read_commit,
+    relative_path,
+    require_output,
+)
 from materia.dataset.masks import decode_rle
 from materia.dataset.ranges import HEADER_BYTES, RangeReader, is_header_of
 from materia.dataset.rows import instance_rows
@@ -70,15 +79,17 @@ class Dataset:
     """The samples of an output that a filter admits, in the order of the manifest; `len`, iteration, by number or by key.
 
     `index`: their rows of the index (materia/dataset/schema.py), with the columns that all of its files have.
-    `source_sha256`: of the index files. `at_most`: of the first so many samples; the tables behind them are not read. Raises
-    OutputError for an output that cannot be read or of which nothing is left, FilterError for an expression that is not
-    understood (materia/dataset/filters.py).
+    `source_sha256`: of the index files. `at_most`: of the first so many samples; the tables behind them are not read. `chunks`:
+    of these only; no other tables are read. Raises OutputError for an output that cannot be read or of which nothing is left,
+    FilterError for an expression that is not understood (materia/dataset/filters.py).
     """
 
-    def __init__(self, out: str, where: str | None = None, at_most: int | None = None) -> None:
+    def __init__(
+        self, out: str, where: str | None = None, at_most: int | None = None, chunks: Iterable[int] | None = None
+    ) -> None:
         require_output(out)
         tables, rows, digest = [], 0, hashlib.sha256()
-        for commit in commits(out):
+        for commit in commits(out) if chunks is None else (read_commit(out, chunk) for chunk in sorted(set(chunks))):
             if at_most is not None and rows >= at_most:
                 break
             tables.append(read_table(out, commit, "index", verify=True))

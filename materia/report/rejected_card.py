@@ -113,6 +113,13 @@ def rejected_card(row: Mapping[str, Any], seen: Answer, colours: Mapping[str, Co
 
 def _picture(picture: Picture, number: int, boxes: list[FoundBox], colours: Mapping[str, Colour]) -> Image.Image:
     size = size_beside(picture.width / picture.height, _COLUMNS)
+    return titled(drawn_picture(picture, number, size, boxes, colours), f"{picture.percent} %  ·  {picture.time_s:.1f} s")
+
+
+def drawn_picture(
+    picture: Picture, number: int, size: tuple[int, int], boxes: list[FoundBox], colours: Mapping[str, Colour]
+) -> Image.Image:
+    """Frame `number` (0 to 2) of a rejected clip at `size` (width, height), px, under the boxes that were chosen in it."""
     image = Image.open(io.BytesIO(picture.jpeg)).convert("RGB").resize(size, Image.Resampling.LANCZOS)
     scale = size[0] / picture.width
     shown = [
@@ -120,4 +127,4 @@ def _picture(picture: Picture, number: int, boxes: list[FoundBox], colours: Mapp
         for box in boxes
         if box.frame == number and box.chosen
     ]
-    return titled(annotated(image, shown), f"{picture.percent} %  ·  {picture.time_s:.1f} s")
+    return annotated(image, shown)
