@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from materia.base.terminal import printable
 from materia.dataset.layout import DatasetInfo, read_info
-from materia.report.clip_frames import Answer, Picture, Request, clip_frames
+from materia.report.clip_frames import TIMEOUT_S, Answer, Picture, Request, clip_frames
 from materia.report.drawing import Box, Colour, Marked, annotated, blank, caption_image, card, scaled, size_beside, titled
 from pipeline.engine.spool import plan_folder
 from pipeline.plan import Plan, open_plan
@@ -56,7 +56,7 @@ class Job:
         if self._plan is None and not self._problem:
             self._problem = f"{out} does not say where its clips lie: it has no _run/plan"
 
-    def look(self, row: Mapping[str, Any]) -> Answer:
+    def look(self, row: Mapping[str, Any], timeout_s: float = TIMEOUT_S) -> Answer:
         """Pictures of a rejected row's clip at the shares of its frames of record, or why there are none."""
         if not row["uri"]:
             return Answer(problem="the row names no video")
@@ -67,7 +67,7 @@ class Job:
         found = resolve(clip, self._plan.root, self._source)
         if isinstance(found, Rejection):
             return Answer(problem=found.message)
-        return clip_frames(Request(found.address, found.start_s, found.end_s, self._percents(), _LIMIT_S))
+        return clip_frames(Request(found.address, found.start_s, found.end_s, self._percents(), _LIMIT_S), timeout_s)
 
     def _percents(self) -> list[int]:
         percents = self._frames.get("percents")
