@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import math
 from collections.abc import Mapping
 from importlib.resources import files
@@ -96,7 +97,7 @@ def render(out: str, *, samples: int, seed: int, where: str | None) -> str:
         odd=found.shards.outliers[:_ODD],
         far=outliers.FAR,
         few=outliers.FEW,
-        cards=sample_cards(out, samples, seed, where) if stats.samples else [],
+        cards=sample_cards(out, samples, seed, where) if stats.samples and samples else [],
         rejected=rejected_cards(out, stats.reasons, seed),
         info=info,
         settings=settings(info) if info else {},
@@ -108,7 +109,7 @@ def render(out: str, *, samples: int, seed: int, where: str | None) -> str:
 def _numbers(stats: Stats, words: WordsTogether, shards: ShardSurvey) -> Markup:
     """JSON that no text within can end."""
     found = {"stats": stats, "words": words, "outliers": shards.outliers[:_ODD], "n_outliers": len(shards.outliers)}
-    text = msgspec.json.encode(found).decode()
+    text = json.dumps(msgspec.to_builtins(found))  # ASCII alone
     return Markup(text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e"))
 
 
@@ -120,14 +121,14 @@ def _flows(stats: Stats) -> list[Any]:
     if others:
         rest = sum(one.count for one in others)
         named = [*named, msgspec.structs.replace(others[0], stage="others", reason=f"{len(others)} others", count=rest)]
-    places = ((820.0, 250.0, 560.0), (350.0, 70.0, 160.0))
+    places = ((820.0, 250.0, 560.0), (350.0, 56.0, 124.0))
     return [flow(stats.input, stats.samples, named, *place) for place in places]
 
 
 def _cloud(words: Mapping[str, int]) -> list[_Word]:
-    """Large words among small ones: in the order of their hashes, sizes by the logarithm of their samples."""
+    """Large words among small ones: in the order of their hashes; twice as large is four times as many samples."""
     most = max(words.values(), default=1)
-    shown = [_Word(word, n, round((_SIZES - 1) * math.log1p(n) / math.log1p(most))) for word, n in words.items()]
+    shown = [_Word(word, n, round((_SIZES - 1) * math.sqrt(n / most))) for word, n in words.items()]
     return sorted(shown, key=lambda one: hashlib.sha256(one.word.encode()).digest())
 
 
