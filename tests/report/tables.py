@@ -106,7 +106,8 @@ def instances_table(rng: np.random.Generator, index: pa.Table) -> pa.Table:
 def rejects_table(rng: np.random.Generator, rows: np.ndarray) -> pa.Table:
     why = [REASONS[at] for at in np.minimum(rng.zipf(1.5, len(rows)) - 1, len(REASONS) - 1)]
     keys = [f"clip-{row:08d}" for row in rows]
-    columns = [rows, keys, keys, keys, [f"clips/{key}.mp4" for key in keys], ["A room."] * len(rows), *zip(*why, strict=True)]
+    columns = [rows, keys, keys, keys, [f"clips/{key}.mp4" for key in keys], ["A room."] * len(rows)]
+    columns += [[stage for stage, _ in why], [reason for _, reason in why]]
     columns += [["what was wrong and what to do about it"] * len(rows), ['{"entities": []}'] * len(rows)]
     return pa.Table.from_arrays(
         [pa.array(column, field.type) for column, field in zip(columns, REJECTS, strict=True)], schema=REJECTS

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import re
 import shutil
 import sys
 from html.parser import HTMLParser
@@ -10,6 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
 from click.testing import CliRunner
 from clips import make_clip
@@ -22,6 +24,7 @@ from materia.dataset import layout, writer
 from materia.dataset.stats import collect
 
 pytest.importorskip("vl_convert", reason="the extra `report` is not installed")
+from materia.report.page import charts
 
 OLD = Path(__file__).parents[1] / "data" / "golden" / "schema1"
 HOSTILE = "<script>alert(1)</script>\"'&amp;\u202eevil" + "w" * 300
@@ -182,16 +185,53 @@ def test_what_is_read_aloud_has_a_name(tmp_path):
     assert all(after <= before + 1 or (before, after) == (2, 4) for before, after in pairwise(levels))
 
 
-def test_its_size_does_not_grow_with_the_rows_and_an_odd_shard_is_named(tmp_path):
+@pytest.mark.parametrize("scheme", [0, 1], ids=["light", "dark"])
+def test_text_stands_out_from_what_it_stands_on(scheme):
+    """By 4.5 to 1, as WCAG 2's level AA asks: on page and cards, on the diagram's ribbons, on every step of the heat map."""
+    style = (Path(charts.__file__).parent / "report.css").read_text(encoding="utf-8")
+    names = dict(
+        part.split(":", 1) for part in re.findall(r":root\{(.*?)\}", style)[scheme].split(";") if part.startswith("--")
+    )
+    colours = {name: hex_colour(value) for name, value in names.items() if value.startswith("#")}
+    paper, card, ink, muted = (colours[f"--{name}"] for name in ("paper", "card", "ink", "muted"))
+    pairs = [(colours[f"--{text}"], on) for text in ("ink", "muted", "accent", "alarm") for on in (paper, card)]
+    pairs += [(text, over(colours[f"--{name}-ribbon"], paper)) for name in ("kept", "lost") for text in (ink, muted)]
+    heat = np.array(names["--heat"].split(), float) / 255
+    for step, alpha, inverse in re.findall(r"\.h(\d)\{background:rgb\(var\(--heat\)/?([.\d]*)\)(;color:var\(--card\))?", style):
+        pairs.append((card if inverse else ink, over(np.append(heat, float(alpha or 1)), paper)))
+        assert step in "123456789"
+    assert len(pairs) == 8 + 4 + 9
+    assert [pair for pair in pairs if contrast(*pair) < 4.5] == []
+
+
+def hex_colour(text):
+    """#rgb, #rrggbb or #rrggbbaa -> (3,) or (4,) float64, 0 to 1."""
+    digits = text[1:] if len(text) > 4 else "".join(2 * digit for digit in text[1:])
+    return np.array(list(bytes.fromhex(digits))) / 255
+
+
+def over(colour, on):
+    return colour[3] * colour[:3] + (1 - colour[3]) * on
+
+
+def contrast(a, b):
+    """WCAG 2.2, "contrast ratio" and "relative luminance"."""
+    linear = [np.where(one <= 0.04045, one / 12.92, ((one + 0.055) / 1.055) ** 2.4) for one in (a, b)]
+    low, high = sorted(float(one @ [0.2126, 0.7152, 0.0722]) for one in linear)
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_its_size_does_not_grow_with_the_rows_and_an_odd_shard_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(charts, "_POINTS", 20)
     sizes = []
-    for chunks in (210, 250):  # beyond 200, a chart shows no more of them
-        make_tables(tmp_path / f"{chunks}", chunks, 9, odd=7, instances=False)
+    for chunks in (30, 60):
+        make_tables(tmp_path / f"{chunks}", chunks, 3 * chunks, odd=7, instances=False)
         page = report(tmp_path / f"{chunks}", "--samples", "0")
         sizes.append(len(page.html))
         worst = page.numbers["outliers"][0]
         assert (worst["chunk"], worst["measure"]) == (7, "min_mask_score") and worst["z"] < -3.5
         assert "000007" in page.text["shards"]
-    assert sizes[1] < min(1.05 * sizes[0], 600_000)
+    assert sizes[1] < min(1.05 * sizes[0], 400_000)
 
 
 @pytest.mark.parametrize("kinds", [["s"], ["r"], ["ss", "ss"]])
@@ -239,6 +279,19 @@ def test_a_broken_shard_costs_its_pictures_only(out):
     assert page.text["samples"].count("No pictures:") == 1 and "000000.tar" in page.text["samples"]
     assert sum(picture["alt"].startswith("Frame 1") for picture in page.all("img")) == 2
     assert "A dog chases a red ball across the meadow" in page.text["samples"].partition("No pictures:")[0]
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_whatever_became_of_a_shard_there_is_a_card_for_each_sample(out, seed):
+    from materia.report.page.pictures import sample_cards
+
+    shard, rng = out / "shards" / "000002.tar", np.random.default_rng(seed)
+    data = np.frombuffer(shard.read_bytes(), np.uint8).copy()
+    data[rng.integers(0, len(data), 60)] = rng.integers(0, 256, 60)
+    shard.write_bytes(data.tobytes())
+    cards = sample_cards(str(out), 9, 0, None)
+    assert [card.key for card in cards] == ["clip-0000", "clip-0004", "clip-0005"]
+    assert all(bool(card.problem) != (len(card.pictures) == 4) for card in cards) and not cards[0].problem
 
 
 def test_models_are_named_with_their_weights_and_settings_by_section(tmp_path):

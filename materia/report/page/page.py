@@ -33,7 +33,7 @@ from materia.report.drawing import PALETTE
 from materia.report.page import charts
 from materia.report.page.flow import flow
 from materia.report.page.models import models, settings
-from materia.report.page.pictures import SAMPLES, rejected_cards, sample_cards
+from materia.report.page.pictures import rejected_cards, sample_cards
 
 _REASONS = 40
 """Reasons that are named; stages of one's own may have any number."""
@@ -59,7 +59,7 @@ class _Word(NamedTuple):
     size: int
 
 
-def write_report(out: str, target: str, *, samples: int = SAMPLES, seed: int = 0, where: str | None = None) -> None:
+def write_report(out: str, target: str, *, samples: int, seed: int, where: str | None) -> None:
     """Write the report of `out` to the file `target`. `samples`: how many are shown, of those that `where` admits.
 
     Raises OutputError for no output or a broken table, FilterError.

@@ -26,7 +26,6 @@ from materia.report.drawing import PALETTE, Colour, Marked, colours_of, pieces
 from materia.report.rejected_card import Job, drawn_picture, found_of
 from materia.report.sample_card import drawn_background, drawn_frame, facts_of, marked_words, replaced
 
-SAMPLES = 12
 REASONS, PER_REASON = 10, 3
 """The most frequent reasons, and rows of each, that are shown."""
 _DRAWN, _SHOWN = (640, 480), (480, 360)
@@ -154,7 +153,7 @@ def _sample_card(sample: StoredSample, colours: Mapping[str, Colour]) -> Card:
         document = sample.document
         caption = _pieces(document.caption, marked_words(document, colours))
         return Card(sample.key, caption, facts_of(document)[1:], _pictures(sample, colours), _crops(sample, colours))
-    except OutputError as error:
+    except ValueError as error:  # OutputError, or what a stranger's KEY.json does not fit together to
         caption = _pieces(str(sample.dataset.index["caption"][sample.number]), []) if _has_captions(sample.dataset) else []
         return Card(sample.key, caption, [], problem=str(error))
 
