@@ -156,6 +156,14 @@ def test_page_of_the_data_set_is_followed_after_the_readme(after_readme):
 
 
 @pytest.mark.slow
+def test_page_of_looking_is_followed_after_the_readme(after_readme):
+    pytest.importorskip("vl_convert", reason="the extra `report` is not installed")
+    follow("docs/looking.md", after_readme)
+    report, people = ((after_readme / "demo" / name).read_text(encoding="utf-8") for name in ("report.html", "people.html"))
+    assert "photo_astronaut" in report and people.count('<article class="card sample">') >= 1
+
+
+@pytest.mark.slow
 def test_page_of_training_is_followed_after_the_readme(after_readme):
     follow("docs/training.md", after_readme)
     losses = [json.loads(line)["loss"] for line in (after_readme / "demo" / "cached" / "steps.jsonl").read_text().splitlines()]
@@ -167,7 +175,7 @@ def test_every_fence_of_shell_runs_or_says_why_not():
     for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
         said = re.findall(r"```(?:sh|bash|console|shell) *([^\n]*)\n", page.read_text(encoding="utf-8"))
         assert set(said) <= {"", *ELSEWHERE}, page
-        if page.name not in ("README.md", "data.md", "training.md", "backends.md"):
+        if page.name not in ("README.md", "data.md", "looking.md", "training.md", "backends.md"):
             assert not commands(page), page
 
 

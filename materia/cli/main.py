@@ -14,6 +14,7 @@ import click
 
 from materia.cli import training
 from materia.cli.layers import layers
+from materia.cli.report import report
 from materia.cli.shared import PIPED_COLUMNS, Group, config_option, guarded, json_option, out_argument, print_table, set_option
 from materia.cli.sheet import sheet
 
@@ -28,6 +29,7 @@ Examples:
   materia run --config configs/local.yaml --input clips.jsonl --output out/
   materia stats out/
   materia sheet out/ --output sheet.png
+  materia report out/ -o report.html
   materia validate out/
   materia train --config configs/train/tiny.yaml --shards out/ --output runs/a
 """
@@ -125,12 +127,12 @@ def validate(out: str, as_json: bool) -> None:
     from materia.dataset.findings import render
     from materia.dataset.validate import validate
 
-    report = guarded(lambda: validate(out))
+    findings = guarded(lambda: validate(out))
     if as_json:
-        click.echo(msgspec.json.encode(report).decode())
+        click.echo(msgspec.json.encode(findings).decode())
     else:
-        render(report, Console())
-    sys.exit(0 if report.ok else 3)
+        render(findings, Console())
+    sys.exit(0 if findings.ok else 3)
 
 
 @main.command()
@@ -241,6 +243,7 @@ def _load(path: str, overrides: tuple[str, ...]) -> Config:
 for command in (
     sheet,
     layers,
+    report,
     training.precompute,
     training.train,
     training.sample,

@@ -29,6 +29,7 @@ from materia.dataset.layout import (
     address_of,
     commits,
     index_sha256,
+    read_commit,
     relative_path,
     require_output,
 )
@@ -71,17 +72,19 @@ class Dataset:
 
     `index`: their rows of the index (materia/dataset/schema.py), with the columns that all of its files have.
     `source_sha256`: of the index files. `chosen_by_layers`: whether a filter asked a layer (materia/dataset/layers.py), which
-    may be another one tomorrow. `at_most`: of the first so many samples; the tables behind them are not read. Raises
-    OutputError for an output that cannot be read or of which nothing is left, FilterError for an expression that is not
-    understood (materia/dataset/filters.py).
+    may be another one tomorrow. `at_most`: of the first so many samples; the tables behind them are not read. `chunks`: of these
+    only; no other tables are read. Raises OutputError for an output that cannot be read or of which nothing is left, FilterError
+    for an expression that is not understood (materia/dataset/filters.py).
     """
 
     chosen_by_layers = False
 
-    def __init__(self, out: str, where: str | None = None, at_most: int | None = None) -> None:
+    def __init__(
+        self, out: str, where: str | None = None, at_most: int | None = None, chunks: Iterable[int] | None = None
+    ) -> None:
         require_output(out)
         tables, rows, read = [], 0, []
-        for commit in commits(out):
+        for commit in commits(out) if chunks is None else (read_commit(out, chunk) for chunk in sorted(set(chunks))):
             if at_most is not None and rows >= at_most:
                 break
             tables.append(read_table(out, commit, "index", verify=True))

@@ -103,7 +103,7 @@ def caption_image(caption: str, marked: Iterable[Marked], facts: Iterable[str], 
     image = Image.new("RGB", (INNER, 12 * line_height), CARD)
     draw = ImageDraw.Draw(image)
     x = y = 0
-    for text, word in _pieces(caption, marked):
+    for text, word in pieces(caption, marked):
         for token in _tokens(text):
             length = int(draw.textlength(token, font))
             if x and x + length > INNER:
@@ -133,15 +133,15 @@ def _mark(draw: ImageDraw.ImageDraw, box: tuple[int, int, int, int], colour: Col
         draw.line((x0, y1 - 5 * SCALE, x1, y1 - 5 * SCALE), _UNMASKED_WORD, SCALE)
 
 
-def _pieces(caption: str, marked: Iterable[Marked]) -> list[tuple[str, Marked | None]]:
+def pieces(caption: str, marked: Iterable[Marked]) -> list[tuple[str, Marked | None]]:
     """The caption in pieces: what is marked, how, and what is not; of words that overlap the first counts."""
-    pieces: list[tuple[str, Marked | None]] = []
+    found: list[tuple[str, Marked | None]] = []
     at = 0
     for word in sorted(marked, key=lambda word: (word.start, word.end)):
         if at <= word.start < word.end:
-            pieces += [(caption[at : word.start], None), (caption[word.start : word.end], word)]
+            found += [(caption[at : word.start], None), (caption[word.start : word.end], word)]
             at = word.end
-    return [*pieces, (caption[at:], None)]
+    return [*found, (caption[at:], None)]
 
 
 def _tokens(text: str) -> list[str]:

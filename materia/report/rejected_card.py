@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from materia.base.terminal import printable
 from materia.dataset.layout import DatasetInfo, read_info
-from materia.report.clip_frames import Answer, Picture, Request, clip_frames
+from materia.report.clip_frames import TIMEOUT_S, Answer, Picture, Request, clip_frames
 from materia.report.drawing import Box, Colour, Marked, annotated, blank, caption_image, card, scaled, size_beside, titled
 from pipeline.engine.spool import plan_folder
 from pipeline.plan import Plan, open_plan
@@ -56,7 +56,7 @@ class Job:
         if self._plan is None and not self._problem:
             self._problem = f"{out} does not say where its clips lie: it has no _run/plan"
 
-    def look(self, row: Mapping[str, Any]) -> Answer:
+    def look(self, row: Mapping[str, Any], timeout_s: float = TIMEOUT_S) -> Answer:
         """Pictures of a rejected row's clip at the shares of its frames of record, or why there are none."""
         if not row["uri"]:
             return Answer(problem="the row names no video")
@@ -67,7 +67,7 @@ class Job:
         found = resolve(clip, self._plan.root, self._source)
         if isinstance(found, Rejection):
             return Answer(problem=found.message)
-        return clip_frames(Request(found.address, found.start_s, found.end_s, self._percents(), _LIMIT_S))
+        return clip_frames(Request(found.address, found.start_s, found.end_s, self._percents(), _LIMIT_S), timeout_s)
 
     def _percents(self) -> list[int]:
         percents = self._frames.get("percents")
@@ -115,6 +115,13 @@ def rejected_card(
 
 def _picture(picture: Picture, number: int, boxes: list[FoundBox], colours: Mapping[str, Colour]) -> Image.Image:
     size = size_beside(picture.width / picture.height, _COLUMNS)
+    return titled(drawn_picture(picture, number, size, boxes, colours), f"{picture.percent} %  ·  {picture.time_s:.1f} s")
+
+
+def drawn_picture(
+    picture: Picture, number: int, size: tuple[int, int], boxes: list[FoundBox], colours: Mapping[str, Colour]
+) -> Image.Image:
+    """Frame `number` (0 to 2) of a rejected clip at `size` (width, height), px, under the boxes that were chosen in it."""
     image = Image.open(io.BytesIO(picture.jpeg)).convert("RGB").resize(size, Image.Resampling.LANCZOS)
     scale = size[0] / picture.width
     shown = [
@@ -122,4 +129,4 @@ def _picture(picture: Picture, number: int, boxes: list[FoundBox], colours: Mapp
         for box in boxes
         if box.frame == number and box.chosen
     ]
-    return titled(annotated(image, shown), f"{picture.percent} %  ·  {picture.time_s:.1f} s")
+    return annotated(image, shown)

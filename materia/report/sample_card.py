@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
 from materia.base.terminal import printable
-from materia.dataset.documents import Document, InstanceDocument
+from materia.dataset.documents import BackgroundDocument, Document, InstanceDocument
 from materia.dataset.masks import decode_rle
 from materia.dataset.reader import StoredSample
 from materia.report.drawing import (
@@ -55,12 +55,16 @@ def sample_card(sample: StoredSample, colours: Mapping[str, Colour], facts: Sequ
 
 
 def _caption(document: Document, colours: Mapping[str, Colour], facts: Sequence[str]) -> Image.Image:
-    marked = [
+    return caption_image(document.caption, marked_words(document, colours), [*facts_of(document), *facts])
+
+
+def marked_words(document: Document, colours: Mapping[str, Colour]) -> list[Marked]:
+    """Where the entity words stand in the caption; those of the background, and those without a mask, have no colour."""
+    return [
         Marked(*span, None if entity.category == "background" else colours.get(entity.word.casefold()))
         for entity in document.entities
         for span in entity.spans
     ]
-    return caption_image(document.caption, marked, [*facts_of(document), *facts])
 
 
 def facts_of(document: Document) -> list[str]:
@@ -74,31 +78,42 @@ def facts_of(document: Document) -> list[str]:
 
 def _pictures(sample: StoredSample, colours: Mapping[str, Colour]) -> list[Image.Image]:
     """Three frames and the background, equally large, each with a line of text below."""
-    document = sample.document
-    frames = [Image.fromarray(frame) for frame in sample.frames]
-    size = size_beside(frames[0].width / frames[0].height)
-    pictures = []
-    for index, (frame, about) in enumerate(zip(frames, document.frames, strict=True)):
-        shown = [pair for pair in zip(document.instances, sample.masks, strict=True) if pair[0].frame == index]
-        dropped = _dropped(document, index, size[0] / frame.width, size)
-        drawn = _with_masks(_with_candidates(frame, document, index, size), frame.width, shown, colours, dropped)
-        pictures.append(titled(drawn, f"{about.percent} %  ·  {about.time_s:.1f} s"))
-    return [*pictures, _background(sample, size)]
-
-
-def _background(sample: StoredSample, size: tuple[int, int]) -> Image.Image:
-    """The clean background at `size`; what was borrowed from other frames has a thin outline, what was invented none."""
     about = sample.document.background
+    height, width = sample.frames.shape[1:3]
+    size = size_beside(width / height)
+    frames = [
+        titled(drawn_frame(sample, index, size, colours), f"{frame.percent} %  ·  {frame.time_s:.1f} s")
+        for index, frame in enumerate(sample.document.frames)
+    ]
+    title = f"{printable(about.word or 'background', 30)}  ·  {replaced(about)}"
+    return [*frames, titled(drawn_background(sample, size), title)]
+
+
+def drawn_frame(sample: StoredSample, index: int, size: tuple[int, int], colours: Mapping[str, Colour]) -> Image.Image:
+    """Frame `index` (0 to 2) at `size` (width, height), px, under its masks, boxes and labels. Raises OutputError."""
+    document, frame = sample.document, Image.fromarray(sample.frames[index])
+    shown = [pair for pair in zip(document.instances, sample.masks, strict=True) if pair[0].frame == index]
+    dropped = _dropped(document, index, size[0] / frame.width, size)
+    return _with_masks(_with_candidates(frame, document, index, size), frame.width, shown, colours, dropped)
+
+
+def drawn_background(sample: StoredSample, size: tuple[int, int]) -> Image.Image:
+    """The clean background at `size` (width, height), px; what was borrowed from other frames has a thin outline, what was
+    invented none. Raises OutputError.
+    """
     image = Image.fromarray(sample.background).resize(size, Image.Resampling.LANCZOS)
-    title = f"{printable(about.word or 'background', 30)}  ·  {100 * about.masked_share:.0f} % replaced"
-    if about.borrowed_share:
-        title += f", {100 * about.borrowed_share:.0f} % of it borrowed"
-    rle = about.borrowed_rle
+    rle = sample.document.background.borrowed_rle
     borrowed = decode_rle(rle.counts, rle.size) if rle is not None and rle.size == sample.background.shape[:2] else None
     if borrowed is not None:
         edge = np.asarray(Image.fromarray(borrowed).convert("L").resize(size, Image.Resampling.BILINEAR).filter(_EDGE))
         image.paste(_BORROWED, (0, 0), Image.fromarray(np.where(edge > 64, np.uint8(200), np.uint8(0))))
-    return titled(image, title)
+    return image
+
+
+def replaced(about: BackgroundDocument) -> str:
+    """How much of a background was replaced, and how much of that borrowed, in words."""
+    borrowed = f", {100 * about.borrowed_share:.0f} % of it borrowed" if about.borrowed_share else ""
+    return f"{100 * about.masked_share:.0f} % replaced{borrowed}"
 
 
 def _with_candidates(frame: Image.Image, document: Document, index: int, size: tuple[int, int]) -> Image.Image:
