@@ -2,8 +2,11 @@
 
 import os
 
+import hypothesis
 import pytest
 
+hypothesis.settings.register_profile("no deadline", deadline=None)  # a busy machine is no fault, and a first example imports
+hypothesis.settings.load_profile("no deadline")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # other processes run tests on the other cores; before torch is imported
 
 

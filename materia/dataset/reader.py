@@ -72,9 +72,9 @@ class Dataset:
 
     `index`: their rows of the index (materia/dataset/schema.py), with the columns that all of its files have.
     `source_sha256`: of the index files. `chosen_by_layers`: whether a filter asked a layer (materia/dataset/layers.py), which
-    may be another one tomorrow. `at_most`: of the first so many samples; the tables behind them are not read. `chunks`: of these
-    only; no other tables are read. Raises OutputError for an output that cannot be read or of which nothing is left, FilterError
-    for an expression that is not understood (materia/dataset/filters.py).
+    may be another one tomorrow. `at_most`: of the first so many samples, `chunks`: of these only; the tables of others are not
+    read. Raises OutputError for an output that cannot be read or of which nothing is left, FilterError for an expression that
+    is not understood (materia/dataset/filters.py).
     """
 
     chosen_by_layers = False
