@@ -20,8 +20,8 @@ from stages.records import Frame, Instance, Row, Sample, StageName
 from stages.settings import FacesSettings
 
 MIRROR_SLACK = 0.05
-"""The mean of a face's scores in the picture and in its mirror image may be so much below faces.min_score: a wrist and a hand
-had 0.1 less, of 58 true faces one. [ours] docs/data-quality.md"""
+"""The mean of a face's scores in the picture and in its mirror image may be so much below faces.min_score. [ours] A wrist
+and a hand had more of it, and one of 58 true faces: docs/data-quality.md."""
 
 
 class Faces:
