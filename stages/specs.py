@@ -113,7 +113,7 @@ STAGES = (
         libraries=_PICTURES,
         revision=2,
     ),
-    StageSpec("faces", "stages.faces:Faces", FacesSettings, model="the face detector", libraries=_PICTURES, revision=3),
+    StageSpec("faces", "stages.faces:Faces", FacesSettings, model="the face detector", libraries=_PICTURES, revision=2),
     StageSpec(
         "background",
         "stages.background:CleanBackground",
