@@ -24,6 +24,7 @@ from stages.backends import (
     Inpainter,
     LanguageModel,
     Masks,
+    PersonVerifier,
     Recogniser,
     Segmenter,
     ShotChanges,
@@ -135,6 +136,17 @@ def recognise(recogniser: FaceRecogniser, name: str, images: list[np.ndarray], b
     return [
         np.array([none if face is None else face for face in found], np.float32).reshape(-1, len(none)) for found in answers
     ]
+
+
+def verify(verifier: PersonVerifier, name: str, images: list[np.ndarray], boxes: list[np.ndarray]) -> list[np.ndarray]:
+    """How surely the N boxes of each image (H, W, 3) uint8 RGB show a person, (N,) float in [0, 1]. Raises BadAnswer."""
+    gave = f"{name}: verify gave "
+    answers = _as_many(verifier.verify(images, boxes), len(images), "images", gave)
+    for found, own in zip(answers, boxes, strict=True):
+        n = len(own)
+        _check_array(found, "scores", np.floating, (n,), f"({n},) float for {plural(n, 'box', 'boxes')}", gave)
+        _check_scores(found, gave)
+    return answers
 
 
 def segment(segmenter: Segmenter, name: str, images: list[np.ndarray], boxes: list[list[Box]]) -> list[Masks]:

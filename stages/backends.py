@@ -42,6 +42,10 @@ BUILTIN: dict[str, dict[str, str]] = {
         "arcface": "stages.link.arcface:ArcFace",
         "none": "stages.link.published:NoFaces",
     },
+    "link.people": {
+        "movenet": "stages.link.movenet:MoveNet",
+        "none": "stages.link.published:NoPeople",
+    },
     "segment": {
         "grabcut": "stages.segment.grabcut:GrabCut",
         "u2netp": "stages.segment.u2netp:U2Netp",
@@ -190,6 +194,15 @@ class FaceRecogniser(Backend, Protocol):
         ...
 
 
+class PersonVerifier(Backend, Protocol):
+    """Tells whether what a detector takes for a person is one."""
+
+    def verify(self, images: list[np.ndarray], boxes: list[np.ndarray]) -> list[np.ndarray]:
+        """Images (H, W, 3) uint8 RGB, boxes (N, 4) float32 of each, N may be 0 -> how surely each shows a person, (N,) float32
+        in [0, 1]."""
+        ...
+
+
 @dataclass(frozen=True)
 class Masks:
     """Masks of one image's K boxes: `masks` (K, H, W) bool; `scores` (K,) float32 in [0, 1], their quality."""
@@ -234,6 +247,7 @@ PROTOCOLS: dict[str, type[Any]] = {
     "localise": Detector,
     "link": Recogniser,
     "link.faces": FaceRecogniser,
+    "link.people": PersonVerifier,
     "segment": Segmenter,
     "faces": FaceDetector,
     "background": Inpainter,

@@ -21,9 +21,10 @@ MIDDLE = 1
 Category = Literal["subject", "object", "background"]
 StageName = str
 """A name in the table of stages (stages/specs.py), or "source"."""
-Dropped = Literal["odd_one", "low_mask_score", "small_mask", "somebody_elses"]
-"""Why a box that was chosen is no reference: its links are below link.min_score, the segmenter is not sure of its mask, the
-mask is too small, or most of what it shows is another instance's."""
+Dropped = Literal["nobody_seen", "odd_one", "low_mask_score", "small_mask", "somebody_elses"]
+"""Why a box that the detector or a link chose is no reference: a second look (link.people) sees no person in it, its links are
+below link.min_score, the segmenter is not sure of its mask, the mask is too small, or most of what it shows is another
+instance's."""
 Flag = Literal["still", "damaged", "portrait", "long", "several_shots", "hdr", "interlaced", "ambiguous_identity"]
 
 

@@ -15,6 +15,8 @@ NO_LINKS = "none"
 """The backend of links that looks for none."""
 NO_FACES = "none"
 """The backend of faces in links that looks at none."""
+NO_PEOPLE = "none"
+"""The backend of people in links that believes the detector."""
 
 
 class BackendChoice(Settings):
@@ -138,12 +140,26 @@ class LinkFacesSettings(BackendChoice):
     backend: str = Field("mobilefacenet", description="what tells people by their faces; none: faces are not looked at")
 
 
+class LinkPeopleSettings(BackendChoice):
+    """What looks again at boxes of people, before they are chosen; it runs on the stage's device."""
+
+    stage: ClassVar[str] = "link.people"
+    backend: str = Field("movenet", description="what says whether a box shows a person; none: the detector is believed")
+    min_score: float = Field(
+        0.4,
+        ge=0,
+        le=1,
+        description="a person's box of which the mean of its score and of the detector's is less is no candidate",
+    )
+
+
 class LinkSettings(BackendSettings):
     """Between boxes and masks: which candidates of the three frames show the same individual."""
 
     stage: ClassVar[str] = "link"
     backend: str = Field("efficientnet", description="what tells individuals by their looks; none: no links, as published")
     faces: LinkFacesSettings = LinkFacesSettings()
+    people: LinkPeopleSettings = LinkPeopleSettings()
     min_score: float = Field(0.3, ge=0, le=1, description="a box that is linked less to its word's others is left out")
     min_object_score: float = Field(
         0.35,

@@ -74,7 +74,11 @@ INDEX = pa.schema(
         ),
         _column("ambiguous_words", _list(pa.string()), "words for which another individual would have been as good"),
         _column("n_dropped", pa.int32(), "chosen boxes that became no reference"),
-        _column("dropped", _list(pa.string()), "why, for each of these: odd_one, low_mask_score, small_mask, somebody_elses"),
+        _column(
+            "dropped",
+            _list(pa.string()),
+            "why, for each of these: nobody_seen, odd_one, low_mask_score, small_mask, somebody_elses",
+        ),
         _column("min_area_share", pa.float64(), "mask area / frame area, over instances, faces left out"),
         _column("max_area_share", pa.float64(), "mask area / frame area, over instances, faces left out"),
         _column("masked_share", pa.float64(), "share of the background picture that was replaced"),

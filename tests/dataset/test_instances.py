@@ -94,7 +94,9 @@ def recorded(draw):
             score=draw(SHARE),
             chosen=draw(st.booleans()),
             carried=draw(st.booleans()),
-            dropped=draw(st.none() | st.sampled_from(["odd_one", "low_mask_score", "small_mask", "somebody_elses"])),
+            dropped=draw(
+                st.none() | st.sampled_from(["nobody_seen", "odd_one", "low_mask_score", "small_mask", "somebody_elses"])
+            ),
         )
         for _ in range(draw(st.integers(0, 4)))
     ]

@@ -15,6 +15,7 @@ from stages.backends import (
     Inpainter,
     LanguageModel,
     Masks,
+    PersonVerifier,
     Recogniser,
     Segmenter,
 )
@@ -31,7 +32,9 @@ def answer(*arguments):
     return given(*arguments) if callable(given) else given
 
 
-class Liar(LanguageModel, CutSearcher, Detector, Recogniser, FaceRecogniser, Segmenter, FaceDetector, Inpainter):
+class Liar(
+    LanguageModel, CutSearcher, Detector, Recogniser, FaceRecogniser, PersonVerifier, Segmenter, FaceDetector, Inpainter
+):
     """Of every kind at once."""
 
     method = "lies"
@@ -52,6 +55,9 @@ class Liar(LanguageModel, CutSearcher, Detector, Recogniser, FaceRecogniser, Seg
         return answer(images, boxes)
 
     def recognise(self, images, boxes):
+        return answer(images, boxes)
+
+    def verify(self, images, boxes):
         return answer(images, boxes)
 
     def segment(self, images, boxes):

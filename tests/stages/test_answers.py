@@ -90,7 +90,15 @@ def link():
 
 
 def link_faces():
-    return LinkInstances(LinkSettings(backend="colours", faces={"backend": LIAR}), LocaliseSettings())
+    return LinkInstances(
+        LinkSettings(backend="colours", faces={"backend": LIAR}, people={"backend": "none"}), LocaliseSettings()
+    )
+
+
+def link_people():
+    return LinkInstances(
+        LinkSettings(backend="colours", faces={"backend": "none"}, people={"backend": LIAR}), LocaliseSettings()
+    )
 
 
 def segmenting():
@@ -202,6 +210,13 @@ A_FACE = [
     ((FACE[::-1].copy(), 0.9), "want x1, y1, x2, y2 with"),
     ((FACE + 1000, 0.9), "clipped to the picture"),
 ]
+VERIFIED = [
+    (each(lambda: None), "None for scores; want a numpy array (0,) float for 0 boxes"),
+    (lambda images, boxes: [np.ones((len(own), 1)) for own in boxes], "scores of shape (0, 1)"),
+    (lambda images, boxes: [np.ones(len(own), int) for own in boxes], "scores of dtype int64"),
+    (lambda images, boxes: [np.full(len(own), NAN) for own in boxes], "the score nan"),
+    (lambda images, boxes: [np.full(len(own), 1.2) for own in boxes], "the score 1.2"),
+]
 TEXTS = [
     (each(lambda: None), "None; want text or an exception"),
     (each(lambda: b"{}"), "a bytes; want text"),
@@ -212,6 +227,7 @@ CASES = [
     *[(watched_by_liar, figure_sample, "background", "localise", "detect", *case) for case in ANY_CALL + DETECTIONS],
     *[(link, boxed_twice, "link", "link", "describe", *case) for case in ANY_CALL + DESCRIPTIONS],
     *[(link_faces, women, "link", "link.faces", "recognise", *case) for case in ANY_CALL + RECOGNISED],
+    *[(link_people, women, "link", "link.people", "verify", *case) for case in ANY_CALL + VERIFIED],
     *[(segmenting, boxed, "segment", "segment", "segment", *case) for case in ANY_CALL + MASKS],
     *[(background, figure_sample, "background", "background", "inpaint", *case) for case in ANY_CALL + PICTURES],
     *[(faces, of_a_woman, "faces", "faces", "detect_face", *case) for case in A_FACE],
@@ -240,6 +256,7 @@ RIGHT = [
     (link_faces, women, in_each_box(None)),
     (link_faces, women, in_each_box(floats([0.6, 0.8]))),
     (link_faces, boxed_twice, in_each_box("of nobody")),
+    (link_people, women, lambda images, boxes: [np.ones(len(own)) for own in boxes]),
     (segmenting, boxed, each(lambda: Masks(ALL, floats([1, 0.5])))),
     (segmenting, boxed, lambda images, boxes: (Masks(ALL, floats([1, 0.5])),) * len(images)),
     (background, figure_sample, each(lambda: PICTURE)),

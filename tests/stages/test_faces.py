@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 from PIL import Image
 from vision import needs_weights, photograph_sample
 
+from stages.backends import FaceDetector
 from stages.faces import Faces, grow
 from stages.faces.blazeface import BlazeFace
+from stages.frames import encode_jpeg
 from stages.images import decode_mask, encode_mask
 from stages.records import Instance, Link
 from stages.settings import FacesSettings
@@ -82,6 +84,40 @@ def test_a_face_is_the_ones_whose_mask_covers_it(faces, linked, parents):
     sample.links = [Link(word="man", score=None, second_best=None)] if linked else []
     [sample] = faces.process([sample])
     assert [instance.parent for instance in sample.instances if instance.is_face] == parents
+
+
+class LeftSided(FaceDetector):
+    """Is surer of a face in the left half of a picture."""
+
+    def detect_face(self, image, box_xyxy_px):
+        right = bool(box_xyxy_px[0] + box_xyxy_px[2] > image.shape[1])
+        return np.array([30, 30, 60, 60], np.float32), RIGHT["score"] if right else 0.8
+
+
+RIGHT = {"score": 0.0}
+
+
+@pytest.mark.parametrize(("mirrored", "linked", "faces"), [(0.62, True, 1), (0.58, True, 0), (0.58, False, 1)])
+def test_a_face_must_be_seen_in_the_mirror_image_too(monkeypatch, mirrored, linked, faces):
+    monkeypatch.setitem(RIGHT, "score", mirrored)
+    stage = Faces(FacesSettings(backend="test_faces:LeftSided"))
+    sample = with_instance("astronaut", "woman", (20.0, 12.0, 170.0, 510.0))
+    sample.links = [Link(word="woman", score=None, second_best=None)] if linked else []
+    [row] = stage.process([sample])
+    assert sum(instance.is_face for instance in row.instances) == faces
+
+
+@needs_weights
+@pytest.mark.parametrize("flipped", [False, True])
+def test_a_true_face_is_found_in_either_image(faces, flipped):
+    sample = with_instance("astronaut", "woman", WOMAN)
+    if flipped:
+        pixels = np.ascontiguousarray(skimage.data.astronaut()[:, ::-1])
+        sample.frames[1].jpeg = encode_jpeg(pixels, 95)
+        sample.instances[0].box_xyxy_px = (512 - WOMAN[2], WOMAN[1], 512 - WOMAN[0], WOMAN[3])
+    sample.links = [Link(word="woman", score=None, second_best=None)]
+    [row] = faces.process([sample])
+    assert len(row.instances) == 2
 
 
 @needs_weights

@@ -176,7 +176,8 @@ def everybody():
 
 
 def by_colours(localise=LocaliseSettings(), **settings):  # noqa: B008
-    return LinkInstances(LinkSettings(**{"backend": "colours", "faces": {"backend": "none"}, **settings}), localise)
+    painted = {"backend": "colours", "faces": {"backend": "none"}, "people": {"backend": "none"}}
+    return LinkInstances(LinkSettings(**{**painted, **settings}), localise)
 
 
 def link(one, **settings):

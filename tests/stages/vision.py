@@ -10,7 +10,7 @@ from materia.base.weights.files import weights_path
 from stages.records import Category, Clip, EntityWord, Frame, Sample
 
 needs_weights = pytest.mark.skipif(
-    not all(weights_path(name).is_file() for name in ("nanodet.onnx", "blazeface.onnx", "mobilefacenet.onnx")),
+    not all(weights_path(name).is_file() for name in ("nanodet.onnx", "blazeface.onnx", "mobilefacenet.onnx", "movenet.onnx")),
     reason="run `make weights` first",
 )
 

@@ -50,6 +50,7 @@ PACKAGED: dict[str, str | None] = {
     "nanodet.onnx": "5f16166e4a33dd0715c77b344ced1137fb7b69c5969206f3430a4e3370fbe6e1",
     "blazeface.onnx": "49286474d846bcf33b2fff67b901d5f275fb86b1d2dacfb1b50e96ca8cd068b6",
     "person_mask.onnx": "da095336f1d7af53711febf076a411e2efd732bcc7cafc07c1bca7f50d85de2f",
+    "movenet.onnx": "85c7ec2a3dc479c085b65420641c45d74914484f3deb94d4a92cfcab06d68b9c",
     "u2netp.onnx": "90af9b96a49618bc588f3ad78ecbb859331c0f2968486334e5b1761f3dfd8c84",
     "mobilefacenet.onnx": "b27c1d086749da27f62cd9f635682c2556aa482c154808f062fec6cd6c1bf059",
     "smollm2-135m-instruct": None,

