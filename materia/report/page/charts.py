@@ -14,7 +14,7 @@ import numpy as np
 import vl_convert
 from markupsafe import Markup, escape
 
-from materia.dataset.stats import Distribution
+from materia.dataset.distributions import Distribution
 
 _WIDTH = 240
 _AXIS = {"domainColor": "var(--line)", "tickColor": "var(--line)", "labelColor": "var(--muted)", "grid": False}

@@ -23,9 +23,10 @@ from markupsafe import Markup
 from materia.base import storage
 from materia.base.terminal import plural, printable
 from materia.dataset import outliers
+from materia.dataset.distributions import Distribution
 from materia.dataset.layout import read_info
 from materia.dataset.outliers import ShardSurvey
-from materia.dataset.stats import INSTANCE_MEASURES, MEASURES, Distribution, Stats, collect
+from materia.dataset.stats import INSTANCE_MEASURES, MEASURES, Stats, collect
 from materia.dataset.survey import survey
 from materia.dataset.together import WordsTogether
 from materia.dataset.why import cure
