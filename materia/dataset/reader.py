@@ -6,6 +6,7 @@ a member lies and where; its bytes are read from there, and nothing of the rest 
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import io
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -75,6 +76,17 @@ def _joined(tables: list[pa.Table]) -> pa.Table:
     return pa.concat_tables([table.select(common) for table in tables] if others else tables)
 
 
+_SWEEP = pa.schema(
+    [
+        ("threshold", pa.float64()),
+        ("kept", pa.int64()),
+        ("lost", pa.int64()),
+        ("just_kept", pa.string()),
+        ("just_lost", pa.string()),
+    ]
+)
+
+
 class Dataset:
     """The samples of an output that a filter admits, in the order of the manifest; `len`, iteration, by number or by key.
 
@@ -105,16 +117,49 @@ class Dataset:
         self.source_sha256 = index_sha256(read)
         self._shards = RangeReader(out, f"run: materia validate {out}")
         self._where = ""
+        self._filters: tuple[str, ...] = ()
         if where is not None:
             self._keep(where)
 
     def where(self, expression: str) -> Dataset:
         """Those of the samples that an expression admits, e.g. `subjects >= 2 and residual < 0.3`."""
-        fewer = object.__new__(Dataset)
-        fewer.out, fewer.index, fewer.source_sha256, fewer._shards = self.out, self.index, self.source_sha256, self._shards
-        fewer._where, fewer.chosen_by_layers = self._where, self.chosen_by_layers
+        fewer = copy.copy(self)
         fewer._keep(expression)
         return fewer
+
+    def audit(self, n: int = 100, seed: int = 0) -> Dataset:
+        """At most `n` of the samples by chance, in random order; of a whole output those that `materia audit -n N --seed SEED`
+        shows. What was marked there is `Dataset.layer("marks")`.
+        """
+        keys = self.index["key"].to_pylist()
+        order = sorted(
+            range(len(keys)), key=lambda number: (hashlib.md5(f"{seed}:{keys[number]}".encode()).digest(), keys[number])
+        )
+        fewer = copy.copy(self)
+        fewer.__dict__.pop("_number_of_key", None)
+        fewer.index = self.index.take(order[:n])
+        fewer._where = f"{self._where} audit {n} {seed}"
+        return fewer
+
+    def sweep(self, of: str) -> pa.Table:
+        """What thresholds of a number would keep of the samples that the filters admit, a row each: `kept` have `threshold` or
+        more, `lost` less; `just_kept` and `just_lost` are keys on either side. `of`: as in `materia stats --sweep`.
+
+        Raises FilterError for what is no number of the samples or of their instances.
+        """
+        from materia.dataset.stats_sweep import sweep
+
+        rows = [
+            {
+                "threshold": one.value,
+                "kept": one.at_least.kept,
+                "lost": one.at_least.lost,
+                "just_kept": one.at_least.just_kept.key if one.at_least.just_kept else None,
+                "just_lost": one.at_least.just_lost.key if one.at_least.just_lost else None,
+            }
+            for one in sweep(self.out, of, self._filters).thresholds
+        ]
+        return pa.Table.from_pylist(rows, _SWEEP)
 
     def admitted(self, expression: str) -> np.ndarray:
         """Which of the samples an expression admits, (N,) bool; of layers, those that it names are read."""
@@ -134,7 +179,9 @@ class Dataset:
                 f"--where {expression!r} admits none of the {plural(len(self.index), 'sample')} of {self.out};"
                 f" materia stats {self.out}"
             )
+        self.__dict__.pop("_number_of_key", None)
         self.index = self.index.filter(pa.array(there))
+        self._filters = (*self._filters, expression)
         self._where = f"({self._where}) and ({expression})" if self._where else expression
         if layer_columns_named(expression):  # whose rows may be others tomorrow
             self._where += f" {hashlib.sha256(np.packbits(there).tobytes()).hexdigest()}"

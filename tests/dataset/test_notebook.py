@@ -102,3 +102,22 @@ def test_a_caption_is_whole_whatever_its_words(tmp_path):
     writer.write_chunk(str(tmp_path / "out"), 0, [sample], provenance=PROVENANCE)
     stored = materia.open_dataset(str(tmp_path / "out"))[0]
     assert stored.document.caption in Page(stored._repr_html_()).text
+
+
+def test_what_a_threshold_keeps_is_what_a_filter_admits(out):
+    dataset = materia.open_dataset(out).where("row > 0")
+    table = dataset.sweep("row")
+    assert table["kept"].to_pylist() == [len(dataset.where(f"row >= {value}")) for value in table["threshold"].to_pylist()]
+    assert set(table["kept"].to_numpy() + table["lost"].to_numpy()) == {len(dataset)}
+    assert dataset[table["just_kept"][-1].as_py()].document.row == table["threshold"][-1].as_py()
+
+
+def test_an_audit_is_drawn_alike_every_time_and_from_all(out):
+    dataset = materia.open_dataset(out)
+    drawn = [[sample.key for sample in dataset.audit(3, seed)] for seed in range(30)]
+    assert [[sample.key for sample in dataset.audit(3, seed)] for seed in range(30)] == drawn
+    assert all(len(set(keys)) == 3 for keys in drawn) and len(set(map(tuple, drawn))) > 20
+    assert {key for keys in drawn for key in keys} == set(dataset.index["key"].to_pylist())
+    assert [sample.key for sample in dataset.audit(99)][:3] == drawn[0]
+    audit = dataset.audit(3)
+    assert audit[drawn[0][2]].number == 2 and audit.sha256 != dataset.sha256
