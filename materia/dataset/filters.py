@@ -58,10 +58,10 @@ class FilterError(UserError):
     """An expression that cannot be understood; the message names the expression, the part and what is known."""
 
 
-def admitted(index: pa.Table, expression: str) -> np.ndarray:
-    """Rows of the index that the expression admits, (N,) bool. Raises FilterError."""
-    condition = arrow_filter(index.schema, expression)
-    column = pyarrow.dataset.dataset(index).scanner(columns={"admitted": condition}).to_table()["admitted"]
+def admitted(table: pa.Table, expression: str, later: Collection[str] = _LATER) -> np.ndarray:
+    """Rows of the index, or of instances, that the expression admits, (N,) bool. Raises FilterError, see `arrow_filter`."""
+    condition = arrow_filter(table.schema, expression, later)
+    column = pyarrow.dataset.dataset(table).scanner(columns={"admitted": condition}, use_threads=False).to_table()["admitted"]
     rows: np.ndarray = column.to_numpy(zero_copy_only=False).astype(bool)
     return rows
 
@@ -93,7 +93,7 @@ def column_values(table: pa.Table, expression: str, option: str, kinds: Collecti
     if operand.field is None or kind not in kinds:
         raise parser.error(tree, f"holds a {kind}, not a {' or '.join(kinds)}")
     value = operand.double if kind == "number" else operand.field
-    return pyarrow.dataset.dataset(table).scanner(columns={"value": value}).to_table()["value"]
+    return pyarrow.dataset.dataset(table).scanner(columns={"value": value}, use_threads=False).to_table()["value"]
 
 
 def columns_named(expression: str, option: str = WHERE) -> set[str]:

@@ -21,7 +21,7 @@ from PIL import Image
 from materia.base import storage
 from materia.base.terminal import plural
 from materia.dataset.documents import Document, decode_document
-from materia.dataset.filters import admitted, arrow_filter, layer_columns_named
+from materia.dataset.filters import admitted, layer_columns_named
 from materia.dataset.layers import JoinedLayers, layer_in_order
 from materia.dataset.layout import (
     Commit,
@@ -201,7 +201,7 @@ class Dataset:
             code = codes.get(relative_path("shards", commit.chunk))
             if code is not None:
                 table = self._instances_of(commit, np.flatnonzero(shards.indices.to_numpy() == code))
-                table = table if where is None else table.filter(arrow_filter(table.schema, where, later=()))
+                table = table if where is None else table.filter(pa.array(admitted(table, where, later=())))
                 tables.append(table if columns is None else table.select(list(columns)))
         return _joined(tables)
 

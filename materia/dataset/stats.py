@@ -158,7 +158,10 @@ def _count(counter: Counter[Any], column: pa.ChunkedArray) -> None:
 
 
 def _count_reasons(reasons: Counter[tuple[str, str]], rejects: pa.Table) -> None:
-    for row in rejects.select(["stage", "reason"]).group_by(["stage", "reason"]).aggregate([([], "count_all")]).to_pylist():
+    counted = (
+        rejects.select(["stage", "reason"]).group_by(["stage", "reason"], use_threads=False).aggregate([([], "count_all")])
+    )
+    for row in counted.to_pylist():
         reasons[row["stage"], row["reason"]] += row["count_all"]
 
 

@@ -141,9 +141,14 @@ def test_a_short_command_leaves_no_thread_of_arrow_at_work_when_it_ends(out: str
 import sys, psutil
 from materia.dataset.stats import collect
 from materia.dataset.reader import Dataset
+from materia.dataset.stats_groups import collect_groups
+from materia.dataset.stats_sweep import sweep
 before = psutil.Process().num_threads()
 collect(sys.argv[1])
-Dataset(sys.argv[1])
+collect(sys.argv[1], ["row > 0"])
+collect_groups(sys.argv[1], "source_id")
+sweep(sys.argv[1], "min_mask_score", ["row > 0"])
+Dataset(sys.argv[1], where="row > 0").instances("mask_score > 0")
 print(psutil.Process().num_threads() - before)
 """
     done = subprocess.run([sys.executable, "-c", script, out], capture_output=True, text=True, check=True)
