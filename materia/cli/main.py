@@ -15,6 +15,7 @@ import click
 from materia.cli import training
 from materia.cli.shared import PIPED_COLUMNS, Group, config_option, guarded, json_option, out_argument, print_table, set_option
 from materia.cli.sheet import sheet
+from materia.cli.view import audit, view
 
 if TYPE_CHECKING:
     from materia.base.weights.pull import Model, Wanted
@@ -27,6 +28,7 @@ Examples:
   materia run --config configs/local.yaml --input clips.jsonl --output out/
   materia stats out/
   materia sheet out/ --output sheet.png
+  materia view out/
   materia validate out/
   materia train --config configs/train/tiny.yaml --shards out/ --output runs/a
 """
@@ -237,5 +239,5 @@ def _load(path: str, overrides: tuple[str, ...]) -> Config:
     return guarded(lambda: load_config(path, overrides))
 
 
-for command in (sheet, training.precompute, training.train, training.sample, training.evaluate, training.train_autoencoder):
+for command in (sheet, view, audit, training.precompute, training.train, training.sample, training.evaluate, training.train_autoencoder):
     main.add_command(command)

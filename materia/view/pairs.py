@@ -1,0 +1,80 @@
+"""Two outputs side by side: their samples by key, those that differ most first.
+
+In: the tables `samples` and `samples2`, `rejects` and `rejects2`. Out: the table `pairs`: `key`, `n1` and `n2` (null where a side
+has no such sample), why a side has none if it says so, and `difference`: of numbers as shares of the column's range, one for
+other words, infinite for a sample of one side only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from materia.view.database import Database, quoted
+
+_NOT_COMPARED = {"bytes"}
+
+
+def build(database: Database, columns: Sequence[str]) -> None:
+    """Make the table of pairs; `columns`: of numbers, in both outputs or one."""
+    there = _columns(database, "samples") & _columns(database, "samples2")
+    compared = [name for name in columns if name in there and name not in _NOT_COMPARED]
+    parts = ["0"]
+    for name in compared:
+        a, b = f"a.{quoted(name)}::DOUBLE", f"b.{quoted(name)}::DOUBLE"
+        low, high = database.rows(f"SELECT min(x), max(x) FROM (SELECT {quoted(name)}::DOUBLE AS x FROM samples UNION ALL SELECT {quoted(name)}::DOUBLE FROM samples2)")[0]
+        span = (high - low) if low is not None and high > low else 1.0
+        parts.append(f"CASE WHEN {a} IS NULL AND {b} IS NULL THEN 0 WHEN {a} IS NULL OR {b} IS NULL THEN 1 ELSE abs({a} - {b}) / {span!r} END")
+    words = [f"(a.{kind}_words IS DISTINCT FROM b.{kind}_words)::INT" for kind in ("subject", "object", "background")]
+    difference = f"CASE WHEN a.n IS NULL OR b.n IS NULL THEN 'inf'::DOUBLE ELSE {' + '.join([*parts, *words])} END"
+    reason = "any_value(stage || ': ' || reason)"
+    sql = (
+        "CREATE OR REPLACE TABLE pairs AS WITH r1 AS (SELECT key, {reason} AS why FROM rejects WHERE key IS NOT NULL GROUP BY key),"
+        " r2 AS (SELECT key, {reason} AS why FROM rejects2 WHERE key IS NOT NULL GROUP BY key)"
+        f" SELECT coalesce(a.key, b.key) AS key, a.n AS n1, b.n AS n2, r1.why AS why1, r2.why AS why2, {difference} AS difference"
+        " FROM samples a FULL JOIN samples2 b ON a.key = b.key LEFT JOIN r1 ON a.n IS NULL AND r1.key = b.key"
+        " LEFT JOIN r2 ON b.n IS NULL AND r2.key = a.key ORDER BY difference DESC, key"
+    ).replace("{reason}", reason)
+    with database.cursor() as cursor:
+        cursor.execute(sql)
+
+
+_ONLY = {
+    "different": "difference > 0",
+    "first": "n2 IS NULL",
+    "second": "n1 IS NULL",
+    "both": "n1 IS NOT NULL AND n2 IS NOT NULL",
+    "all": "true",
+}
+
+
+def page(database: Database, only: str, offset: int, limit: int) -> dict[str, Any]:
+    """Pairs of a kind (`different`, `first`: only the first has it, `second`, `both`, `all`), differences first."""
+    condition = _ONLY.get(only, _ONLY["all"])
+    rows = database.rows(f"SELECT key, n1, n2, why1, why2, difference FROM pairs WHERE {condition} ORDER BY rowid LIMIT ? OFFSET ?", [limit, offset])
+    names = ("key", "n1", "n2", "why1", "why2", "difference")
+    counts = database.rows("SELECT " + ", ".join(f"count(*) FILTER (WHERE {part})" for part in _ONLY.values()) + " FROM pairs")[0]
+    found = []
+    for row in rows:
+        pair = dict(zip(names, row, strict=True))
+        pair["changed"] = changed(database, pair["n1"], pair["n2"]) if pair["n1"] is not None and pair["n2"] is not None else []
+        found.append(pair)
+    return {"rows": found, "total": dict(zip(_ONLY, counts, strict=True))[only if only in _ONLY else "all"], "counts": dict(zip(_ONLY, counts, strict=True))}
+
+
+def changed(database: Database, n1: int, n2: int) -> list[dict[str, Any]]:
+    """What differs between two samples: column, before, after."""
+    one, two = (_row(database, table, n) for table, n in (("samples", n1), ("samples2", n2)))
+    skipped = {"n", "row", "key"}
+    return [{"column": name, "first": one[name], "second": two[name]} for name in one if name in two and name not in skipped and one[name] != two[name]]
+
+
+def _row(database: Database, table: str, n: int) -> dict[str, Any]:
+    with database.cursor() as cursor:
+        cursor.execute(f"SELECT * FROM {table} WHERE n = ?", [n])
+        values = cursor.fetchone()
+        return dict(zip([column[0] for column in cursor.description or []], values or (), strict=False))
+
+
+def _columns(database: Database, table: str) -> set[str]:
+    return {row[0] for row in database.rows("SELECT column_name FROM duckdb_columns() WHERE table_name = ?", [table])}
