@@ -146,7 +146,8 @@ def test_readmes_storage_section_is_a_configuration(tmp_path):
 @pytest.mark.slow
 def test_page_of_the_data_set_is_followed_after_the_readme(after_readme):
     follow("docs/data.md", after_readme)
-    questions, energon = blocks(ROOT / "docs" / "data.md", "python")
+    layer, questions, energon = blocks(ROOT / "docs" / "data.md", "python")
+    assert "['key', 'width_share']" in run([sys.executable, "-c", layer], after_readme)
     answers = run([sys.executable, "-c", questions], after_readme)
     assert "man_in_car" in answers and "key_count" in answers and answers.rstrip().endswith(", 4)")
     said = run([sys.executable, "-c", energon], after_readme)

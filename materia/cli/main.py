@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from materia.cli import training
+from materia.cli.layers import layers
 from materia.cli.shared import PIPED_COLUMNS, Group, config_option, guarded, json_option, out_argument, print_table, set_option
 from materia.cli.sheet import sheet
 from materia.cli.view import audit, view
@@ -239,5 +240,15 @@ def _load(path: str, overrides: tuple[str, ...]) -> Config:
     return guarded(lambda: load_config(path, overrides))
 
 
-for command in (sheet, view, audit, training.precompute, training.train, training.sample, training.evaluate, training.train_autoencoder):
+for command in (
+    sheet,
+    view,
+    audit,
+    layers,
+    training.precompute,
+    training.train,
+    training.sample,
+    training.evaluate,
+    training.train_autoencoder,
+):
     main.add_command(command)

@@ -2,9 +2,10 @@
 
 In: an expression in Python's notation of comparisons, and the schema of the index or of the instances. Out: a pyarrow
 expression, for any dataset or table with these columns. The text is parsed, never run: columns, constants, + - * /,
-comparisons, `in`, and, or, not - nothing else. The user's own columns are `extra.NAME` or `extra["any name"]`. A comparison
-with a value that is missing, or that a division by zero has left without a value, is false. Numbers are calculated with as
-doubles.
+comparisons, `in`, `is null`, `is not null`, and, or, not - nothing else. The user's own columns are `extra.NAME` or
+`extra["any name"]`, those of a layer (layers.py, which joins them to the table) `LAYER.NAME`. A comparison with a value that is
+missing, or that a division by zero has left without a value, is false. Numbers are calculated with as doubles; a time is
+compared with a text, ISO 8601.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ import ast
 import difflib
 import keyword
 import operator
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from datetime import UTC, datetime
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -67,7 +69,40 @@ def arrow_filter(schema: pa.Schema, expression: str, later: Collection[str] = _L
 
     `later`: columns that a table with this schema may lack because an earlier version wrote it; an error tells so.
     """
-    too_long = FilterError(f"--where {expression[:100]!r}... is too long; for many values write: key in ('a', 'b')")
+    tree = _parsed(expression)
+    try:
+        return _Filter(schema, expression, later).condition(tree)
+    except RecursionError:
+        raise _too_long(expression) from None
+
+
+def columns_named(expression: str) -> set[str]:
+    """Columns of the table that an expression names, there or not: `key`, `extra`, `LAYER.NAME`. Raises FilterError."""
+    return {name for name, _ in _columns(_parsed(expression))}
+
+
+def layer_columns_named(expression: str) -> dict[str, list[str]]:
+    """Layer -> its columns that an expression names, neither necessarily there. Raises FilterError."""
+    found: dict[str, list[str]] = {}
+    for _, node in _columns(_parsed(expression)):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id != "extra":
+            columns = found.setdefault(node.value.id, [])
+            columns += [] if node.attr in columns else [node.attr]
+    return found
+
+
+def _columns(tree: ast.expr) -> Iterator[tuple[str, ast.expr]]:
+    """(column of the table, node) of all names in an expression."""
+    of_others = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    for node in ast.walk(tree):
+        match node:
+            case ast.Attribute(value=ast.Name(id=name), attr=column):
+                yield (name if name == "extra" else f"{name}.{column}"), node
+            case ast.Name(id=name) if id(node) not in of_others and name != "null":
+                yield ALIASES.get(name, name), node
+
+
+def _parsed(expression: str) -> ast.expr:
     try:
         tree = ast.parse(expression.strip(), mode="eval").body
     except (SyntaxError, ValueError):
@@ -75,21 +110,23 @@ def arrow_filter(schema: pa.Schema, expression: str, later: Collection[str] = _L
         like = "subjects >= 2 and residual < 0.3"
         raise FilterError(f"--where {expression!r} is no expression like: {like}{advice}") from None
     except (RecursionError, MemoryError):
-        raise too_long from None
+        raise _too_long(expression) from None
     if sum(isinstance(node, ast.Compare | ast.BoolOp | ast.BinOp | ast.UnaryOp) for node in ast.walk(tree)) > MAX_PARTS:
-        raise too_long
-    try:
-        return _Filter(schema, expression, later).condition(tree)
-    except RecursionError:
-        raise too_long from None
+        raise _too_long(expression)
+    return tree
 
 
-Kind = Literal["number", "text", "truth", "list of numbers", "list of texts"]
+def _too_long(expression: str) -> FilterError:
+    return FilterError(f"--where {expression[:100]!r}... is too long; for many values write: key in ('a', 'b')")
+
+
+Kind = Literal["number", "text", "truth", "time", "list of numbers", "list of texts"]
 _KINDS: tuple[tuple[Callable[[pa.DataType], bool], Kind, Kind | None], ...] = (
     (pa.types.is_integer, "number", "list of numbers"),
     (pa.types.is_floating, "number", "list of numbers"),
     (pa.types.is_string, "text", "list of texts"),
     (pa.types.is_boolean, "truth", None),
+    (pa.types.is_timestamp, "time", None),
 )
 """Arrow's type -> what it holds alone, and in a list."""
 
@@ -140,7 +177,12 @@ class _Filter:
 
     def compare(self, left: ast.expr, op: ast.cmpop, right: ast.expr) -> pc.Expression:
         """One comparison; values of kinds that cannot be compared are an error."""
+        if isinstance(op, ast.Is | ast.IsNot):
+            missing = self.missing(left, right)
+            return missing if isinstance(op, ast.Is) else ~missing
         a, b = self.operand(left), self.operand(right)
+        if (a.kind == "time") != (b.kind == "time"):
+            a, b = self.time(a, left), self.time(b, right)
         if isinstance(op, ast.In | ast.NotIn):
             found = self.contained(a, b, left, right)
             here = pc.coalesce(found, pc.scalar(False))
@@ -152,6 +194,28 @@ class _Filter:
         as_doubles = a.kind == "number" and not (a.whole and b.whole)
         sides = (a.double, b.double) if as_doubles else (a.arrow, b.arrow)
         return pc.coalesce(_COMPARE[type(op)](*sides), pc.scalar(False))
+
+    def missing(self, asked: ast.expr, null: ast.expr) -> pc.Expression:
+        """Whether a column of any type, or what is calculated of them, has no value; `null` must be written null or None."""
+        if ast.unparse(null) not in ("null", "None"):
+            raise self.error(null, "is not what may follow `is`; write: COLUMN is null, or: COLUMN is not null")
+        if (column := self.column_of(asked)) is not None:
+            return column[0].is_null()
+        if (operand := self.operand(asked)).field is None:
+            raise self.error(asked, "is no column that could be null")
+        return operand.field.is_null()
+
+    def time(self, operand: _Operand, node: ast.expr) -> _Operand:
+        """A time: that of a column, or a text that says one; without a zone it is UTC."""
+        if operand.kind == "text" and operand.field is None:
+            try:
+                time = datetime.fromisoformat(operand.value)
+            except ValueError:
+                raise self.error(
+                    node, "is no time as ISO 8601 writes it, e.g. '2026-01-31' or '2026-01-31T12:00:00Z'"
+                ) from None
+            return _Operand("time", None, time if time.tzinfo else time.replace(tzinfo=UTC))
+        return operand
 
     def contained(self, item: _Operand, container: _Operand, left: ast.expr, right: ast.expr) -> pc.Expression:
         """Whether an item is in a list, or a text in a text; one of the two is made of columns, the other a constant."""
@@ -179,13 +243,11 @@ class _Filter:
 
     def operand(self, node: ast.expr) -> _Operand:
         """A column, a constant, or what is calculated of them."""
+        if (column := self.column_of(node)) is not None:
+            return self.operand_of(node, *column)
         match node:
-            case ast.Name(id=name):
-                return self.column(node, name)
-            case ast.Attribute(value=ast.Name(id="extra"), attr=name):
-                return self.extra_column(node, name)
-            case ast.Subscript(value=ast.Name(id="extra"), slice=ast.Constant(value=str() as name)):
-                return self.extra_column(node, name)
+            case ast.Name(id="null") | ast.Constant(value=None):
+                raise self.error(node, "is not compared; write: COLUMN is null, or: COLUMN is not null")
             case ast.Constant(value=bool() | int() | float() | str() as value):
                 return _Operand(self.kind_of(node, pa.infer_type, [value]), None, value, _is_whole(value))
             case ast.UnaryOp(op=ast.USub() | ast.UAdd() as sign, operand=inner):
@@ -218,17 +280,29 @@ class _Filter:
         kind: Kind = "list of texts" if parts[0].kind == "text" else "list of numbers"
         return _Operand(kind, None, [part.value for part in parts], all(part.whole for part in parts))
 
-    def column(self, node: ast.expr, name: str) -> _Operand:
-        """A column by its name or alias."""
-        column = ALIASES.get(name, name)
+    def column_of(self, node: ast.expr) -> tuple[pc.Expression, pa.DataType] | None:
+        """The column that a node names, and its type; None if it is something else. One that there is not is an error."""
+        match node:
+            case ast.Name(id=name) if name != "null":
+                return self.column(node, name, ALIASES.get(name, name))
+            case ast.Attribute(value=ast.Name(id="extra"), attr=name):
+                return self.extra_column(node, name)
+            case ast.Subscript(value=ast.Name(id="extra"), slice=ast.Constant(value=str() as name)):
+                return self.extra_column(node, name)
+            case ast.Attribute(value=ast.Name(id=layer), attr=name):
+                return self.column(node, f"{layer}.{name}", f"{layer}.{name}")
+        return None
+
+    def column(self, node: ast.expr, name: str, column: str) -> tuple[pc.Expression, pa.DataType]:
+        """A column of the table, as it is named."""
         if column in self.schema.names:
-            return self.operand_of(node, pc.field(column), self.schema.field(column).type)
+            return pc.field(column), self.schema.field(column).type
         raise self.error(node, self.unknown(name))
 
-    def extra_column(self, node: ast.expr, name: str) -> _Operand:
+    def extra_column(self, node: ast.expr, name: str) -> tuple[pc.Expression, pa.DataType]:
         """One of the user's own columns."""
         if name in self.extra:
-            return self.operand_of(node, pc.field("extra", name), self.schema.field("extra").type.field(name).type)
+            return pc.field("extra", name), self.schema.field("extra").type.field(name).type
         raise self.error(node, self.unknown(_extra_name(name)))
 
     def operand_of(self, node: ast.expr, field: pc.Expression, kind: pa.DataType) -> _Operand:

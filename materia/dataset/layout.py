@@ -8,8 +8,9 @@ A reader trusts the files that a commit record names, and no others; it is writt
 
 from __future__ import annotations
 
+import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import msgspec
@@ -108,6 +109,15 @@ def commits(out: str) -> Iterator[Commit]:
     """Commit records, by chunk. Raises OutputError naming a record that cannot be read."""
     for chunk in sorted(committed(out)):
         yield read_commit(out, chunk)
+
+
+def index_sha256(records: Iterable[Commit]) -> str:
+    """Of the index files that commit records name: which samples there are, and what is known of them."""
+    digest = hashlib.sha256()
+    for record in records:
+        name = relative_path("index", record.chunk)
+        digest.update(f"{name} {record.files[name].sha256}\n".encode())
+    return digest.hexdigest()
 
 
 def incomplete(out: str) -> Iterator[tuple[int, str]]:

@@ -15,18 +15,28 @@ from typing import Literal
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from PIL import Image
 
 from materia.base import storage
 from materia.base.terminal import plural
 from materia.dataset.documents import Document, decode_document
-from materia.dataset.filters import arrow_filter
-from materia.dataset.layout import Commit, OutputError, TableName, address_of, commits, relative_path, require_output
+from materia.dataset.filters import admitted, arrow_filter, layer_columns_named
+from materia.dataset.layers import JoinedLayers, layer_in_order
+from materia.dataset.layout import (
+    Commit,
+    OutputError,
+    TableName,
+    address_of,
+    commits,
+    index_sha256,
+    relative_path,
+    require_output,
+)
 from materia.dataset.masks import decode_rle
 from materia.dataset.ranges import HEADER_BYTES, RangeReader, is_header_of
 from materia.dataset.rows import instance_rows
 from materia.dataset.schema import INSTANCES
+from materia.dataset.tables import parquet_table
 
 
 def read_table(
@@ -46,16 +56,6 @@ def read_table(
         raise OutputError(f"{address} is committed but cannot be read: {error}; run: materia validate {out}") from None
 
 
-def parquet_table(data: bytes, columns: Sequence[str] | None = None) -> pa.Table:
-    """A Parquet file's table, read in this thread from Arrow's own memory.
-
-    Arrow's threads that read a Python file, or prefetch, are still at it when a short command has ended; the interpreter then
-    ends with "terminate called without an active exception" (SIGABRT), one time in ten. Raises pa.ArrowException.
-    """
-    file = pq.ParquetFile(pa.BufferReader(data), pre_buffer=False)
-    return file.read(columns=list(columns) if columns else None, use_threads=False)
-
-
 def _joined(tables: list[pa.Table]) -> pa.Table:
     """The rows of all tables; files of an earlier version have fewer columns, and a column that one lacks is left out."""
     first = tables[0].schema
@@ -70,26 +70,28 @@ class Dataset:
     """The samples of an output that a filter admits, in the order of the manifest; `len`, iteration, by number or by key.
 
     `index`: their rows of the index (materia/dataset/schema.py), with the columns that all of its files have.
-    `source_sha256`: of the index files. `at_most`: of the first so many samples; the tables behind them are not read. Raises
+    `source_sha256`: of the index files. `chosen_by_layers`: whether a filter asked a layer (materia/dataset/layers.py), which
+    may be another one tomorrow. `at_most`: of the first so many samples; the tables behind them are not read. Raises
     OutputError for an output that cannot be read or of which nothing is left, FilterError for an expression that is not
     understood (materia/dataset/filters.py).
     """
 
+    chosen_by_layers = False
+
     def __init__(self, out: str, where: str | None = None, at_most: int | None = None) -> None:
         require_output(out)
-        tables, rows, digest = [], 0, hashlib.sha256()
+        tables, rows, read = [], 0, []
         for commit in commits(out):
             if at_most is not None and rows >= at_most:
                 break
             tables.append(read_table(out, commit, "index", verify=True))
             rows += len(tables[-1])
-            name = relative_path("index", commit.chunk)
-            digest.update(f"{name} {commit.files[name].sha256}\n".encode())
+            read.append(commit)
         if not rows:
             raise OutputError(f"{out} has no samples; look at its rejections: materia stats {out}")
         self.out = out
         self.index = _joined(tables).slice(0, at_most)
-        self.source_sha256 = digest.hexdigest()
+        self.source_sha256 = index_sha256(read)
         self._shards = RangeReader(out, f"run: materia validate {out}")
         self._where = ""
         if where is not None:
@@ -99,19 +101,33 @@ class Dataset:
         """Those of the samples that an expression admits, e.g. `subjects >= 2 and residual < 0.3`."""
         fewer = object.__new__(Dataset)
         fewer.out, fewer.index, fewer.source_sha256, fewer._shards = self.out, self.index, self.source_sha256, self._shards
-        fewer._where = self._where
+        fewer._where, fewer.chosen_by_layers = self._where, self.chosen_by_layers
         fewer._keep(expression)
         return fewer
 
+    def admitted(self, expression: str) -> np.ndarray:
+        """Which of the samples an expression admits, (N,) bool; of layers, those that it names are read."""
+        return admitted(JoinedLayers(self.out, expression).to(self.index), expression)
+
+    def layer(self, name: str, columns: Sequence[str] | None = None) -> pa.Table:
+        """A layer in the order of `index`, a row a sample, null where it has none: `key`, then its columns, or `columns` of it.
+
+        Raises OutputError for a layer or column that there is not, or that cannot be read.
+        """
+        return layer_in_order(self.out, name, self.index["key"], columns)
+
     def _keep(self, expression: str) -> None:
-        kept = self.index.filter(arrow_filter(self.index.schema, expression))
-        if not len(kept):
+        there = self.admitted(expression)
+        if not there.any():
             raise OutputError(
                 f"--where {expression!r} admits none of the {plural(len(self.index), 'sample')} of {self.out};"
                 f" materia stats {self.out}"
             )
-        self.index = kept
+        self.index = self.index.filter(pa.array(there))
         self._where = f"({self._where}) and ({expression})" if self._where else expression
+        if layer_columns_named(expression):  # whose rows may be others tomorrow
+            self._where += f" {hashlib.sha256(np.packbits(there).tobytes()).hexdigest()}"
+            self.chosen_by_layers = True
 
     def instances(self, where: str | None = None, columns: Sequence[str] | None = None) -> pa.Table:
         """The instances of these samples, one row each: `INSTANCES` in materia/dataset/schema.py, or `columns` of it.
@@ -140,7 +156,9 @@ class Dataset:
 
     @property
     def sha256(self) -> str:
-        """Of all index files and the filter: equal if and only if the same samples have the same numbers."""
+        """Of all index files, the filter, and what it admitted by layers: equal if and only if the same samples have the same
+        numbers.
+        """
         return hashlib.sha256(f"{self.source_sha256} {self._where}".encode()).hexdigest()
 
     def __repr__(self) -> str:

@@ -38,6 +38,7 @@ from materia.dataset.layout import FOLDERS, Commit, DatasetInfo, TableName, comm
 from materia.dataset.rows import CAPTION_CHARS, Member, index_row, instance_rows
 from materia.dataset.sample_checks import Recipe, check_sample, parse_document
 from materia.dataset.schema import INSTANCES, REJECTS, extra_types, index_schema_like
+from materia.dataset.validate_layers import check_layers
 from stages.specs import FINGERPRINTED, REASONS
 
 _MAX_JSON_BYTES = 16 << 20
@@ -75,6 +76,7 @@ def validate(out: str) -> Validation:
             chunk = _Chunk(report, out, commit, dataset)
             _check_chunk(chunk, keys)
             columns = _check_columns(chunk, columns)
+        check_layers(report, out, keys)
     _check_whole(report, dataset, seen)
     _check_strays(report, out, seen)
     report.chunks = len(seen)

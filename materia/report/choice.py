@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from materia.base.terminal import plural
-from materia.dataset.filters import ALIASES, admitted
+from materia.dataset.filters import ALIASES
 from materia.dataset.layout import OutputError, commits, require_output
 from materia.dataset.reader import Dataset, read_table
 
@@ -33,7 +33,7 @@ def chosen_samples(dataset: Dataset, n: int, where: Sequence[str], sort: str | N
     order, missing values last. Without, a variety of words, in manifest order. Raises FilterError, OutputError (none admitted,
     no such column).
     """
-    there = np.logical_and.reduce([np.ones(len(dataset), bool), *(admitted(dataset.index, one) for one in where)])
+    there = np.logical_and.reduce([np.ones(len(dataset), bool), *map(dataset.admitted, where)])
     values = None if sort is None else _numbers(dataset.index, sort)
     numbers = np.flatnonzero(there)
     if not len(numbers):

@@ -1,7 +1,6 @@
 """Object stores are reached as the configuration says, by every process of a job; and nothing secret is ever told."""
 
 import json
-import logging
 import os
 import subprocess
 import sys
@@ -11,6 +10,7 @@ from pathlib import Path
 import fsspec
 import pytest
 from jobs import STUBS, contents, make_config, make_manifest
+from s3_server import SECRET, s3_server
 
 import materia
 from materia.base import storage
@@ -19,7 +19,6 @@ from materia.base.storage_settings import StorageOptions, fsspec_options, use_st
 from pipeline.config import Config, load_config
 from pipeline.job import run_job
 
-SECRET = "a-key-that-nobody-may-read"
 MATERIA = str(Path(sys.executable).with_name("materia"))
 
 
@@ -34,15 +33,8 @@ def clean(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def endpoint() -> Iterator[str]:
     """Of an S3 server of our own with the bucket `bucket`."""
-    from moto.server import ThreadedMotoServer
-
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
-    server.start()
-    address = "http://{}:{}".format(*server.get_host_and_port())
-    fsspec.filesystem("s3", endpoint_url=address, key="k", secret=SECRET).mkdir("bucket")
-    yield address
-    server.stop()
+    with s3_server() as address:
+        yield address
 
 
 @pytest.fixture

@@ -33,7 +33,8 @@ def _seconds(*args: str) -> float:
 
 
 @pytest.mark.parametrize(
-    "command", ["run", "stats", "validate", "sheet", "doctor", "precompute", "train", "sample", "eval", "train-autoencoder"]
+    "command",
+    ["run", "stats", "validate", "sheet", "layers", "doctor", "precompute", "train", "sample", "eval", "train-autoencoder"],
 )
 def test_every_command_has_help(command):
     result = materia(command, "--help")

@@ -208,3 +208,26 @@ def test_a_text_is_in_a_text_as_in_python(texts, word, negated):
 def test_any_printable_name_can_be_written_in_brackets(name, value):
     table = pa.table({"extra": pa.array([{name: -1}, {name: value}, {name: None}])})
     assert admitted(table, f"extra[{name!r}] == {value}").tolist() == [value == -1, True, False]
+
+
+@pytest.mark.parametrize(
+    ("expression", "keys"),
+    [
+        ("residual is null", "c"),
+        ("residual is not null and frames is not None", "abd"),
+        ("not (caption is null)", "abd"),
+        ("extra.score is null or extra['class'] is null", "bc"),
+        ("1 / frames is null", "bc"),
+        ("flags is null or subject_words is None", ""),
+        ("subjects is not null", "abcd"),
+    ],
+)
+def test_missing_values_are_asked_for_by_name(expression, keys):
+    assert "".join(np.array(INDEX["key"].to_pylist())[admitted(INDEX, expression)]) == keys
+
+
+@given(st.lists(VALUES, min_size=1, max_size=8), st.booleans())
+def test_missing_is_what_python_calls_none(values, negated):
+    table = pa.table({"a": pa.array(values, pa.float64())})
+    expression = "a is not null" if negated else "a is null"
+    assert admitted(table, expression).tolist() == [(value is None) != negated for value in values]

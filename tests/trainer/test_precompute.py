@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -15,6 +16,7 @@ from encoded_items import ENCODERS, same_encoding
 from real_clips import make_real_output
 
 from materia.cli import training
+from materia.dataset.layers import remove_layer, write_layer
 from materia.dataset.layout import OutputError
 from materia.dataset.reader import Dataset
 from trainer.config import TrainConfig
@@ -252,3 +254,26 @@ def test_a_cache_that_is_none_torn_or_anothers_is_told(shards: str, copy: Path, 
     (copy / "cache.json").write_text("[]")
     with pytest.raises(OutputError, match=r"cache.json is no description of a cache"):
         CacheSource(samples, str(copy), config())
+
+
+def mark(shards: str, *keys: str) -> None:
+    write_layer(shards, "marks", pa.table({"key": pa.array(keys, pa.string())}), made_by="anna", version="1")
+
+
+def test_a_cache_of_what_layers_chose_is_of_the_layers_of_its_time(shards: str, tmp_path: Path) -> None:
+    cache, where = str(tmp_path / "unmarked"), "marks.key is null"
+    settings = config(data={"where": where})
+    mark(shards, "clip-0000")
+    try:
+        precompute(settings, shards=shards, output=cache, say=lambda text: None)
+        mark(shards, "clip-0000", "nobody")  # chooses the same
+        precompute(settings, shards=shards, output=cache, say=lambda text: None)
+        mark(shards, "clip-0000", "clip-0001")  # less: that is there
+        assert len(CacheSource(Dataset(shards, where), cache, settings).numbers()) == 1
+        mark(shards, "clip-0001")
+        with pytest.raises(TrainError, match=f"made with --where '{where}' when its layers had other rows: 1 of the 2 samples"):
+            CacheSource(Dataset(shards, where), cache, settings)
+        with pytest.raises(OtherCacheError, match=r"made with another data\.where's layers; choose another --output"):
+            precompute(settings, shards=shards, output=cache, say=lambda text: None)
+    finally:
+        remove_layer(shards, "marks")

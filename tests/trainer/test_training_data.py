@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from click.testing import CliRunner
@@ -14,10 +15,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from materia.base.terminal import plural
 from materia.cli import training
+from materia.dataset.filters import FilterError
+from materia.dataset.layers import remove_layer, write_layer
 from materia.dataset.layout import OutputError
 from materia.dataset.reader import Dataset
 from trainer.config import TrainConfig
-from trainer.data.samples import JoinedDataset, open_samples
+from trainer.data.samples import JoinedDataset, open_samples, parts_of
 from trainer.data.streaming import read_shard, shards_of
 from trainer.data.training_data import Data, encoded, open_data, steps, told
 from trainer.distributed import World
@@ -203,3 +206,17 @@ def test_the_command_trains_on_several_and_goes_on(a: str, b: str, caches: list[
         assert done.exit_code == 0, done.output
     assert len((tmp_path / "run/steps.jsonl").read_text().splitlines()) == 2
     assert np.isfinite([json.loads(line)["loss"] for line in (tmp_path / "run/steps.jsonl").read_text().splitlines()]).all()
+
+
+def test_each_output_asks_its_own_layers(a: str, b: str) -> None:
+    for out, bad in ((a, 0), (b, 1)):
+        write_layer(out, "marks", pa.table({"key": Dataset(out).index["key"].slice(bad, 1)}), made_by="anna", version="1")
+    try:
+        samples, total = open_samples([a, b], "marks.key is null")
+        assert (len(samples), total, samples.chosen_by_layers) == (9, 11, True)
+        assert [part.index["row"][0].as_py() for part in parts_of(samples)] == [1, 0]
+        remove_layer(b, "marks")
+        with pytest.raises(FilterError, match=f"there is no layer marks; {b} has no layers"):
+            open_samples([a, b], "marks.key is null")
+    finally:
+        remove_layer(a, "marks")

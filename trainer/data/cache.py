@@ -29,7 +29,8 @@ from torch import Tensor
 from materia.base import storage
 from materia.dataset.layout import OutputError
 from materia.dataset.ranges import HEADER_BYTES, RangeReader, is_header_of
-from materia.dataset.reader import Dataset, parquet_table
+from materia.dataset.reader import Dataset
+from materia.dataset.tables import parquet_table
 from trainer.config import BucketSettings, TrainConfig
 from trainer.data.batch import EncodedItem, numpy_rng
 from trainer.data.encode import spans_tensor
@@ -38,6 +39,8 @@ from trainer.encoders import Encoders, build_encoders
 from trainer.errors import TrainError
 
 VERSION = 1
+CHOSEN_BY_LAYERS = "data.where's layers"
+"""The field of the fingerprint that says so."""
 
 _MEMBER = pa.struct(
     [
@@ -65,12 +68,15 @@ class OtherCacheError(TrainError):
     exit_code = 4
 
 
-def fingerprint(config: TrainConfig, encoders: Encoders, source_sha256: str) -> dict[str, Any]:
-    """What decides the content of a cache, JSON-able: the shards' index, the encoders, and fields of the configuration."""
+def fingerprint(config: TrainConfig, encoders: Encoders, samples: Dataset) -> dict[str, Any]:
+    """What decides the content of a cache, JSON-able: the shards' index, the encoders, and fields of the configuration; what
+    the filter admits, where that depends on layers.
+    """
     data = config.data
+    by_layers = {CHOSEN_BY_LAYERS: samples.sha256} if samples.chosen_by_layers else {}
     return {
         "schema": VERSION,
-        "shards": source_sha256,
+        "shards": samples.source_sha256,
         "seed": config.seed,
         "data.fps": data.fps,
         "data.windows": data.windows,
@@ -78,6 +84,7 @@ def fingerprint(config: TrainConfig, encoders: Encoders, source_sha256: str) -> 
         "data.augment": data.augment,
         "data.reference_px": data.reference_px,
         "data.where": data.where,
+        **by_layers,
         "data.buckets": sorted(size_name(bucket) for bucket in data.buckets),
         **{f"encoders.{name}": value for name, value in encoders.identity().items()},
     }
@@ -123,12 +130,12 @@ class CacheSource:
     def __init__(self, samples: Dataset, cache: str, config: TrainConfig) -> None:
         self.config = config
         encoders = build_encoders(config.encoders)
-        made_for = _require_fit(cache, fingerprint(config, encoders, samples.source_sha256), samples)
+        made_for, same = _require_fit(cache, fingerprint(config, encoders, samples), samples)
         self._no_images = torch.zeros(0, encoders.image.tokens, encoders.image.width, dtype=torch.float16)
         self._index = _read_tables(cache, samples, "index", INDEX)
         self._places = _places(samples, self._index)
         left_out = _places(samples, _read_tables(cache, samples, "rejects", REJECTS)) >= 0
-        _require_all((self._places >= 0) | left_out, cache, samples, config.data.where, made_for)
+        _require_all((self._places >= 0) | left_out, cache, samples, config.data.where, made_for, same)
         self._shards = RangeReader(cache, f"remove {cache} and run materia precompute again")
 
     def numbers(self) -> np.ndarray:
@@ -180,35 +187,39 @@ class CacheSource:
         ]
 
 
-def _require_fit(cache: str, wanted: dict[str, Any], samples: Dataset) -> str | None:
-    """The filter that the cache was made with; whether it has all samples is seen from its index."""
+def _require_fit(cache: str, wanted: dict[str, Any], samples: Dataset) -> tuple[str | None, bool]:
+    """The filter that the cache was made with, and whether it was to have all that is wanted; its index says what it has."""
     found = read_fingerprint(cache)
     if found is None:
         command = _command(samples, cache, wanted["data.where"])
         raise TrainError(f"{cache} is no cache, it has no cache.json; make one: {command}")
     made_for: str | None = found.get("data.where")
     where, wanted["data.where"] = wanted["data.where"], made_for
+    by_layers = wanted.pop(CHOSEN_BY_LAYERS, None)
+    if CHOSEN_BY_LAYERS in found:
+        wanted[CHOSEN_BY_LAYERS] = found[CHOSEN_BY_LAYERS]
     if set(wanted["data.buckets"]) <= set(found.get("data.buckets", ())):
         wanted["data.buckets"] = found["data.buckets"]  # more than is wanted does no harm
     if names := differing(found, wanted):
         command = _command(samples, "ANOTHER_FOLDER", where)
         raise OtherCacheError(f"{cache} was made with another {', '.join(names)}; make one that fits: {command}")
-    return made_for
+    return made_for, made_for is None or (made_for, found.get(CHOSEN_BY_LAYERS)) == (where, by_layers)
 
 
-def _require_all(there: np.ndarray, cache: str, samples: Dataset, where: str | None, made_for: str | None) -> None:
+def _require_all(there: np.ndarray, cache: str, samples: Dataset, where: str | None, made_for: str | None, same: bool) -> None:
     """Raises TrainError naming the first of the samples (N,) that are not there: another filter, or an unfinished cache."""
     missing = np.flatnonzero(~there)
     if not len(missing):
         return
     first = int(missing[0])
     lacks = f"{len(missing):,} of the {len(samples):,} samples to train on are missing, the first is {samples.key(first)}"
-    if made_for in (None, where):
+    if same:
         shard = sibling(str(samples.index["shard"][first]), "index")
         command = _command(samples, cache, made_for)
         raise TrainError(f"{cache} is not finished: {lacks} ({storage.join(cache, shard)}); go on: {command}")
     command = _command(samples, "ANOTHER_FOLDER", where)
-    raise TrainError(f"{cache} was made with --where {made_for!r}: {lacks}; make one that fits: {command}")
+    then = " when its layers had other rows" if made_for == where else ""
+    raise TrainError(f"{cache} was made with --where {made_for!r}{then}: {lacks}; make one that fits: {command}")
 
 
 def _command(samples: Dataset, output: str, where: str | None) -> str:

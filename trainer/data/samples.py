@@ -13,7 +13,6 @@ import numpy as np
 import pyarrow as pa
 
 from materia.base import storage
-from materia.dataset.filters import admitted
 from materia.dataset.layout import OutputError
 from materia.dataset.reader import Dataset
 from materia.dataset.schema import INDEX
@@ -45,10 +44,15 @@ class JoinedDataset(Dataset):
         common = [name for name, kind in first.items() if all(other.get(name) == kind for other in others)]
         self.index = pa.concat_tables([table.select(common) for table in tables], promote_options="default")
         self.source_sha256 = _sha256(part.source_sha256 for part in parts)
+        self.chosen_by_layers = any(part.chosen_by_layers for part in parts)
+
+    def admitted(self, expression: str) -> np.ndarray:
+        """As of one dataset; each part asks its own layers."""
+        return np.concatenate([part.admitted(expression) for part in self.parts])
 
     def where(self, expression: str) -> Dataset:
         """As of one dataset; a part of which nothing is left is left out."""
-        kept = [part.where(expression) for part in self.parts if admitted(part.index, expression).any()]
+        kept = [part.where(expression) for part in self.parts if part.admitted(expression).any()]
         if not kept:
             advice = f"materia stats {self.parts[0].out}"
             raise OutputError(f"--where {expression!r} admits none of the {len(self)} samples of {self.out}; {advice}")

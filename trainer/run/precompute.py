@@ -95,7 +95,7 @@ def precompute(config: TrainConfig, *, shards: str, output: str, say: Say = tell
     encoders = build_encoders(config.encoders)
     world = join(config.run)
     try:
-        _claim(output, fingerprint(config, encoders, samples.source_sha256))
+        _claim(output, fingerprint(config, encoders, samples))
         if world.ranks == 1:
             storage.clean_temporaries(output)
         mine = shards_of(samples, np.arange(len(samples)))[world.rank :: world.ranks]

@@ -1,0 +1,23 @@
+"""An S3 server of our own, as tests of object stores talk to."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import fsspec
+
+SECRET = "a-key-that-nobody-may-read"
+
+
+@contextmanager
+def s3_server() -> Iterator[str]:
+    """Its address; it has the bucket `bucket`."""
+    from moto.server import ThreadedMotoServer
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
+    server.start()
+    address = "http://{}:{}".format(*server.get_host_and_port())
+    fsspec.filesystem("s3", endpoint_url=address, key="k", secret=SECRET).mkdir("bucket")
+    yield address
+    server.stop()
