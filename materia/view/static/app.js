@@ -38,14 +38,14 @@ function header() {
   top_.replaceChildren(
     h("button", { type: "button", class: "quiet menu", "aria-label": "filters", onclick: () => document.body.classList.toggle("side-open") }, "Filters"),
     h("strong", { class: "name", title: outputs.map((output) => output.out).join("\n") }, outputs.map((output) => output.out.replace(/\/+$/, "").split("/").pop()).join(" · ")),
-    h("nav", { "aria-label": "views" }, ...names.map(tab)), h("span", { class: "grow" }), reading(), look, h("button", { type: "button", class: "quiet", onclick: help, "aria-label": "keys" }, "?"));
+    h("nav", { "aria-label": "views" }, ...names.map(tab)), h("span", { class: "grow" }), ...reading(), look, h("button", { type: "button", class: "quiet", onclick: help, "aria-label": "keys" }, "?"));
 }
 
 function reading() {
   const now = about.value;
-  if (now.done) return null;
+  if (now.done) return [];
   const chunks = now.outputs.reduce((sum, output) => sum + output.chunks, 0), read = now.outputs.reduce((sum, output) => sum + output.read, 0);
-  return h("progress", { class: "reading", max: Math.max(1, chunks), value: read, "aria-label": "reading the index", title: `${number(read)} of ${number(chunks)} chunks read` });
+  return [h("progress", { class: "reading", max: Math.max(1, chunks), value: read, "aria-label": "reading the index", title: `${number(read)} of ${number(chunks)} chunks read` })];
 }
 
 function problems() {

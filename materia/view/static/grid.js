@@ -7,7 +7,7 @@ import { query, store } from "/static/store.js";
 
 const PAGE = 60;
 const GAP = 14;
-const BELOW = 116; // px of a tile under its frame
+const BELOW = 104; // px of a tile under its frame
 const TALLEST = 8_000_000; // px: browsers have no taller elements; beyond, the scroll bar's way stands for a longer one
 const CARDS = 600;
 

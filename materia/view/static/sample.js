@@ -43,8 +43,8 @@ export function sample(place, close, onmark) {
     const body = facts.problem ? [h("p", { class: "trouble" }, facts.problem), facts.caption ? h("p", { class: "caption large" }, facts.caption) : null] : [
       h("div", { class: "columns" },
         h("div", {}, clip(), h("p", { class: "facts" }, [seconds(facts.video.duration_s), `${facts.video.width} × ${facts.video.height}`, `${number(facts.video.fps)} fps`, facts.video.codec, ...(facts.row.flags || [])].join(" · "))),
-        h("div", {}, h("p", { class: "caption large" }, ...caption(facts.caption, facts.entities, filterBy)), words(), alike())),
-      frames(), references(), background(), why(),
+        h("div", {}, h("p", { class: "caption large" }, ...caption(facts.caption, facts.entities, filterBy)), words(), alike(), why())),
+      frames(), references(), background(),
     ];
     place.replaceChildren(head, bar.element, ...body, details());
     toggles();
