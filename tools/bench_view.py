@@ -9,19 +9,21 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import sys
+import resource
 import time
-from pathlib import Path
 
 import click
 import numpy as np
 import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
+from starlette.testclient import TestClient
 
 from materia.base import storage
 from materia.dataset.layout import Commit, DatasetInfo, FileHash, encode_record, relative_path, write_info
 from materia.dataset.schema import INDEX, REJECTS
+from materia.view.app import application
+from materia.view.viewer import Viewer
 
 ROWS_PER_CHUNK = 1000
 _SUBJECTS = ("man", "woman", "dog", "cat", "boy", "girl", "horse", "bear", "young woman", "old man", "child", "bird")
@@ -43,10 +45,11 @@ def synthetic_index(first_row: int, rows: int, shard: str) -> pa.Table:
                 for s, o, p in zip(subjects, objects, places, strict=True)]  # fmt: skip
     sizes = random.integers(5_000, 900_000, (rows, len(_ROLES)))
     ends = np.cumsum(512 + (sizes + 511) // 512 * 512, axis=1)
+    starts = ends - (sizes + 511) // 512 * 512
     members = [
-        [{"name": name, "offset": int(end - (size + 511) // 512 * 512), "size": int(size)} for name, end, size in zip(_ROLES, line, row, strict=True)]
-        for line, row in zip(ends, sizes, strict=True)
-    ]  # fmt: skip
+        [{"name": name, "offset": at, "size": size} for name, at, size in zip(_ROLES, *line, strict=True)]
+        for line in zip(starts.tolist(), sizes.tolist(), strict=True)
+    ]
     columns: dict[str, object] = {
         "row": numbers,
         "key": [f"clip-{number:08d}" for number in numbers],
@@ -107,3 +110,50 @@ def write_synthetic_output(out: str, rows: int, rows_per_chunk: int = ROWS_PER_C
             files[name] = FileHash(bytes=buffer.tell(), sha256=hashlib.sha256(buffer.getvalue()).hexdigest())
         commit = Commit(chunk=chunk, rows=n + 1, samples=n, rejections=1, first_row=first, files=files)
         storage.atomic_write(storage.join(out, relative_path("commits", chunk)), encode_record(commit))
+
+
+def measure(out: str) -> dict[str, float]:
+    """Milliseconds of processor time (both cores together) of what the page asks, once each after one to warm up."""
+    viewer = Viewer([out])
+    start, busy = time.perf_counter(), time.process_time()
+    viewer.read_all()
+    found = {"read_s": time.perf_counter() - start, "read_cpu_s": time.process_time() - busy}
+    client = TestClient(application(viewer, ["127.0.0.1:1"]), base_url="http://127.0.0.1:1")
+    states = {
+        "filter and sort": {"sort": "-residual", "ranges": {"residual": [0.1, 0.301]}},
+        "word, filter and sort": {"sort": "min_mask_score", "words": ["dog"], "ranges": {"residual": [0, 0.501]}},
+        "flag and sort": {"sort": "-duration_s", "flags": ["still"]},
+        "audit": {"audit": {"n": 100, "seed": 1}},
+    }
+    asked = {f"select: {name}": ("/api/select", {"q": json.dumps(state), "limit": "60"}) for name, state in states.items()}
+    asked |= {
+        "first page": ("/api/select", {"limit": "60"}),
+        "count": ("/api/count", {"q": json.dumps({"ranges": {"residual": [0, 0.3]}})}),
+        "histogram": ("/api/histogram", {"column": "residual", "q": json.dumps({"ranges": {"min_mask_score": [0.2, None]}})}),
+        "60 cards of 60 chunks": ("/api/cards", {"n": ",".join(str(n * viewer.outputs[0].samples // 60) for n in range(60))}),
+        "a sample by key": ("/api/sample", {"key": "clip-00001001"}),
+    }
+    client.get("/api/select", params={"q": json.dumps({"sort": "fps"})})
+    for name, (path, parameters) in asked.items():
+        start, busy = time.perf_counter(), time.process_time()
+        answer = client.get(path, params=parameters)
+        assert answer.status_code == 200, answer.text
+        found[f"{name}, ms"] = round(1000 * (time.perf_counter() - start), 1)
+        found[f"{name}, CPU ms"] = round(1000 * (time.process_time() - busy), 1)
+    found["resident MiB"] = psutil.Process().memory_info().rss >> 20
+    found["most resident MiB"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
+    return found
+
+
+@click.command()
+@click.argument("folder", type=click.Path())
+@click.option("--rows", type=int, default=1_000_000, show_default=True)
+def main(folder: str, rows: int) -> None:
+    """Write the synthetic output, if it is not there, and measure."""
+    if not storage.exists(storage.join(folder, "dataset.json")):
+        write_synthetic_output(folder, rows)
+    print(json.dumps(measure(folder), indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from materia.base.intervals import Interval, wilson
 from materia.base import storage
+from materia.base.intervals import Interval, wilson
 from materia.benchmark import metrics
 from materia.benchmark.cases import Case, EvalOptions, read_cases
 from materia.benchmark.statistics import bootstrap

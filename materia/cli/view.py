@@ -40,7 +40,9 @@ _browser_option = click.option("--browser/--no-browser", default=True, help="Ope
 @_host_option
 @_port_option
 @_browser_option
-@click.option("--export-atlas", "atlas", type=click.Path(), metavar="FILE", help="Write a Parquet file for Embedding Atlas, and end.")
+@click.option(
+    "--export-atlas", "atlas", type=click.Path(), metavar="FILE", help="Write a Parquet file for Embedding Atlas, and end."
+)
 def view(out: str, other: str | None, marks: str, host: str, port: int, browser: bool, atlas: str | None) -> None:
     """Browse samples and rejections on a page of this machine; with OUT2, two outputs side by side.
 
@@ -150,7 +152,12 @@ def _compare(out: str, names: tuple[str, str], as_json: bool) -> None:
         click.echo(msgspec.json.encode(found).decode())
         return
     rows = [
-        (one.what, *map(str, (one.both, one.neither, one.only_first, one.only_second)), _share(one.agreement), _number(one.kappa))
+        (
+            one.what,
+            *map(str, (one.both, one.neither, one.only_first, one.only_second)),
+            _share(one.agreement),
+            _number(one.kappa),
+        )
         for one in found
     ]
     print_table(["mark", "both", "neither", f"only {names[0]}", f"only {names[1]}", "agreement", "kappa"], rows)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from importlib.resources import files
 from typing import Any
 
+import duckdb
 import msgspec
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -24,9 +25,9 @@ from materia.view import cards, pairs, pictures
 from materia.view.database import QueryError, quoted
 from materia.view.guard import Guard
 from materia.view.marks import Mark
-from materia.view.output import Output, Place, read_range
+from materia.view.output import BRIEF, Output, Place, read_range
 from materia.view.selection import State
-from materia.view.viewer import SUFFIXES, Viewer, decoded_state
+from materia.view.viewer import Viewer, decoded_state
 
 _TYPES = {
     "jpg": "image/jpeg", "png": "image/png", "json": "application/json", "mp4": "video/mp4", "webm": "video/webm",
@@ -39,7 +40,8 @@ _PIECE = 1 << 20
 """Bytes of a clip that are read at once."""
 _PAGE = 200
 """Most rows of an answer."""
-_RANGE = re.compile(r"bytes=(\d*)-(\d*)")
+_RANGE = re.compile(r"bytes=(?=.*\d)(?P<first>\d{0,15})-(?P<last>\d{0,15})")
+"""One range; several are answered with the whole, as RFC 9110 allows."""
 _STATIC = ("index.html", "app.css", "icon.svg")
 
 
@@ -65,7 +67,6 @@ def application(viewer: Viewer, hosts: Iterable[str] | None, token: str | None =
         Route("/api/rejection", _answer(site.rejection)),
         Route("/api/pairs", _answer(site.pairs)),
         Route("/api/audit", _answer(site.audit)),
-        Route("/api/agreement", _answer(site.agreement)),
         Route("/api/keys", site.keys),
         Route("/api/mark", site.mark, methods=["POST"]),
         Route("/api/sql", site.sql, methods=["POST"]),
@@ -74,7 +75,11 @@ def application(viewer: Viewer, hosts: Iterable[str] | None, token: str | None =
         Route("/masks/{o:int}/{n:int}/{what}", site.masks),
         Route("/lost/{n:int}/{frame:int}", site.lost),
     ]
-    return Guard(Starlette(routes=routes, exception_handlers={UserError: _explained, OSError: _explained}), hosts, token)
+    return Guard(
+        Starlette(routes=routes, exception_handlers={UserError: _explained, OSError: _explained, duckdb.Error: _explained}),
+        hosts,
+        token,
+    )
 
 
 def _explained(request: Request, error: Exception) -> Response:
@@ -153,11 +158,14 @@ class _Site:
         value, join = "NULL", ""
         if sort:
             value, tables = self.viewer.selections.value_of(sort)
-            join = " ".join(f"LEFT JOIN {quoted('layer_' + t)} AS {quoted(t)} ON {quoted(t)}.n = s.n" for t in tables - {"", "marks"})
+            join = " ".join(
+                f"LEFT JOIN {quoted('layer_' + t)} AS {quoted(t)} ON {quoted(t)}.n = s.n" for t in tables - {"", "marks"}
+            )
         inside = ", ".join(map(str, numbers))
-        marks = 'LEFT JOIN layer_marks AS marks ON marks.n = s.n' if self.viewer.done.is_set() else ""
-        mark = "marks.bad, marks.why" if marks else "NULL, NULL"
-        sql = f"SELECT s.n, s.key, s.flags, {value}, {mark} FROM samples s {join} {marks} WHERE s.n IN ({inside})"
+        sql = (
+            f"SELECT s.n, s.key, s.flags, {value}, marks.bad, marks.why FROM samples s {join}"
+            f" LEFT JOIN layer_marks AS marks ON marks.n = s.n WHERE s.n IN ({inside})"
+        )
         found = {row[0]: row for row in self.viewer.database.rows(sql)}
         names = ("n", "key", "flags", "value", "bad", "why")
         return [{name: _finite(part) for name, part in zip(names, found[n], strict=True)} for n in numbers if n in found]
@@ -177,11 +185,15 @@ class _Site:
         output = self._output(which)
         number = self.viewer.number_of(values["key"], which) if "key" in values else _whole(values, "n")
         if number is None or number >= output.samples:
-            raise _NotThere(f"{output.out} has no sample of this key" + ("" if self.viewer.done.is_set() else " among those read until now"))
+            raise _NotThere(
+                f"{output.out} has no sample of this key" + ("" if self.viewer.done.is_set() else " among those read until now")
+            )
         about = cards.sample(output, number)
         if which == 0:
             narrow = self._narrow([number], "")
-            about["mark"] = None if not narrow or narrow[0]["bad"] is None else {"bad": narrow[0]["bad"], "why": narrow[0]["why"] or []}
+            about["mark"] = (
+                None if not narrow or narrow[0]["bad"] is None else {"bad": narrow[0]["bad"], "why": narrow[0]["why"] or []}
+            )
         about["alike"] = self.viewer.embeddings if which == 0 else []
         return about
 
@@ -192,7 +204,7 @@ class _Site:
         at = int(place[0]) if len(place) else min(_whole(values, "at", 0), len(numbers))
         after = at + 1 if len(place) else at
         around = [int(numbers[i]) if 0 <= i < len(numbers) else None for i in (at - 1, after)]
-        keys = [None if n is None else self._output(0).row(n)["key"] for n in around]
+        keys = [None if n is None else self._output(0).row(n, columns=BRIEF)["key"] for n in around]
         return {"at": at, "total": len(numbers), "here": bool(len(place)), "previous": keys[0], "next": keys[1]}
 
     def histogram(self, values: dict[str, str]) -> Any:
@@ -202,14 +214,14 @@ class _Site:
         """Words that begin with, then words that contain, what has been typed; the most frequent first."""
         typed = values.get("typed", "").casefold()
         begin = [word for word in self.viewer.words if word[0].casefold().startswith(typed)]
-        inside = [word for word in self.viewer.words if typed in word[0].casefold() and not word[0].casefold().startswith(typed)]
+        inside = [
+            word for word in self.viewer.words if typed in word[0].casefold() and not word[0].casefold().startswith(typed)
+        ]
         return [{"word": word, "kind": kind, "count": count} for word, kind, count in [*begin, *inside][:30]]
 
     def rejects(self, values: dict[str, str]) -> Any:
         """Reasons with their counts, and a page of the rows of one, or of all."""
         database, reason = self.viewer.database, values.get("reason", "")
-        if not self.viewer.done.is_set() and not self.viewer.read[0]:
-            return {"reasons": [], "total": 0, "offset": 0, "rows": []}
         condition, given = ("reason = ?", [reason]) if reason else ("true", [])
         offset, limit = _whole(values, "offset", 0), min(_PAGE, _whole(values, "limit", 60))
         reasons = database.rows("SELECT stage, reason, count(*) AS c FROM rejects GROUP BY ALL ORDER BY c DESC, stage, reason")
@@ -257,9 +269,6 @@ class _Site:
     def audit(self, values: dict[str, str]) -> Any:
         return self.viewer.audit_result(self._state(values))
 
-    def agreement(self, values: dict[str, str]) -> Any:
-        return self.viewer.compare_marks(values.get("first", ""), values.get("second", ""))
-
     def keys(self, request: Request) -> Response:
         """Keys of a state's samples, one a line, to be saved."""
         state = self._state(dict(request.query_params))
@@ -282,7 +291,9 @@ class _Site:
         asked = _posted(await request.body(), _Question)
         answer = await run_in_threadpool(self.viewer.database.ask, asked.sql)
         rows = [[_finite(value) for value in row] for row in answer.rows]
-        return _json({"columns": answer.columns, "types": answer.types, "rows": rows, "more": answer.more, "seconds": answer.seconds})
+        return _json(
+            {"columns": answer.columns, "types": answer.types, "rows": rows, "more": answer.more, "seconds": answer.seconds}
+        )
 
     def media(self, request: Request) -> Response:
         """A member as it is; a range of it if the browser asks for one."""
@@ -348,14 +359,16 @@ def _finite(value: Any) -> Any:
 
 
 def ranged(place: Place, wanted: str | None, etag: str) -> Response:
-    """A member, or the one range of it that is asked for (RFC 9110); read piece by piece. Raises OutputError before it begins."""
+    """A member, or the one range of it that is asked for (RFC 9110); read piece by piece.
+
+    Raises OutputError before it begins.
+    """
     start, end = 0, place.size
-    if wanted and (found := _RANGE.fullmatch(wanted)) and found.group(0) != "bytes=-":
-        first, last = found.groups()
-        if first:
-            start, end = int(first), min(place.size, int(last) + 1) if last else place.size
-        else:
-            start = max(0, place.size - int(last))
+    found = _RANGE.fullmatch(wanted or "")
+    if found:
+        first, last = found["first"], found["last"]
+        start = int(first) if first else max(0, place.size - int(last))
+        end = min(place.size, int(last) + 1) if first and last else place.size
         if start >= end:
             return Response(status_code=416, headers={"Content-Range": f"bytes */{place.size}"})
     headers = {
@@ -365,13 +378,12 @@ def ranged(place: Place, wanted: str | None, etag: str) -> Response:
         "ETag": etag,
         "Content-Security-Policy": "sandbox",
     }
-    partial = wanted is not None and (start, end) != (0, place.size) or bool(wanted and _RANGE.fullmatch(wanted))
-    if partial:
+    if found:
         headers["Content-Range"] = f"bytes {start}-{end - 1}/{place.size}"
     read_range(place, 0, 0)  # is it the tar that the index describes?
     first_piece = read_range(place, start, min(end, start + _PIECE))
     kind = _TYPES.get(place.name.rpartition(".")[2], "application/octet-stream")
-    return StreamingResponse(_pieces(place, first_piece, start, end), 206 if partial else 200, headers, kind)
+    return StreamingResponse(_pieces(place, first_piece, start, end), 206 if found else 200, headers, kind)
 
 
 def _pieces(place: Place, first: bytes, start: int, end: int) -> Iterator[bytes]:

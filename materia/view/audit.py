@@ -1,8 +1,8 @@
 """Random audits: which samples a person looks at, and what their marks say of each stage; how far two persons agree.
 
-In: the table `samples`, a draw, marks. Out: numbers of samples in an order that depends on the seed and the keys alone; precision
-by stage with Wilson's interval; agreement and Cohen's kappa (Cohen 1960). A stratified draw takes from each stratum its share of
-all samples, so that the plain share of the draw is that of all.
+In: the table `samples`, a draw, marks. Out: numbers of samples in an order that depends on the seed and the keys alone;
+precision by stage with Wilson's interval; agreement and Cohen's kappa (Cohen 1960). A stratified draw takes from each stratum
+its share of all samples, so that the plain share of the draw is that of all.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from materia.view.marks import REASONS
 from materia.view.selection import Column, Draw
 
 MAX_STRATA = 8
-"""Different values up to which each is a stratum; more of numbers become quarters, more of words the most frequent and the rest."""
+"""Different values up to which each is a stratum; more numbers become quarters, more words the most frequent and the rest."""
 QUARTERS = 4
 LISTS = ("subject_words", "object_words", "background_words", "flags")
 _ALL = "all"
@@ -86,7 +86,9 @@ def _stratum(database: Database, columns: dict[str, Column], name: str) -> str:
     """SQL of the text that names a sample's stratum. Raises QueryError."""
     if name in LISTS:
         first = f"coalesce(s.{quoted(name)}[1], '')"
-        frequent = database.rows(f"SELECT {first} AS word FROM samples s GROUP BY word ORDER BY count(*) DESC, word LIMIT {MAX_STRATA}")
+        frequent = database.rows(
+            f"SELECT {first} AS word FROM samples s GROUP BY word ORDER BY count(*) DESC, word LIMIT {MAX_STRATA}"
+        )
         known = ", ".join("'" + row[0].replace("'", "''") + "'" for row in frequent)
         return f"CASE WHEN {first} IN ({known}) THEN {first} ELSE 'all others' END"
     if name not in columns or columns[name].table:

@@ -12,7 +12,8 @@ import msgspec
 from materia.dataset.documents import Document, InstanceDocument
 from materia.dataset.layout import OutputError
 from materia.dataset.why import cure
-from materia.view.output import Output
+from materia.view.output import BRIEF, Output
+from stages.records import EntityWord
 
 TRACK_COLOURS = 8
 """In the page's style sheet and in pictures.py; further tracks begin again."""
@@ -28,7 +29,7 @@ def tracks_of(document: Document) -> dict[str, int]:
 def card(output: Output, number: int) -> dict[str, Any]:
     """A sample in the grid: caption with its words, the boxes of its frames and its references."""
     try:
-        row = output.row(number)
+        row = output.row(number, columns=BRIEF)
     except OutputError as error:
         return {"n": number, "problem": str(error)}
     about = {"n": number, "key": row["key"], "caption": row.get("caption")}
@@ -47,8 +48,9 @@ def card(output: Output, number: int) -> dict[str, Any]:
     }
 
 
-def _entity(entity: Any, tracks: dict[str, int]) -> dict[str, Any]:
-    return msgspec.to_builtins(entity) | {"track": tracks.get(entity.word.casefold())}
+def _entity(entity: EntityWord, tracks: dict[str, int]) -> dict[str, Any]:
+    values: dict[str, Any] = msgspec.to_builtins(entity)
+    return values | {"track": tracks.get(entity.word.casefold())}
 
 
 def _instance(one: InstanceDocument, tracks: dict[str, int]) -> dict[str, Any]:

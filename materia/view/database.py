@@ -6,6 +6,7 @@ answers to questions. Text of a person who asks runs in `ask`: one SELECT, in a 
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -13,9 +14,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from materia.base.errors import UserError
-from materia.view.output import Chunk
 
 if TYPE_CHECKING:
     import duckdb
@@ -95,21 +96,16 @@ class Database:
         """Add rows; columns that the table lacks are added to it, those that the rows lack are null."""
         with self._writing, self.cursor() as cursor:
             cursor.register("incoming", table)
-            there = {row[0] for row in cursor.execute("SELECT column_name FROM duckdb_columns() WHERE table_name = ?", [name]).fetchall()}
-            if not there:
-                cursor.execute(f"CREATE TABLE {quoted(name)} AS SELECT * FROM incoming")
-            else:
-                types = {row[0]: row[1] for row in cursor.execute("DESCRIBE incoming").fetchall()}
-                for column in table.column_names:
-                    if column not in there:
-                        cursor.execute(f"ALTER TABLE {quoted(name)} ADD COLUMN {quoted(column)} {types[column]}")
-                cursor.execute(f"INSERT INTO {quoted(name)} BY NAME SELECT * FROM incoming")
+            there = {
+                row[0]
+                for row in cursor.execute("SELECT column_name FROM duckdb_columns() WHERE table_name = ?", [name]).fetchall()
+            }
+            types = {row[0]: row[1] for row in cursor.execute("DESCRIBE incoming").fetchall()}
+            for column in table.column_names:
+                if column not in there:
+                    cursor.execute(f"ALTER TABLE {quoted(name)} ADD COLUMN {quoted(column)} {types[column]}")
+            cursor.execute(f"INSERT INTO {quoted(name)} BY NAME SELECT * FROM incoming")
             cursor.unregister("incoming")
-
-    def drop(self, name: str) -> None:
-        """Remove a table, if it is there."""
-        with self._writing, self.cursor() as cursor:
-            cursor.execute(f"DROP TABLE IF EXISTS {quoted(name)}")
 
     def ask(self, sql: str, limit: int = 1000, timeout_s: float = TIMEOUT_S) -> Answer:
         """Answer a person's SELECT. Raises QueryError for anything else, and for one that fails or takes too long."""
@@ -178,28 +174,27 @@ def _plain(value: Any) -> Any:
 def _end(cursor: duckdb.DuckDBPyConnection) -> None:
     import duckdb
 
-    try:
+    with contextlib.suppress(duckdb.Error):  # a failed transaction may have ended already
         cursor.execute("ROLLBACK")
-    except duckdb.Error:  # a failed transaction may have ended already
-        pass
 
 
-def narrow_index(chunk: Chunk, first: int) -> pa.Table:
+def narrow_index(table: pa.Table, first: int) -> pa.Table:
     """Rows of `samples`: `n` (the sample's number), the narrow columns of the index, and the user's own that hold numbers."""
-    table = chunk.index
     columns: dict[str, Any] = {"n": pa.array(range(first, first + len(table)), pa.int32())}
     for field in table.schema:
         if field.name == "extra":
             continue
-        columns[field.name] = table[field.name].cast(pa.int16()) if field.name in _SMALL and field.type == pa.int32() else table[field.name]
+        columns[field.name] = (
+            table[field.name].cast(pa.int16()) if field.name in _SMALL and field.type == pa.int32() else table[field.name]
+        )
     if "extra" in table.column_names and pa.types.is_struct(table.schema.field("extra").type):
         for part in table.schema.field("extra").type:
             if pa.types.is_integer(part.type) or pa.types.is_floating(part.type) or pa.types.is_boolean(part.type):
-                values = pa.compute.struct_field(table["extra"], part.name)
+                values = pc.struct_field(table["extra"], part.name)
                 columns[f"extra.{part.name}"] = values if pa.types.is_boolean(part.type) else values.cast(pa.float64())
     return pa.table(columns)
 
 
-def narrow_rejects(chunk: Chunk, first: int) -> pa.Table:
+def narrow_rejects(table: pa.Table, first: int) -> pa.Table:
     """Rows of `rejects`: `n` and the narrow columns."""
-    return chunk.rejects.add_column(0, "n", pa.array(range(first, first + len(chunk.rejects)), pa.int32()))
+    return table.add_column(0, "n", pa.array(range(first, first + len(table)), pa.int32()))

@@ -72,7 +72,11 @@ class Guard:
             visit = headers.get("sec-fetch-mode") == "navigate" and scope["path"] == "/"
             return None if site in (None, "same-origin", "none") or visit else PlainTextResponse("not from another site", 403)
         own = {f"http://{host}", f"https://{host}"}
-        if site not in (None, "same-origin") or (site is None and origin is None) or (origin is not None and origin.lower() not in own):
+        if (
+            site not in (None, "same-origin")
+            or (site is None and origin is None)
+            or (origin is not None and origin.lower() not in own)
+        ):
             return PlainTextResponse("only the page itself may change anything", 403)
         if not headers.get("content-type", "").startswith("application/json"):
             return PlainTextResponse("send JSON", 415)

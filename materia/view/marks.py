@@ -1,7 +1,7 @@
 """Marks of a person on samples: good, or bad and why; a layer of the output that is written at every mark.
 
-In: an output, the layer's name, who marks. Out: the layer with columns `key`, `bad`, `why`, `by`, `at`. What is acknowledged is on
-the disk. The layer is read again before each write, so that marks of another process that were written meanwhile stay.
+In: an output, the layer's name, who marks. Out: the layer with columns `key`, `bad`, `why`, `by`, `at`. What is acknowledged is
+on the disk. The layer is read again before each write, so that marks of another process that were written meanwhile stay.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Marks:
         return read_marks(self.out, self.name, must_exist=False)
 
     def set(self, key: str, mark: Mark | None) -> pa.Table:
-        """Mark a sample, or take its mark away; gives all marks, which are written when this returns. Raises UserError, OSError."""
+        """Mark a sample, or take its mark away; gives all marks, which are on the disk then. Raises UserError, OSError."""
         if mark is not None and (unknown := [why for why in mark.why if why not in REASONS]):
             raise UserError(f"{unknown[0]!r} is no reason; there are {', '.join(REASONS)}")
         with self._lock:

@@ -1,8 +1,8 @@
-"""One output as the page sees it: its committed chunks, its samples by number, and the bytes of the members that its index names.
+"""One output as the page sees it: its committed chunks, its samples by number, and bytes of the members that its index names.
 
-In: the address of an output. Out: tables of the index and the rejects chunk by chunk, wide rows one by one, members as places in
-a tar. A chunk that cannot be read becomes a problem in words, and the others are shown. Nothing but what a commit record names
-is opened; samples are numbered in the order in which their chunks were read.
+In: the address of an output. Out: tables of the index and the rejects chunk by chunk, wide rows one by one, members as places
+in a tar. A chunk that cannot be read becomes a problem in words, and the others are shown. Nothing but what a commit record
+names is opened; samples are numbered in the order in which their chunks were read.
 """
 
 from __future__ import annotations
@@ -16,19 +16,29 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from materia.base import storage
 from materia.dataset.documents import Document
-from materia.dataset.layout import Commit, OutputError, TableName, address_of, committed, read_commit, relative_path, require_output
+from materia.dataset.layout import (
+    Commit,
+    OutputError,
+    TableName,
+    address_of,
+    committed,
+    read_commit,
+    relative_path,
+    require_output,
+)
 from materia.dataset.ranges import HEADER_BYTES, is_header_of
 from materia.dataset.reader import parse_document
-from materia.dataset.tables import parquet_table
 from materia.dataset.schema import INDEX, REJECTS
+from materia.dataset.tables import parquet_table
 
 WIDE = ("id", "shard", "caption", "members", "extra")
 """Columns of the index that are read for single samples only: a million captions and lists of members would fill the memory."""
 WIDE_REJECTS = ("id", "uri", "caption", "message", "found")
+BRIEF = ("key", "shard", "caption", "members")
+"""Of these, what a card needs."""
 _WIDE_CHUNKS = 64
 """Of each table, kept in memory."""
 _BATCH = 16
@@ -74,7 +84,7 @@ class Output:
         self._starts: dict[TableName, list[int]] = {"index": [], "rejects": []}
         self._read: list[int] = []  # chunks, in the order of their numbers
         self._sizes: dict[TableName, int] = {"index": 0, "rejects": 0}
-        self._wide: OrderedDict[tuple[TableName, int], pa.Table] = OrderedDict()
+        self._wide: OrderedDict[tuple[str, int, bool], pa.Table] = OrderedDict()
         self._lock = threading.Lock()
 
     def read(self) -> Iterator[list[Chunk]]:
@@ -90,21 +100,14 @@ class Output:
     def _read_chunk(self, number: int) -> Chunk | None:
         try:
             commit = read_commit(self.out, number)
-            index = self._table("index", commit, [field.name for field in INDEX if field.name not in WIDE], ["extra"])
-            rejects = self._table("rejects", commit, [field.name for field in REJECTS if field.name not in WIDE_REJECTS])
+            index = _narrow(self.out, "index", commit, [*(field.name for field in INDEX if field.name not in WIDE), "extra"])
+            rejects = _narrow(self.out, "rejects", commit, [field.name for field in REJECTS if field.name not in WIDE_REJECTS])
             return Chunk(commit, index, rejects)
         except OutputError as error:
             self.problems.append(Problem(relative_path("commits", number), str(error)))
         except (OSError, pa.ArrowException) as error:
             self.problems.append(Problem(relative_path("index", number), f"its tables cannot be read: {error}"))
         return None
-
-    def _table(self, folder: TableName, commit: Commit, columns: Sequence[str], also: Sequence[str] = ()) -> pa.Table:
-        """Those of `columns` that the file has; a chunk of rejections only has an index without rows."""
-        address = address_of(self.out, folder, commit.chunk)
-        data = storage.read_bytes(address)
-        wanted = pq.read_schema(pa.BufferReader(data)).names
-        return parquet_table(data, [name for name in wanted if name in {*columns, *also}] or None)
 
     def _number(self, chunk: Chunk) -> None:
         number = chunk.commit.chunk
@@ -126,10 +129,10 @@ class Output:
         """How many have been read until now."""
         return self._sizes["rejects"]
 
-    def row(self, number: int, table: TableName = "index") -> dict[str, Any]:
-        """A whole row of the index, or of the rejects. Raises OutputError, IndexError."""
+    def row(self, number: int, table: TableName = "index", columns: Sequence[str] | None = None) -> dict[str, Any]:
+        """A row of the index, or of the rejects: all of it, or `columns` that the file has. Raises OutputError, IndexError."""
         chunk, place = self._place(number, table)
-        found: dict[str, Any] = self._wide_table(table, chunk).slice(place, 1).to_pylist()[0]
+        found: dict[str, Any] = self._wide_table(table, chunk, columns).slice(place, 1).to_pylist()[0]
         return found
 
     def _place(self, number: int, table: TableName) -> tuple[int, int]:
@@ -140,25 +143,26 @@ class Output:
         at = bisect.bisect_right(starts, number) - 1
         return self._read[at], number - starts[at]
 
-    def _wide_table(self, table: TableName, chunk: int) -> pa.Table:
+    def _wide_table(self, table: TableName, chunk: int, columns: Sequence[str] | None) -> pa.Table:
+        known = (table, chunk, columns is None)
         with self._lock:
-            if (table, chunk) in self._wide:
-                self._wide.move_to_end((table, chunk))
-                return self._wide[table, chunk]
+            if known in self._wide:
+                self._wide.move_to_end(known)
+                return self._wide[known]
         address = address_of(self.out, table, chunk)
         try:
-            read = parquet_table(storage.read_bytes(address))
+            read = parquet_table(storage.read_bytes(address), columns)
         except (OSError, pa.ArrowException) as error:
             raise OutputError(f"{address} cannot be read any more: {error}") from None
         with self._lock:
-            self._wide[table, chunk] = read
+            self._wide[known] = read
             while len(self._wide) > _WIDE_CHUNKS:
                 self._wide.popitem(last=False)
         return read
 
     def place(self, number: int, name: str) -> Place:
         """Where a sample's member lies. Raises OutputError for one that the index does not name, in a tar that is committed."""
-        row = self.row(number)
+        row = self.row(number, columns=BRIEF)
         chunk, _ = self._place(number, "index")
         shard = relative_path("shards", chunk)
         if row["shard"] != shard or shard not in self.commits[chunk].files:
@@ -179,13 +183,10 @@ class Output:
         """A sample's KEY.json. Raises OutputError."""
         return parse_document(self.read_member(number, "json"), relative_path("shards", self._place(number, "index")[0]))
 
-    def commits_of(self, numbers: Sequence[int]) -> dict[int, list[int]]:
-        """Chunk -> places of these samples in its tables."""
-        found: dict[int, list[int]] = {}
-        for number in numbers:
-            chunk, place = self._place(number, "index")
-            found.setdefault(chunk, []).append(place)
-        return found
+
+def _narrow(out: str, folder: TableName, commit: Commit, columns: Sequence[str]) -> pa.Table:
+    """Those of `columns` that a chunk's table has."""
+    return parquet_table(storage.read_bytes(address_of(out, folder, commit.chunk)), columns)
 
 
 def read_range(place: Place, start: int, end: int) -> bytes:

@@ -1,8 +1,8 @@
 """Two outputs side by side: their samples by key, those that differ most first.
 
-In: the tables `samples` and `samples2`, `rejects` and `rejects2`. Out: the table `pairs`: `key`, `n1` and `n2` (null where a side
-has no such sample), why a side has none if it says so, and `difference`: of numbers as shares of the column's range, one for
-other words, infinite for a sample of one side only.
+In: the tables `samples` and `samples2`, `rejects` and `rejects2`. Out: the table `pairs`: `key`, `n1` and `n2` (null where a
+side has no such sample), why a side has none if it says so, and `difference`: of numbers as shares of the column's range, one
+for other words, infinite for a sample of one side only.
 """
 
 from __future__ import annotations
@@ -21,20 +21,21 @@ def build(database: Database, columns: Sequence[str]) -> None:
     compared = [name for name in columns if name in there and name not in _NOT_COMPARED]
     parts = ["0"]
     for name in compared:
-        a, b = f"a.{quoted(name)}::DOUBLE", f"b.{quoted(name)}::DOUBLE"
-        low, high = database.rows(f"SELECT min(x), max(x) FROM (SELECT {quoted(name)}::DOUBLE AS x FROM samples UNION ALL SELECT {quoted(name)}::DOUBLE FROM samples2)")[0]
-        span = (high - low) if low is not None and high > low else 1.0
-        parts.append(f"CASE WHEN {a} IS NULL AND {b} IS NULL THEN 0 WHEN {a} IS NULL OR {b} IS NULL THEN 1 ELSE abs({a} - {b}) / {span!r} END")
+        column, a, b = quoted(name), f"a.{quoted(name)}::DOUBLE", f"b.{quoted(name)}::DOUBLE"
+        both = f"SELECT {column}::DOUBLE AS x FROM samples UNION ALL SELECT {column}::DOUBLE FROM samples2"
+        low, high = database.rows(f"SELECT min(x), max(x) FROM ({both})")[0]
+        span = high - low if low is not None and high > low else 1.0
+        # a value on one side only counts as the whole range
+        parts.append(f"CASE WHEN ({a} IS NULL) != ({b} IS NULL) THEN 1 ELSE coalesce(abs({a} - {b}) / {span!r}, 0) END")
     words = [f"(a.{kind}_words IS DISTINCT FROM b.{kind}_words)::INT" for kind in ("subject", "object", "background")]
     difference = f"CASE WHEN a.n IS NULL OR b.n IS NULL THEN 'inf'::DOUBLE ELSE {' + '.join([*parts, *words])} END"
-    reason = "any_value(stage || ': ' || reason)"
-    sql = (
-        "CREATE OR REPLACE TABLE pairs AS WITH r1 AS (SELECT key, {reason} AS why FROM rejects WHERE key IS NOT NULL GROUP BY key),"
-        " r2 AS (SELECT key, {reason} AS why FROM rejects2 WHERE key IS NOT NULL GROUP BY key)"
-        f" SELECT coalesce(a.key, b.key) AS key, a.n AS n1, b.n AS n2, r1.why AS why1, r2.why AS why2, {difference} AS difference"
-        " FROM samples a FULL JOIN samples2 b ON a.key = b.key LEFT JOIN r1 ON a.n IS NULL AND r1.key = b.key"
-        " LEFT JOIN r2 ON b.n IS NULL AND r2.key = a.key ORDER BY difference DESC, key"
-    ).replace("{reason}", reason)
+    why = "SELECT key, any_value(stage || ': ' || reason) AS why FROM {} WHERE key IS NOT NULL GROUP BY key"
+    sql = f"""
+        CREATE OR REPLACE TABLE pairs AS WITH r1 AS ({why.format("rejects")}), r2 AS ({why.format("rejects2")})
+        SELECT coalesce(a.key, b.key) AS key, a.n AS n1, b.n AS n2, r1.why AS why1, r2.why AS why2, {difference} AS difference
+        FROM samples a FULL JOIN samples2 b ON a.key = b.key
+        LEFT JOIN r1 ON a.n IS NULL AND r1.key = b.key LEFT JOIN r2 ON b.n IS NULL AND r2.key = a.key
+        ORDER BY difference DESC, key"""
     with database.cursor() as cursor:
         cursor.execute(sql)
 
@@ -51,22 +52,35 @@ _ONLY = {
 def page(database: Database, only: str, offset: int, limit: int) -> dict[str, Any]:
     """Pairs of a kind (`different`, `first`: only the first has it, `second`, `both`, `all`), differences first."""
     condition = _ONLY.get(only, _ONLY["all"])
-    rows = database.rows(f"SELECT key, n1, n2, why1, why2, difference FROM pairs WHERE {condition} ORDER BY rowid LIMIT ? OFFSET ?", [limit, offset])
+    rows = database.rows(
+        f"SELECT key, n1, n2, why1, why2, difference FROM pairs WHERE {condition} ORDER BY rowid LIMIT ? OFFSET ?",
+        [limit, offset],
+    )
     names = ("key", "n1", "n2", "why1", "why2", "difference")
-    counts = database.rows("SELECT " + ", ".join(f"count(*) FILTER (WHERE {part})" for part in _ONLY.values()) + " FROM pairs")[0]
+    counts = database.rows("SELECT " + ", ".join(f"count(*) FILTER (WHERE {part})" for part in _ONLY.values()) + " FROM pairs")[
+        0
+    ]
     found = []
     for row in rows:
         pair = dict(zip(names, row, strict=True))
         pair["changed"] = changed(database, pair["n1"], pair["n2"]) if pair["n1"] is not None and pair["n2"] is not None else []
         found.append(pair)
-    return {"rows": found, "total": dict(zip(_ONLY, counts, strict=True))[only if only in _ONLY else "all"], "counts": dict(zip(_ONLY, counts, strict=True))}
+    return {
+        "rows": found,
+        "total": dict(zip(_ONLY, counts, strict=True))[only if only in _ONLY else "all"],
+        "counts": dict(zip(_ONLY, counts, strict=True)),
+    }
 
 
 def changed(database: Database, n1: int, n2: int) -> list[dict[str, Any]]:
     """What differs between two samples: column, before, after."""
     one, two = (_row(database, table, n) for table, n in (("samples", n1), ("samples2", n2)))
     skipped = {"n", "row", "key"}
-    return [{"column": name, "first": one[name], "second": two[name]} for name in one if name in two and name not in skipped and one[name] != two[name]]
+    return [
+        {"column": name, "first": one[name], "second": two[name]}
+        for name in one
+        if name in two and name not in skipped and one[name] != two[name]
+    ]
 
 
 def _row(database: Database, table: str, n: int) -> dict[str, Any]:

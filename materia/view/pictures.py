@@ -36,22 +36,22 @@ def small_picture(data: bytes, width: int) -> tuple[bytes, str]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(data))
-            _check_size(image.size)
-            image.draft("RGB", (width, width))
-            has_alpha = "A" in image.getbands() or "transparency" in image.info
-            image = image.convert("RGBA" if has_alpha else "RGB")
+            file = Image.open(io.BytesIO(data))
+            _check_size(file.size)
+            file.draft("RGB", (width, width))
+            has_alpha = "A" in file.getbands() or "transparency" in file.info
+            image = file.convert("RGBA" if has_alpha else "RGB")
     except OutputError:
         raise
     except Exception as error:  # Pillow raises anything for what is no picture
         raise OutputError(f"the picture is broken: {error}") from None
     image.thumbnail((width, width), Image.Resampling.BILINEAR)
-    file = io.BytesIO()
+    encoded = io.BytesIO()
     if has_alpha:
-        image.save(file, "PNG", compress_level=1)
-        return file.getvalue(), "image/png"
-    image.save(file, "JPEG", quality=84)
-    return file.getvalue(), "image/jpeg"
+        image.save(encoded, "PNG", compress_level=1)
+        return encoded.getvalue(), "image/png"
+    image.save(encoded, "JPEG", quality=84)
+    return encoded.getvalue(), "image/jpeg"
 
 
 def frame_masks(document: Document, frame: int, width: int) -> bytes:
@@ -97,7 +97,9 @@ def _png(masks: list[tuple[np.ndarray, tuple[int, int, int]]], size: tuple[int, 
         shape = Image.fromarray(mask).convert("L").resize(small, Image.Resampling.BOX)
         inside = shape.point(lambda value: 255 if value > 127 else 0)
         core = inside.filter(ImageFilter.MinFilter(3))
-        alpha = np.where(np.asarray(core) > 0, np.uint8(_INSIDE), np.where(np.asarray(inside) > 0, np.uint8(_EDGE), np.uint8(0)))
+        alpha = np.where(
+            np.asarray(core) > 0, np.uint8(_INSIDE), np.where(np.asarray(inside) > 0, np.uint8(_EDGE), np.uint8(0))
+        )
         layer = Image.new("RGBA", small, (*colour, 0))
         layer.putalpha(Image.fromarray(alpha))
         picture.alpha_composite(layer)

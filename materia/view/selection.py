@@ -1,7 +1,7 @@
 """Which samples the page shows and in which order: its state as a typed record, turned into SQL with parameters.
 
-In: a `State` as the page's link holds it. Out: numbers of samples, in order, kept for the last few states; histograms of columns
-under a state. Names of columns are looked up in the catalogue and never taken as they come.
+In: a `State` as the page's link holds it. Out: numbers of samples, in order, kept for the last few states; histograms of
+columns under a state. Names of columns are looked up in the catalogue and never taken as they come.
 """
 
 from __future__ import annotations
@@ -20,8 +20,6 @@ from materia.view.database import Database, QueryError, quoted
 BINS = 48
 _KEPT = 8
 """States whose samples are remembered; 4 bytes a sample."""
-_MOST_KEYS = 200_000
-"""Of samples that a question names."""
 
 
 class Draw(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -41,7 +39,7 @@ class Like(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class State(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What is asked for. All conditions must hold; `ranges` are inclusive, null is open; `sort`: a column, "-column" downwards."""
+    """What is asked for. All conditions must hold; `ranges` are inclusive, null is open; `sort`: a column, -column: down."""
 
     ranges: dict[str, tuple[float | None, float | None]] = {}
     words: tuple[str, ...] = ()
@@ -67,7 +65,7 @@ class Column(NamedTuple):
 
 
 class Histogram(msgspec.Struct, frozen=True):
-    """Of a column: `all` samples and those `kept` by the other conditions, in equal bins from `low` to `high`; `missing`: null."""
+    """Of a column: `all` samples and those `kept` by the other conditions, in equal bins from `low` to `high`."""
 
     column: str
     low: float
@@ -123,11 +121,13 @@ class Selections:
     def _found(self, state: State) -> np.ndarray:
         condition, values, tables = self._condition(state)
         order = self._order(state, tables)
-        given = next((numbers for special in self.specials if (numbers := special(state)) is not None), None)
+        given = next((found for special in self.specials if (found := special(state)) is not None), None)
         with self._database.cursor() as cursor:
             join = ""
             if given is not None:
-                cursor.register("given", pa.table({"n": pa.array(given, pa.int32()), "place": pa.array(range(len(given)), pa.int32())}))
+                cursor.register(
+                    "given", pa.table({"n": pa.array(given, pa.int32()), "place": pa.array(range(len(given)), pa.int32())})
+                )
                 join, order = "JOIN given USING (n)", order if state.sort else "place"
             sql = f"SELECT s.n FROM samples s {join} {_joins(tables)} WHERE {condition} ORDER BY {order}"
             numbers: np.ndarray = cursor.execute(sql, values).fetchnumpy()["n"]
@@ -148,7 +148,12 @@ class Selections:
             return None
         low, high = ends
         others = msgspec.structs.replace(
-            state, ranges={other: span for other, span in state.ranges.items() if other != name}, sort="", sql="", audit=None, like=None
+            state,
+            ranges={other: span for other, span in state.ranges.items() if other != name},
+            sort="",
+            sql="",
+            audit=None,
+            like=None,
         )
         condition, values, tables = self._condition(others)
         tables.add(column.table)
@@ -196,7 +201,8 @@ class Selections:
 
     def _condition(self, state: State) -> tuple[str, list[Any], set[str]]:
         """(SQL, its values, tables that it names)."""
-        parts, values, tables = ["true"], [], set[str]()
+        parts, tables = ["true"], set[str]()
+        values: list[Any] = []
         for name, (low, high) in state.ranges.items():
             column = self._column(name)
             tables.add(column.table)
@@ -232,7 +238,9 @@ _MARKED = {
 
 
 def _joins(tables: set[str]) -> str:
-    return " ".join(f"LEFT JOIN {layer_table(name)} AS {quoted(name)} ON {quoted(name)}.n = s.n" for name in sorted(tables - {""}))
+    return " ".join(
+        f"LEFT JOIN {layer_table(name)} AS {quoted(name)} ON {quoted(name)}.n = s.n" for name in sorted(tables - {""})
+    )
 
 
 def layer_table(name: str) -> str:

@@ -60,7 +60,9 @@ def serve(viewer: Any, host: str, port: int, view: Mapping[str, Any], open_page:
     say(f"{address}  (Ctrl-C ends it)")
     if open_page:
         webbrowser.open(address)
-    config = uvicorn.Config(application(viewer, hosts, token), log_level="warning", access_log=False, server_header=False, lifespan="off")
+    config = uvicorn.Config(
+        application(viewer, hosts, token), log_level="warning", access_log=False, server_header=False, lifespan="off"
+    )
     with listening, contextlib.suppress(KeyboardInterrupt):
         uvicorn.Server(config).run(sockets=[listening])
 
@@ -73,6 +75,8 @@ def _listen(host: str, port: int) -> socket.socket:
         listening.bind((host, port))
     except OSError as error:
         listening.close()
-        raise UserError(f"{host}:{port} cannot be had: {error.strerror}; choose another --port, or 0 for any free one") from None
+        raise UserError(
+            f"{host}:{port} cannot be had: {error.strerror}; choose another --port, or 0 for any free one"
+        ) from None
     listening.listen(128)
     return listening

@@ -1,7 +1,7 @@
 """What stands behind the page: one or two outputs, their tables, layers and marks, read in the background while it is open.
 
-In: addresses of outputs. Out: `Viewer`, which the HTTP side (app.py) asks. A page that is opened before everything is read shows
-what there is and asks again.
+In: addresses of outputs. Out: `Viewer`, which the HTTP side (app.py) asks. A page that is opened before everything is read
+shows what there is and asks again.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ import pyarrow as pa
 from materia.base.errors import UserError
 from materia.dataset.layers import layers, read_layer
 from materia.dataset.layout import OutputError, read_info
-from materia.dataset.schema import INDEX
+from materia.dataset.schema import INDEX, REJECTS
 from materia.view import audit, pairs
 from materia.view.database import Database, QueryError, narrow_index, narrow_rejects, quoted
-from materia.view.marks import MARKS, Mark, Marks, read_marks
-from materia.view.output import Output, Problem
+from materia.view.marks import MARKS, REASONS, Mark, Marks
+from materia.view.output import WIDE, WIDE_REJECTS, Output, Problem
 from materia.view.selection import Column, Draw, Selections, State, layer_table
 
 SUFFIXES = ("", "2")
@@ -28,9 +28,12 @@ SUFFIXES = ("", "2")
 MOST_ALIKE = 1000
 WORDS = 20_000
 """Most frequent words that are known for completion."""
+NO_INDEX = pa.schema([field for field in INDEX if field.name not in WIDE]).empty_table()
+NO_REJECTS = pa.schema([field for field in REJECTS if field.name not in WIDE_REJECTS]).empty_table()
 _NO_FILTER = {"n", "row"}
 _NUMBERS = {"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT"}
 _MOST_KEYS = 200_000
+"""Of samples that a question names."""
 
 
 class Viewer:
@@ -42,10 +45,14 @@ class Viewer:
     def __init__(self, outs: list[str], marks: str = MARKS, by: str = "somebody") -> None:
         self.outputs = [Output(out) for out in outs]
         self.marks = Marks(outs[0], marks, by)
-        self.marks.table()
+        marks_now = self.marks.table()
         self.database = Database()
         self.selections = Selections(self.database)
         self.selections.specials = [self._asked, self._drawn, self._alike]
+        for suffix in SUFFIXES[: len(outs)]:
+            self.database.replace(f"samples{suffix}", narrow_index(NO_INDEX, 0))
+            self.database.replace(f"rejects{suffix}", narrow_rejects(NO_REJECTS, 0))
+        self._set_layer("marks", marks_now)
         self.words: list[tuple[str, str, int]] = []
         self.flags: dict[str, int] = {}
         self.dropped: dict[str, int] = {}
@@ -75,8 +82,8 @@ class Viewer:
                 indices = []
                 rejects = []
                 for chunk in chunks:
-                    indices.append(narrow_index(chunk, samples))
-                    rejects.append(narrow_rejects(chunk, rejections))
+                    indices.append(narrow_index(chunk.index, samples))
+                    rejects.append(narrow_rejects(chunk.rejects, rejections))
                     samples, rejections = samples + len(chunk.index), rejections + len(chunk.rejects)
                 for name, tables in (("samples", indices), ("rejects", rejects)):
                     for table in _joined(tables):
@@ -84,9 +91,6 @@ class Viewer:
                 self.read[number] += len(chunks)
                 if not number and not self.selections.columns and samples:
                     self._catalogue()
-            for name, schema in (("samples", INDEX), ("rejects", None)):
-                if not self._columns(f"{name}{suffix}"):
-                    self._empty(f"{name}{suffix}", schema)
         self._read_layers()
         self._count_words()
         self._catalogue()
@@ -94,26 +98,35 @@ class Viewer:
             pairs.build(self.database, [column.name for column in self.selections.columns.values() if not column.table])
         self.done.set()
 
-    def _empty(self, name: str, schema: pa.Schema | None) -> None:
-        from materia.dataset.schema import REJECTS
-        from materia.view.output import WIDE, WIDE_REJECTS
-
-        wide = WIDE if schema is not None else WIDE_REJECTS
-        fields = [pa.field("n", pa.int32()), *(field for field in schema or REJECTS if field.name not in wide)]
-        self.database.append(name, pa.schema(fields).empty_table())
-
     def _columns(self, table: str) -> dict[str, str]:
         sql = "SELECT column_name, data_type FROM duckdb_columns() WHERE table_name = ? ORDER BY column_index"
         return dict(self.database.rows(sql, [table]))
+
+    def _filled(self, table: str) -> set[str]:
+        """Columns that have a value anywhere."""
+        names = list(self._columns(table))
+        counts = self.database.rows(f"SELECT {', '.join(f'count({quoted(name)})' for name in names)} FROM {quoted(table)}")[0]
+        return {name for name, count in zip(names, counts, strict=True) if count}
 
     def _catalogue(self) -> None:
         """Columns of numbers and truths, of the index and of layers."""
         meanings = {field.name: (field.metadata or {}).get(b"description", b"").decode() for field in INDEX}
         found: dict[str, Column] = {}
         for table in ("", *self.layers):
-            alias = table or "s"
-            for name, kind in self._columns(f"layer_{table}" if table else "samples").items():
-                what = "truth" if kind == "BOOLEAN" else "integer" if kind in _NUMBERS else "number" if kind in ("DOUBLE", "FLOAT") else None
+            alias, stored = table or "s", f"layer_{table}" if table else "samples"
+            filled = self._filled(stored)
+            for name, kind in self._columns(stored).items():
+                if name not in filled:
+                    continue
+                what = (
+                    "truth"
+                    if kind == "BOOLEAN"
+                    else "integer"
+                    if kind in _NUMBERS
+                    else "number"
+                    if kind in ("DOUBLE", "FLOAT")
+                    else None
+                )
                 if what is None or name in _NO_FILTER:
                     continue
                 full = f"{table}.{name}" if table else name
@@ -136,7 +149,11 @@ class Viewer:
             shown = name if name != "marks" else "marks_layer"
             try:
                 table = read_layer(out, name)
-                lists = [field.name for field in table.schema if pa.types.is_list(field.type) and pa.types.is_floating(field.type.value_type)]
+                lists = [
+                    field.name
+                    for field in table.schema
+                    if pa.types.is_list(field.type) and pa.types.is_floating(field.type.value_type)
+                ]
                 self.embeddings += [(name, column) for column in lists]
                 self._set_layer(shown, table.drop_columns(lists))
                 self.layers.append(shown)
@@ -146,18 +163,20 @@ class Viewer:
     def _set_layer(self, name: str, table: pa.Table) -> None:
         with self.database.cursor() as cursor:
             cursor.register("incoming", table)
-            sql = f"CREATE OR REPLACE TABLE {layer_table(name)} AS SELECT s.n, i.* FROM incoming i JOIN samples s ON s.key = i.key"
-            cursor.execute(sql)
+            joined = "SELECT s.n, i.* FROM incoming i JOIN samples s ON s.key = i.key"
+            cursor.execute(f"CREATE OR REPLACE TABLE {layer_table(name)} AS {joined}")
             cursor.unregister("incoming")
 
     def _count_words(self) -> None:
-        each = " UNION ALL ".join(f"SELECT unnest({kind}_words) AS word, '{kind}' AS kind FROM samples" for kind in ("subject", "object", "background"))
+        each = " UNION ALL ".join(
+            f"SELECT unnest({kind}_words) AS word, '{kind}' AS kind FROM samples"
+            for kind in ("subject", "object", "background")
+        )
         sql = f"SELECT word, kind, count(*) AS c FROM ({each}) GROUP BY word, kind ORDER BY c DESC, word, kind LIMIT {WORDS}"
         self.words = self.database.rows(sql)
         for column in ("flags", "dropped"):
-            if column in self._columns("samples"):
-                sql = f"SELECT f, count(*) AS c FROM (SELECT unnest({column}) AS f FROM samples) GROUP BY f ORDER BY c DESC, f"
-                setattr(self, column, dict(self.database.rows(sql)))
+            sql = f"SELECT f, count(*) AS c FROM (SELECT unnest({column}) AS f FROM samples) GROUP BY f ORDER BY c DESC, f"
+            setattr(self, column, dict(self.database.rows(sql)))
 
     @property
     def version(self) -> str:
@@ -206,7 +225,9 @@ class Viewer:
     def keys_of(self, numbers: np.ndarray) -> list[str]:
         """Keys of samples, in their order."""
         with self.database.cursor() as cursor:
-            cursor.register("given", pa.table({"n": pa.array(numbers, pa.int32()), "place": pa.array(range(len(numbers)), pa.int32())}))
+            cursor.register(
+                "given", pa.table({"n": pa.array(numbers, pa.int32()), "place": pa.array(range(len(numbers)), pa.int32())})
+            )
             return [row[0] for row in cursor.execute("SELECT key FROM given JOIN samples USING (n) ORDER BY place").fetchall()]
 
     def mark(self, number: int, mark: Mark | None) -> None:
@@ -225,10 +246,6 @@ class Viewer:
         """Of a draw by itself."""
         return self.audit_result(State(audit=wanted))
 
-    def compare_marks(self, one: str, two: str) -> list[audit.Agreement]:
-        """How far two layers of marks agree. Raises UserError."""
-        return audit.compare(*(read_marks(self.outputs[0].out, name) for name in (one, two)))
-
     def _asked(self, state: State) -> np.ndarray | None:
         """Samples whose keys a person's question gives, in its order."""
         if not state.sql:
@@ -239,7 +256,9 @@ class Viewer:
         at = answer.columns.index("key")
         keys = list(dict.fromkeys(str(row[at]) for row in answer.rows))
         with self.database.cursor() as cursor:
-            cursor.register("given", pa.table({"key": pa.array(keys, pa.string()), "place": pa.array(range(len(keys)), pa.int32())}))
+            cursor.register(
+                "given", pa.table({"key": pa.array(keys, pa.string()), "place": pa.array(range(len(keys)), pa.int32())})
+            )
             rows = cursor.execute("SELECT s.n FROM given JOIN samples s USING (key) ORDER BY place").fetchnumpy()["n"]
             return np.asarray(rows, np.int32)
 
@@ -281,8 +300,6 @@ def _joined(tables: list[pa.Table]) -> list[pa.Table]:
 
 
 def _reasons() -> list[dict[str, str]]:
-    from materia.view.marks import REASONS
-
     return [{"name": name, "stage": reason.stage, "text": reason.text} for name, reason in REASONS.items()]
 
 

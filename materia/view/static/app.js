@@ -66,7 +66,7 @@ function toolbar() {
   const size = h("input", { type: "range", min: "150", max: "480", step: "10", "aria-label": "size of the tiles", oninput: () => store.set({ size: Number(size.value) }, true) });
   const toggle = (letter, text) => h("button", { type: "button", class: "chip", "data-show": letter, onclick: () => store.show(letter) }, text);
   const chips = h("span", { class: "chips given" });
-  const save = h("a", { class: "quiet button", download: "keys.txt" }, "Keys");
+  const save = h("a", { class: "quiet button", download: "keys.txt" }, "Save keys");
   const element = h("div", { class: "toolbar" }, kept, chips, h("span", { class: "grow" }), toggle("b", "boxes"), toggle("m", "masks"), h("label", { class: "sort" }, "sort", sort), turn, size, save);
   let known = "";
   return { element, refresh() {

@@ -44,10 +44,11 @@ export function pairs(place) {
   function half(o, card) {
     if (!card || card.problem) return h("p", { class: "broken" }, card?.problem || "not there");
     const width = 480 * devicePixelRatio;
-    return [h("div", { class: "frame", style: { "aspect-ratio": `${card.width} / ${card.height}` } }, picture(small(o, card.n, "frame1.jpg", width), "middle frame"), picture(masks(o, card.n, "frame1", width), "", { class: "masks" }),
+    const style = { "aspect-ratio": `${card.width} / ${card.height}` };
+    return [h("div", { class: "halves" }, h("div", { class: "frame", style }, picture(small(o, card.n, "frame1.jpg", width), "middle frame"), picture(masks(o, card.n, "frame1", width), "", { class: "masks" }),
       boxes(card.width, card.height, card.instances.filter((one) => one.frame === 1).map((one) => ({ xyxy: one.box_xyxy_px, colour: colour(one.track), kind: one.is_face ? "face" : "box", title: one.word })))),
+      h("div", { class: "frame", style }, picture(small(o, card.n, "background.png", width), "background"))),
     h("div", { class: "references" }, ...card.instances.filter((one) => !one.is_face).map((one) => h("span", { class: "reference", style: { "--track": colour(one.track) } }, picture(small(o, card.n, one.member, 96), one.word)))),
-    h("div", { class: "frame small" }, picture(small(o, card.n, "background.png", width), "background")),
     h("p", { class: "caption" }, ...caption(card.caption, card.entities))];
   }
 
