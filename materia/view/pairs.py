@@ -75,7 +75,7 @@ def page(database: Database, only: str, offset: int, limit: int) -> dict[str, An
 def changed(database: Database, n1: int, n2: int) -> list[dict[str, Any]]:
     """What differs between two samples: column, before, after."""
     one, two = (_row(database, table, n) for table, n in (("samples", n1), ("samples2", n2)))
-    skipped = {"n", "row", "key"}
+    skipped = {"n", "row", "key", *_NOT_COMPARED}
     return [
         {"column": name, "first": one[name], "second": two[name]}
         for name in one

@@ -142,7 +142,7 @@ class Viewer:
             self.outputs[0].problems.append(Problem("layers", str(error)))
             known = {}
         self._set_layer("marks", self.marks.table())
-        self.layers = ["marks"]
+        self.layers = []
         for name in known:
             if name == self.marks.name:
                 continue
