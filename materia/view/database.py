@@ -191,7 +191,7 @@ def narrow_index(table: pa.Table, first: int) -> pa.Table:
         for part in table.schema.field("extra").type:
             if pa.types.is_integer(part.type) or pa.types.is_floating(part.type) or pa.types.is_boolean(part.type):
                 values = pc.struct_field(table["extra"], part.name)
-                columns[f"extra.{part.name}"] = values if pa.types.is_boolean(part.type) else values.cast(pa.float64())
+                columns[f"extra.{part.name}"] = values
     return pa.table(columns)
 
 

@@ -33,8 +33,7 @@ function header() {
     return h("a", { href: store.link({ view: name, sample: "" }), class: on ? "tab on" : "tab", "aria-current": on ? "page" : null, onclick: (event) => { event.preventDefault(); store.set({ view: name, sample: "" }); } }, ROOMS[name], count === null ? null : h("small", {}, number(count)));
   };
   const names = Object.keys(ROOMS).filter((name) => name !== "pairs" || outputs.length > 1);
-  const look = h("button", { type: "button", class: "quiet", title: "light, dark or as the system", onclick: () => { theme.next(); look.textContent = theme.now; } }, theme.now);
-  look.setAttribute("aria-label", "theme");
+  const look = h("button", { type: "button", class: "quiet", title: "light, dark or as the system", onclick: () => { theme.next(); look.textContent = `Theme: ${theme.now}`; } }, `Theme: ${theme.now}`);
   top_.replaceChildren(
     h("button", { type: "button", class: "quiet menu", "aria-label": "filters", onclick: () => document.body.classList.toggle("side-open") }, "Filters"),
     h("strong", { class: "name", title: outputs.map((output) => output.out).join("\n") }, outputs.map((output) => output.out.replace(/\/+$/, "").split("/").pop()).join(" · ")),

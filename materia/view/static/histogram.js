@@ -6,7 +6,7 @@ import { h, number, svg } from "/static/dom.js";
 const STEPS = 1000;
 
 class RangeHistogram extends HTMLElement {
-  #data = null;
+  #data; // undefined: not asked for yet; null: the column has no values
   #range = [null, null];
   #integer = false;
   #built = false;
@@ -85,6 +85,7 @@ class RangeHistogram extends HTMLElement {
     const [low, high] = this.#range;
     const open = low === null && high === null;
     this.reset.hidden = open;
+    if (this.#data === undefined) { this.text.textContent = ""; this.low.disabled = this.high.disabled = true; return; }
     if (!this.#data) { this.classList.add("empty"); this.text.textContent = "no values"; this.low.disabled = this.high.disabled = true; return; }
     this.classList.remove("empty");
     this.low.disabled = this.high.disabled = false;

@@ -2,7 +2,7 @@
 
 import { about, failed, get, masks, media, small } from "/static/api.js";
 import "/static/compare.js";
-import { boxes, caption, colour, h, number, percent, picture, seconds } from "/static/dom.js";
+import { boxes, caption, colour, h, number, picture, seconds } from "/static/dom.js";
 import { markBar } from "/static/marks.js";
 import { cleared, query, store } from "/static/store.js";
 
@@ -34,7 +34,12 @@ export function sample(place, close, onmark) {
   const step = (key) => key && store.set({ sample: key }, true);
 
   function draw() {
-    bar = markBar(facts, (mark) => { facts.mark = mark; onmark(facts.n, mark); if (mark && !mark.bad && store.state.audit) step(around.next); });
+    const own = facts, { next } = around;
+    bar = markBar(own, (mark) => {
+      own.mark = mark;
+      onmark(own.n, mark);
+      if (mark && !mark.bad && store.state.audit && facts === own) step(next);
+    });
     const head = h("div", { class: "bar" },
       h("button", { type: "button", class: "quiet", disabled: !around.previous, onclick: () => step(around.previous), title: "previous, ←", "aria-label": "previous sample" }, "←"),
       h("button", { type: "button", class: "quiet", disabled: !around.next, onclick: () => step(around.next), title: "next, →", "aria-label": "next sample" }, "→"),
@@ -51,12 +56,12 @@ export function sample(place, close, onmark) {
   }
 
   function clip() {
-    const member = facts.video.member;
+    const { member, codec, container } = facts.video;
     const video = h("video", { controls: true, loop: true, muted: true, preload: "metadata", playsInline: true, src: media(0, facts.n, member), "aria-label": `clip of ${facts.key}` });
     video.muted = true;
     video.addEventListener("error", async () => {
       const answer = await fetch(video.src, { headers: { Range: "bytes=0-0" } }).catch(() => null);
-      const told = answer && !answer.ok ? await answer.text() : `this browser does not play ${facts.video.codec} in ${facts.video.container}`;
+      const told = answer && !answer.ok ? await answer.text() : `this browser does not play ${codec} in ${container}`;
       video.replaceWith(h("p", { class: "broken" }, told));
     }, { once: true });
     return h("div", { class: "clip" }, video);
