@@ -10,15 +10,20 @@ export function markBar(facts, onmark) {
   let mark = facts.mark, busy = Promise.resolve();
 
   function save(next, remember = true) {
-    const before = mark;
+    const before = mark, step = [facts.n, facts.key, before];
     mark = next;
+    if (remember) undone.push(step);
     draw();
     busy = busy.then(async () => {
       try {
         await post("/api/mark", { n: facts.n, bad: next ? next.bad : null, why: next ? next.why : [] });
-        if (remember) undone.push([facts.n, facts.key, before]);
         onmark(next);
-      } catch (error) { mark = before; draw(); failed(error); }
+      } catch (error) {
+        if (undone.includes(step)) undone.splice(undone.indexOf(step), 1);
+        mark = before;
+        draw();
+        failed(error);
+      }
     });
     return busy;
   }
