@@ -289,7 +289,7 @@ class _Site:
         from starlette.concurrency import run_in_threadpool
 
         asked = _posted(await request.body(), _Question)
-        answer = await run_in_threadpool(self.viewer.database.ask, asked.sql)
+        answer = await run_in_threadpool(self.viewer.ask, asked.sql)
         rows = [[_finite(value) for value in row] for row in answer.rows]
         return _json(
             {"columns": answer.columns, "types": answer.types, "rows": rows, "more": answer.more, "seconds": answer.seconds}

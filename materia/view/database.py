@@ -107,6 +107,11 @@ class Database:
             cursor.execute(f"INSERT INTO {quoted(name)} BY NAME SELECT * FROM incoming")
             cursor.unregister("incoming")
 
+    def drop(self, name: str) -> None:
+        """Remove a table, if it is there."""
+        with self._writing, self.cursor() as cursor:
+            cursor.execute(f"DROP TABLE IF EXISTS {quoted(name)}")
+
     def ask(self, sql: str, limit: int = 1000, timeout_s: float = TIMEOUT_S) -> Answer:
         """Answer a person's SELECT. Raises QueryError for anything else, and for one that fails or takes too long."""
         import duckdb
@@ -119,7 +124,7 @@ class Database:
             timer.start()
             try:
                 cursor.execute(statement)
-                rows = _fetched(cursor, limit + 1)
+                rows, cut = _fetched(cursor, limit + 1)
                 described = cursor.description or []
             except duckdb.InterruptException:
                 raise QueryError(f"stopped after {timeout_s:g} s; ask for less") from None
@@ -131,7 +136,7 @@ class Database:
                 timer.cancel()
                 _end(cursor)
             columns, types = [str(column[0]) for column in described], [str(column[1]) for column in described]
-            return Answer(columns, types, rows[:limit], len(rows) > limit, time.perf_counter() - start)
+            return Answer(columns, types, rows[:limit], cut or len(rows) > limit, time.perf_counter() - start)
 
 
 def _one_select(cursor: duckdb.DuckDBPyConnection, sql: str) -> Any:
@@ -146,15 +151,15 @@ def _one_select(cursor: duckdb.DuckDBPyConnection, sql: str) -> Any:
     return statements[0]
 
 
-def _fetched(cursor: duckdb.DuckDBPyConnection, n: int) -> list[list[Any]]:
-    """At most `n` rows, as plain values; fewer where they hold very much text."""
+def _fetched(cursor: duckdb.DuckDBPyConnection, n: int) -> tuple[list[list[Any]], bool]:
+    """(at most `n` rows, as plain values; whether it ended earlier, because they hold very much text)."""
     rows: list[list[Any]] = []
     chars = 0
     while len(rows) < n and chars < _MOST_TEXT and (some := cursor.fetchmany(min(200, n - len(rows)))):
         for row in some:
             rows.append([_plain(value) for value in row])
             chars += sum(len(value) for value in rows[-1] if isinstance(value, str))
-    return rows
+    return rows, chars >= _MOST_TEXT
 
 
 def _plain(value: Any) -> Any:

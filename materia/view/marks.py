@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from materia.base.errors import UserError
-from materia.dataset.layers import layers, read_layer, write_layer
+from materia.dataset.layers import read_info, read_layer, write_layer
 
 MARKS = "marks"
 """The usual layer."""
@@ -83,7 +83,7 @@ class Marks:
 
 def read_marks(out: str, name: str, must_exist: bool = True) -> pa.Table:
     """A marks layer. Raises OutputError where there is none, or UserError for a layer that holds something else."""
-    if not must_exist and name not in layers(out):
+    if not must_exist and read_info(out, name) is None:
         return SCHEMA.empty_table()
     table = read_layer(out, name)
     if not set(SCHEMA.names) <= set(table.column_names):

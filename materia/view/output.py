@@ -119,6 +119,15 @@ class Output:
             file = chunk.commit.files.get(relative_path(folder, number))  # type: ignore[arg-type]
             self.digest.update(file.sha256.encode() if file else b"-")
 
+    def instances(self, columns: Sequence[str]) -> Iterator[pa.Table]:
+        """Tables of the instances, chunk by chunk, of chunks that have one. Raises OutputError, OSError."""
+        for commit in list(self.commits.values()):
+            if commit.has_instances:
+                try:
+                    yield _narrow(self.out, "instances", commit, columns)
+                except pa.ArrowException as error:
+                    raise OutputError(f"{address_of(self.out, 'instances', commit.chunk)} cannot be read: {error}") from None
+
     @property
     def samples(self) -> int:
         """How many have been read until now."""

@@ -6,19 +6,22 @@ shows what there is and asks again.
 
 from __future__ import annotations
 
+import re
 import threading
 from typing import Any
 
+import duckdb
 import msgspec
 import numpy as np
 import pyarrow as pa
 
+from materia.base import storage
 from materia.base.errors import UserError
-from materia.dataset.layers import layers, read_layer
+from materia.dataset.layers import FOLDER, is_layer_name, read_layer
 from materia.dataset.layout import OutputError, read_info
-from materia.dataset.schema import INDEX, REJECTS
+from materia.dataset.schema import INDEX, INSTANCES, REJECTS
 from materia.view import audit, pairs
-from materia.view.database import Database, QueryError, narrow_index, narrow_rejects, quoted
+from materia.view.database import Answer, Database, QueryError, narrow_index, narrow_rejects, quoted
 from materia.view.marks import MARKS, REASONS, Mark, Marks
 from materia.view.output import WIDE, WIDE_REJECTS, Output, Problem
 from materia.view.selection import Column, Draw, Selections, State, layer_table
@@ -30,6 +33,9 @@ WORDS = 20_000
 """Most frequent words that are known for completion."""
 NO_INDEX = pa.schema([field for field in INDEX if field.name not in WIDE]).empty_table()
 NO_REJECTS = pa.schema([field for field in REJECTS if field.name not in WIDE_REJECTS]).empty_table()
+NO_INSTANCES = pa.schema(
+    [field for field in INSTANCES if not field.name.startswith(("box_x", "box_y", "crop_", "row"))]
+).empty_table()
 _NO_FILTER = {"n", "row"}
 _NUMBERS = {"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT"}
 _MOST_KEYS = 200_000
@@ -60,6 +66,7 @@ class Viewer:
         self.layers: list[str] = []
         self.read = [0] * len(outs)
         self.done = threading.Event()
+        self._reading = threading.Lock()
         self.failed = ""
 
     def start(self) -> None:
@@ -135,30 +142,22 @@ class Viewer:
         self.selections.set_columns(found)
 
     def _read_layers(self) -> None:
-        out = self.outputs[0].out
-        try:
-            known = layers(out)
-        except UserError as error:
-            self.outputs[0].problems.append(Problem("layers", str(error)))
-            known = {}
+        """All layers, marks under the name `marks`; one that cannot be read becomes a problem."""
+        output = self.outputs[0]
         self._set_layer("marks", self.marks.table())
-        self.layers = []
-        for name in known:
-            if name == self.marks.name:
+        for name in storage.listdir(storage.join(output.out, FOLDER)):
+            if name == self.marks.name or not is_layer_name(name):
+                continue
+            try:
+                table = read_layer(output.out, name)
+            except (UserError, OSError) as error:
+                output.problems.append(Problem(f"{FOLDER}/{name}", str(error)))
                 continue
             shown = name if name != "marks" else "marks_layer"
-            try:
-                table = read_layer(out, name)
-                lists = [
-                    field.name
-                    for field in table.schema
-                    if pa.types.is_list(field.type) and pa.types.is_floating(field.type.value_type)
-                ]
-                self.embeddings += [(name, column) for column in lists]
-                self._set_layer(shown, table.drop_columns(lists))
-                self.layers.append(shown)
-            except (UserError, OSError) as error:
-                self.outputs[0].problems.append(Problem(f"layers/{name}", str(error)))
+            lists = [field.name for field in table.schema if _is_vector(field.type)]
+            self.embeddings += [(name, column) for column in lists]
+            self._set_layer(shown, table.drop_columns(lists))
+            self.layers.append(shown)
 
     def _set_layer(self, name: str, table: pa.Table) -> None:
         with self.database.cursor() as cursor:
@@ -217,6 +216,27 @@ class Viewer:
             return {}
         return info.config if info else {}
 
+    def ask(self, sql: str, limit: int = 1000) -> Answer:
+        """Answer a person's SELECT; tables of instances are read when one names them first. Raises QueryError."""
+        for output, suffix in zip(self.outputs, SUFFIXES, strict=False):
+            if re.search(rf"\binstances{suffix}\b", sql, re.IGNORECASE):
+                with self._reading:
+                    self._read_instances(output, f"instances{suffix}")
+        return self.database.ask(sql, limit)
+
+    def _read_instances(self, output: Output, name: str) -> None:
+        if self._columns(name):
+            return
+        if not self.done.is_set():
+            raise QueryError("the index is still being read; ask for instances when that is done")
+        try:
+            self.database.replace(name, NO_INSTANCES)
+            for table in output.instances(NO_INSTANCES.column_names):
+                self.database.append(name, table)
+        except (OutputError, OSError, duckdb.Error) as error:
+            self.database.drop(name)
+            raise QueryError(f"the instances of {output.out} cannot be held in memory: {error}") from None
+
     def number_of(self, key: str, which: int = 0) -> int | None:
         """The number of the sample of a key."""
         rows = self.database.rows(f"SELECT n FROM samples{SUFFIXES[which]} WHERE key = ?", [key])
@@ -250,7 +270,7 @@ class Viewer:
         """Samples whose keys a person's question gives, in its order."""
         if not state.sql:
             return None
-        answer = self.database.ask(state.sql, _MOST_KEYS)
+        answer = self.ask(state.sql, _MOST_KEYS)
         if "key" not in answer.columns:
             raise QueryError("to show samples, the question must give a column `key`")
         at = answer.columns.index("key")
@@ -286,6 +306,10 @@ class Viewer:
             )
             rows = cursor.execute(sql, [len(own[0]), like.key, own[0], MOST_ALIKE]).fetchnumpy()["n"]
             return np.asarray(rows, np.int32)
+
+
+def _is_vector(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_list(kind) and pa.types.is_floating(kind.value_type))
 
 
 def _joined(tables: list[pa.Table]) -> list[pa.Table]:

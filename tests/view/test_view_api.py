@@ -313,3 +313,34 @@ def test_the_export_for_embedding_atlas_has_a_row_a_sample_of_plain_values(tmp_p
     assert table["subject_words"][0].as_py() == "dog"
     assert table["clip.v"].to_pylist()[:2] == [None, [1.0, 0.0]]
     assert table["extra.views"].to_pylist() == list(range(5))
+
+
+def test_instances_are_read_when_a_question_names_them(client, out):
+    sql = "select word, count(*) as n from instances join samples using (key) where not is_face group by word order by word"
+    found = client.post("/api/sql", json={"sql": sql}, headers=OWN).json()
+    assert found["rows"] == [["cat", 6], ["dog", 6], ["horse", 3], ["red ball", 10]]
+
+
+def test_a_broken_layer_is_told_and_does_not_keep_the_page_shut(tmp_path):
+    out = make_pages(tmp_path)
+    write_layer(out, "scores", pa.table({"key": keys(0), "x": [1.0]}), made_by="test", version="1")
+    Path(out, "layers/scores/layer.json").write_text("{")
+    client, _ = page(out)
+    assert "layers/scores" in client.get("/api/about").json()["outputs"][0]["problems"][0]["file"]
+    assert len(select(client)) == 5
+
+
+def test_an_output_in_an_object_store_is_the_same_page(tmp_path, monkeypatch):
+    import fsspec
+    from s3_server import SECRET, s3_server
+
+    out = make_pages(tmp_path)
+    with s3_server() as endpoint:
+        monkeypatch.setattr(fsspec.config, "conf", {"s3": {"endpoint_url": endpoint, "key": "k", "secret": SECRET}})
+        fsspec.filesystem("s3").put(out, "bucket/out", recursive=True)
+        client, _ = page("s3://bucket/out")
+        assert select(client, sort="-extra.views") == keys(4, 3, 2, 1, 0)
+        part = client.get("/media/0/1/mp4", headers={"Range": "bytes=5-99"})
+        assert (part.status_code, part.content) == (206, Dataset(out)[1].clip()[5:100])
+        assert client.post("/api/mark", json={"n": 1, "bad": True}, headers=OWN).status_code == 200
+        assert select(client, marked="bad") == keys(1)

@@ -92,9 +92,9 @@ class RangeHistogram extends HTMLElement {
     const { all, kept } = this.#data;
     const most = Math.max(1, ...all);
     const path = (counts) => counts.map((count, at) => (count ? `M${at + 0.08} 24V${24 - 23 * Math.sqrt(count / most)}H${at + 0.92}V24Z` : "")).join("");
-    this.all.setAttribute("d", path(all));
-    this.kept.setAttribute("d", path(kept));
     const a = low === null ? 0 : this.#share(low), b = high === null ? 1 : this.#share(high);
+    this.all.setAttribute("d", path(all));
+    this.kept.setAttribute("d", path(kept.map((count, at) => ((at + 1) / 48 < a || at / 48 > b ? 0 : count))));
     this.span.setAttribute("x", String(48 * a));
     this.span.setAttribute("width", String(48 * Math.max(0.004, b - a)));
     this.span.setAttribute("class", open ? "span open" : "span");

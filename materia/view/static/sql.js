@@ -15,7 +15,7 @@ export function sql(place) {
   const answer = h("div", { class: "wide", tabindex: "0", role: "region", "aria-label": "answer" });
   const form = h("form", { onsubmit: (event) => { event.preventDefault(); ask(); } }, text, h("div", { class: "row" }, run, show, told));
   text.addEventListener("keydown", (event) => { if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) { event.preventDefault(); ask(); } });
-  const tables = h("p", { class: "hint" }, "Tables: samples, rejects", about.value && about.value.outputs.length > 1 ? ", samples2, rejects2, pairs" : "", ", layer_marks and a table layer_NAME for each layer. One SELECT, ten seconds, Ctrl+Enter runs it.");
+  const tables = h("p", { class: "hint" }, "Tables: samples, rejects, instances", about.value && about.value.outputs.length > 1 ? ", samples2, rejects2, instances2, pairs" : "", ", layer_marks and a table layer_NAME for each layer. One SELECT, ten seconds, Ctrl+Enter runs it.");
   place.replaceChildren(h("div", { class: "pad" }, form, tables, answer));
 
   async function ask() {
