@@ -10,34 +10,64 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+
 from materia.view.database import Database, quoted
 
 _NOT_COMPARED = {"bytes"}
 
 
 def build(database: Database, columns: Sequence[str]) -> None:
-    """Make the table of pairs; `columns`: of numbers, in both outputs or one."""
-    there = _columns(database, "samples") & _columns(database, "samples2")
-    compared = [name for name in columns if name in there and name not in _NOT_COMPARED]
-    parts = ["0"]
-    for name in compared:
-        column, a, b = quoted(name), f"a.{quoted(name)}::DOUBLE", f"b.{quoted(name)}::DOUBLE"
-        both = f"SELECT {column}::DOUBLE AS x FROM samples UNION ALL SELECT {column}::DOUBLE FROM samples2"
-        low, high = database.rows(f"SELECT min(x), max(x) FROM ({both})")[0]
-        span = high - low if low is not None and high > low else 1.0
-        # a value on one side only counts as the whole range
-        parts.append(f"CASE WHEN ({a} IS NULL) != ({b} IS NULL) THEN 1 ELSE coalesce(abs({a} - {b}) / {span!r}, 0) END")
-    words = [f"(a.{kind}_words IS DISTINCT FROM b.{kind}_words)::INT" for kind in ("subject", "object", "background")]
-    difference = f"CASE WHEN a.n IS NULL OR b.n IS NULL THEN 'inf'::DOUBLE ELSE {' + '.join([*parts, *words])} END"
+    """Make the table of pairs; `columns`: of numbers, in both outputs or one.
+
+    Column by column: two tables of a million rows joined with all their columns would not fit into the database's memory.
+    """
+    sides = _fetched(database, "SELECT a.n AS n1, b.n AS n2 FROM samples a FULL JOIN samples2 b ON a.key = b.key")
+    there = ~(np.isnan(sides["n1"]) | np.isnan(sides["n2"]))
+    one, two = (sides[side][there].astype(int) for side in ("n1", "n2"))
+    difference = np.zeros(len(one))
+    both = _columns(database, "samples") & _columns(database, "samples2")
+    for column in (name for name in columns if name in both and name not in _NOT_COMPARED):
+        a, b = _values(database, f"{quoted(column)}::DOUBLE")
+        ends = np.concatenate([a, b])
+        ends = ends[np.isfinite(ends)]
+        span = np.ptp(ends) if len(ends) else 0.0
+        a, b = a[one], b[two]
+        step = np.abs(a - b) / (span or 1.0)
+        step[np.isnan(a) != np.isnan(b)] = 1.0  # a value on one side only counts as the whole range
+        difference += np.nan_to_num(step, nan=0.0)
+    for kind in ("subject", "object", "background"):
+        a, b = _values(database, f"(hash({kind}_words) >> 12)::DOUBLE")  # what a double holds exactly
+        difference += a[one] != b[two]
+    whole = np.full(len(there), np.inf)
+    whole[there] = difference
+    found = {side: pa.array(values, pa.int32(), from_pandas=True, safe=False) for side, values in sides.items()}
     why = "SELECT key, any_value(stage || ': ' || reason) AS why FROM {} WHERE key IS NOT NULL GROUP BY key"
     sql = f"""
         CREATE OR REPLACE TABLE pairs AS WITH r1 AS ({why.format("rejects")}), r2 AS ({why.format("rejects2")})
-        SELECT coalesce(a.key, b.key) AS key, a.n AS n1, b.n AS n2, r1.why AS why1, r2.why AS why2, {difference} AS difference
-        FROM samples a FULL JOIN samples2 b ON a.key = b.key
-        LEFT JOIN r1 ON a.n IS NULL AND r1.key = b.key LEFT JOIN r2 ON b.n IS NULL AND r2.key = a.key
-        ORDER BY difference DESC, key"""
+        SELECT coalesce(a.key, b.key) AS key, n1, n2, r1.why AS why1, r2.why AS why2, difference
+        FROM found LEFT JOIN samples a ON a.n = n1 LEFT JOIN samples2 b ON b.n = n2
+        LEFT JOIN r1 ON n1 IS NULL AND r1.key = b.key LEFT JOIN r2 ON n2 IS NULL AND r2.key = a.key
+        ORDER BY difference DESC, 1"""
     with database.cursor() as cursor:
+        cursor.register("found", pa.table({**found, "difference": whole}))
         cursor.execute(sql)
+
+
+def _fetched(database: Database, sql: str) -> dict[str, np.ndarray]:
+    """Columns of numbers as float64, null as NaN."""
+    with database.cursor() as cursor:
+        found = cursor.execute(sql).fetchnumpy()
+        return {name: np.ma.filled(np.ma.asarray(column).astype(np.float64), np.nan) for name, column in found.items()}
+
+
+def _values(database: Database, sql: str) -> tuple[np.ndarray, np.ndarray]:
+    """A value of each sample of the first output and of the second, by number."""
+    one, two = (
+        _fetched(database, f"SELECT {sql} AS value FROM {table} ORDER BY n")["value"] for table in ("samples", "samples2")
+    )
+    return one, two
 
 
 _ONLY = {
