@@ -90,13 +90,15 @@ def audit(
     from materia.view.selection import Draw
 
     viewer = _viewer([out], marks)
-    guarded(viewer.read_all)
     draw = Draw(n, seed, stratify)
-    if as_json or _is_done(viewer, draw):
-        return _show_result(viewer, draw, as_json)
+    if as_json or len(viewer.marks.table()) >= n:
+        guarded(viewer.read_all)
+        if as_json or _is_done(viewer, draw):
+            return _show_result(viewer, draw, as_json)
     asked: dict[str, Any] = {"n": n, "seed": seed, **({"stratify": stratify} if stratify else {})}
     _serve(viewer, host, port, {"audit": asked}, browser)
-    _show_result(viewer, draw, as_json)
+    if viewer.done.is_set():
+        _show_result(viewer, draw, as_json)
 
 
 def _viewer(outs: list[str], marks: str) -> Viewer:

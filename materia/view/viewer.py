@@ -70,8 +70,9 @@ class Viewer:
         self.failed = ""
 
     def start(self) -> None:
-        """Read everything in a thread of its own."""
-        threading.Thread(target=self._read_guarded, daemon=True).start()
+        """Read everything in a thread of its own, unless it has been read."""
+        if not self.done.is_set():
+            threading.Thread(target=self._read_guarded, daemon=True).start()
 
     def _read_guarded(self) -> None:
         try:
@@ -283,7 +284,11 @@ class Viewer:
             return np.asarray(rows, np.int32)
 
     def _drawn(self, state: State) -> np.ndarray | None:
-        return None if state.audit is None else audit.draw(self.database, self.selections.columns, state.audit)
+        if state.audit is None:
+            return None
+        if not self.done.is_set():
+            raise QueryError("samples are drawn when the whole index has been read")
+        return audit.draw(self.database, self.selections.columns, state.audit)
 
     def _alike(self, state: State) -> np.ndarray | None:
         """The samples most like one, itself first, by the cosine of a layer's lists of numbers."""

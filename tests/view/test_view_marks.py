@@ -202,6 +202,31 @@ def test_the_command_says_how_far_an_audit_is_and_how_two_persons_agree(tmp_path
     }
 
 
+def test_the_page_of_the_documentation_lays_reasons_to_the_stages_that_the_code_does():
+    text = (Path(__file__).parents[2] / "docs" / "looking.md").read_text(encoding="utf-8")
+    told = {
+        why: stage
+        for whys, stage in re.findall(r"^\| ([a-z_, ]+) \| (\w+) \|$", text, re.MULTILINE)
+        for why in whys.split(", ")
+    }
+    assert {why: told[why] for why in REASONS} == {why: reason.stage or "nobody" for why, reason in REASONS.items()}
+
+
+def test_an_audit_waits_for_the_whole_index(tmp_path):
+    from materia.view.database import QueryError
+    from materia.view.selection import Draw, State
+    from materia.view.viewer import Viewer
+
+    viewer = Viewer([make_pages(tmp_path)])
+    with pytest.raises(QueryError, match="whole index"):
+        viewer.selections.numbers(State(audit=Draw(2)))
+    viewer.start()
+    assert viewer.done.wait(20)
+    viewer.start()  # once is enough
+    assert viewer.database.rows("SELECT count(*) FROM samples") == [(5,)]
+    assert len(viewer.selections.numbers(State(audit=Draw(2)))) == 2
+
+
 def test_without_the_extra_the_command_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     asked = CliRunner().invoke(main, ["view", make_pages(tmp_path), "--no-browser"])
