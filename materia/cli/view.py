@@ -35,7 +35,7 @@ _browser_option = click.option("--browser/--no-browser", default=True, help="Ope
 
 @click.command(cls=Command, epilog=VIEW_EXAMPLES)
 @out_argument
-@click.argument("other", required=False, type=click.Path())
+@click.argument("other", required=False, type=click.Path(), metavar="[OUT2]")
 @_marks_option
 @_host_option
 @_port_option

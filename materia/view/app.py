@@ -22,11 +22,11 @@ from starlette.routing import Route
 
 from materia.base.errors import UserError
 from materia.view import cards, pairs, pictures
-from materia.view.database import QueryError, quoted
+from materia.view.database import QueryError
 from materia.view.guard import Guard
 from materia.view.marks import Mark
 from materia.view.output import BRIEF, Output, Place, read_range
-from materia.view.selection import State
+from materia.view.selection import State, joins
 from materia.view.viewer import Viewer, decoded_state
 
 _TYPES = {
@@ -42,7 +42,7 @@ _PAGE = 200
 """Most rows of an answer."""
 _RANGE = re.compile(r"bytes=(?=.*\d)(?P<first>\d{0,15})-(?P<last>\d{0,15})")
 """One range; several are answered with the whole, as RFC 9110 allows."""
-_STATIC = ("index.html", "app.css", "icon.svg")
+_STATIC = re.compile(r"index\.html|icon\.svg|[a-z]+\.(js|css)")
 
 
 class _NotThere(UserError):
@@ -104,7 +104,7 @@ def _asset(name: str) -> Callable[[Request], Response]:
     """A file that we ship; names of these only."""
 
     def endpoint(request: Request) -> Response:
-        if name not in _STATIC and not re.fullmatch(r"[a-z]+\.js", name):
+        if not _STATIC.fullmatch(name):
             return PlainTextResponse("there is no such file", 404)
         file = files("materia.view") / "static" / name
         if not file.is_file():
@@ -155,17 +155,10 @@ class _Site:
         """Key, flags, mark and the value that is sorted by, of samples in their order."""
         if not numbers:
             return []
-        value, join = "NULL", ""
-        if sort:
-            value, tables = self.viewer.selections.value_of(sort)
-            join = " ".join(
-                f"LEFT JOIN {quoted('layer_' + t)} AS {quoted(t)} ON {quoted(t)}.n = s.n" for t in tables - {"", "marks"}
-            )
+        value, tables = self.viewer.selections.value_of(sort) if sort else ("NULL", set[str]())
         inside = ", ".join(map(str, numbers))
-        sql = (
-            f"SELECT s.n, s.key, s.flags, {value}, marks.bad, marks.why FROM samples s {join}"
-            f" LEFT JOIN layer_marks AS marks ON marks.n = s.n WHERE s.n IN ({inside})"
-        )
+        columns = f"s.n, s.key, s.flags, {value}, marks.bad, marks.why"
+        sql = f"SELECT {columns} FROM samples s {joins({*tables, 'marks'})} WHERE s.n IN ({inside})"
         found = {row[0]: row for row in self.viewer.database.rows(sql)}
         names = ("n", "key", "flags", "value", "bad", "why")
         return [{name: _finite(part) for name, part in zip(names, found[n], strict=True)} for n in numbers if n in found]

@@ -65,7 +65,7 @@ class Guard:
             if not _same(given, self.token):
                 return PlainTextResponse("open the whole address that `materia view` has printed, with its token", 403)
             entered = RedirectResponse("/", 303)
-            entered.set_cookie(COOKIE, self.token, httponly=True, samesite="strict", path="/")
+            entered.set_cookie(COOKIE, self.token, httponly=True, samesite="lax", path="/")
             return entered
         site, origin = headers.get("sec-fetch-site"), headers.get("origin")
         if scope["method"] in ("GET", "HEAD"):

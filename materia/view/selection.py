@@ -129,7 +129,7 @@ class Selections:
                     "given", pa.table({"n": pa.array(given, pa.int32()), "place": pa.array(range(len(given)), pa.int32())})
                 )
                 join, order = "JOIN given USING (n)", order if state.sort else "place"
-            sql = f"SELECT s.n FROM samples s {join} {_joins(tables)} WHERE {condition} ORDER BY {order}"
+            sql = f"SELECT s.n FROM samples s {join} {joins(tables)} WHERE {condition} ORDER BY {order}"
             numbers: np.ndarray = cursor.execute(sql, values).fetchnumpy()["n"]
             return np.asarray(numbers, np.int32)
 
@@ -138,7 +138,7 @@ class Selections:
         if state.sql or state.audit or state.like:
             return len(self.numbers(state))
         condition, values, tables = self._condition(state)
-        return int(self._database.rows(f"SELECT count(*) FROM samples s {_joins(tables)} WHERE {condition}", values)[0][0])
+        return int(self._database.rows(f"SELECT count(*) FROM samples s {joins(tables)} WHERE {condition}", values)[0][0])
 
     def histogram(self, name: str, state: State) -> Histogram | None:
         """Of a column under a state's other conditions; None where it has no value. Raises QueryError."""
@@ -160,7 +160,7 @@ class Selections:
         value = f"({column.sql})::DOUBLE"
         sql = (
             f"SELECT least(floor(({value} - ?) / ?), {BINS - 1})::INT AS bin, count(*), count(*) FILTER (WHERE {condition})"
-            f" FROM samples s {_joins(tables)} GROUP BY bin"
+            f" FROM samples s {joins(tables)} GROUP BY bin"
         )
         all_, kept, missing = [0] * BINS, [0] * BINS, 0
         step = (high - low) / BINS or 1.0
@@ -176,7 +176,7 @@ class Selections:
         """Least and largest finite value of a column."""
         if column.name not in self._ranges:
             value = f"({column.sql})::DOUBLE"
-            sql = f"SELECT min({value}), max({value}) FROM samples s {_joins({column.table})} WHERE isfinite({value})"
+            sql = f"SELECT min({value}), max({value}) FROM samples s {joins({column.table})} WHERE isfinite({value})"
             low, high = self._database.rows(sql)[0]
             self._ranges[column.name] = None if low is None else (low, high)
         return self._ranges[column.name]
@@ -237,7 +237,8 @@ _MARKED = {
 }
 
 
-def _joins(tables: set[str]) -> str:
+def joins(tables: set[str]) -> str:
+    """SQL that joins layers to the samples `s`; "" is the index itself."""
     return " ".join(
         f"LEFT JOIN {layer_table(name)} AS {quoted(name)} ON {quoted(name)}.n = s.n" for name in sorted(tables - {""})
     )

@@ -13,13 +13,16 @@ export async function get(path, parameters = {}, signal = undefined) {
 }
 
 export async function post(path, body) {
-  return answered(await fetch(path, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) }));
+  return answered(
+    await fetch(path, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) }),
+  );
 }
 
 // Addresses of pictures; the version changes when another state of an output is shown, so that none is stale.
 const version = () => encodeURIComponent(about.value ? about.value.version : "");
 export const media = (o, n, member) => `/media/${o}/${n}/${encodeURIComponent(member)}?v=${version()}`;
-export const small = (o, n, member, width) => `/small/${o}/${n}/${encodeURIComponent(member)}?w=${Math.round(width)}&v=${version()}`;
+export const small = (o, n, member, width) =>
+  `/small/${o}/${n}/${encodeURIComponent(member)}?w=${Math.round(width)}&v=${version()}`;
 export const masks = (o, n, what, width) => `/masks/${o}/${n}/${what}?w=${Math.round(width)}&v=${version()}`;
 export const lost = (n, frame) => `/lost/${n}/${frame}?v=${version()}`;
 
@@ -32,4 +35,6 @@ export function notice(text, kind = "error") {
   if (kind !== "error") setTimeout(() => line.remove(), 4000);
 }
 
-export const failed = (error) => { if (error.name !== "AbortError") notice(error.message); };
+export const failed = (error) => {
+  if (error.name !== "AbortError") notice(error.message);
+};

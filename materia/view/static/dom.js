@@ -23,13 +23,37 @@ export function svg(tag, properties, ...children) {
   return fill(document.createElementNS(SVG, tag), properties, children);
 }
 
+export const button = (text, onclick, properties = {}) => h("button", { type: "button", onclick, ...properties }, text);
+
+// A button that is on or off, with a count behind its text where there is one.
+export function chip(text, on, onclick, { count, ...properties } = {}) {
+  const element = button(text, onclick, { class: on ? "chip on" : "chip", "aria-pressed": String(Boolean(on)), ...properties });
+  if (count !== undefined) element.append(h("small", {}, number(count)));
+  return element;
+}
+
+export const section = (title, ...children) => h("section", {}, h("h3", {}, title), ...children);
+
+// The boxes of a frame's instances, each in the colour of its track.
+export const instanceBoxes = (instances, frame) =>
+  instances
+    .filter((one) => one.frame === frame)
+    .map((one) => ({
+      xyxy: one.box_xyxy_px,
+      colour: colour(one.track),
+      kind: one.is_face ? "face" : "box",
+      title: `${one.word} ${number(one.detector_score)}`,
+    }));
+
 export function number(value, digits = 3) {
   if (value === null || value === undefined) return "–";
   if (typeof value === "boolean") return value ? "yes" : "no";
   if (typeof value !== "number") return String(value);
   if (Number.isInteger(value)) return value.toLocaleString("en");
   const size = Math.abs(value);
-  return size >= 1000 ? Math.round(value).toLocaleString("en") : String(Number(value.toPrecision(size >= 1 ? digits + 1 : digits)));
+  return size >= 1000
+    ? Math.round(value).toLocaleString("en")
+    : String(Number(value.toPrecision(size >= 1 ? digits + 1 : digits)));
 }
 
 export function seconds(value) {
@@ -54,8 +78,16 @@ export function caption(text, entities, onword) {
     if (start < at || end > points.length || end <= start) continue;
     parts.push(points.slice(at, start).join(""));
     const word = points.slice(start, end).join("");
-    const properties = { class: `word ${entity.category}`, style: { "--track": colour(entity.track) }, title: `${entity.category}: filter by this word` };
-    parts.push(onword ? h("button", { ...properties, type: "button", onclick: () => onword(entity.word) }, word) : h("span", { ...properties, title: entity.category }, word));
+    const properties = {
+      class: `word ${entity.category}`,
+      style: { "--track": colour(entity.track) },
+      title: `${entity.category}: filter by this word`,
+    };
+    parts.push(
+      onword
+        ? h("button", { ...properties, type: "button", onclick: () => onword(entity.word) }, word)
+        : h("span", { ...properties, title: entity.category }, word),
+    );
     at = end;
   }
   return [...parts, points.slice(at).join("")];
@@ -65,21 +97,40 @@ export function caption(text, entities, onword) {
 export function boxes(width, height, shown) {
   const lines = shown.map((box) => {
     const [x0, y0, x1, y1] = box.xyxy;
-    return svg("rect", {
-      x: String(x0), y: String(y0), width: String(Math.max(0, x1 - x0)), height: String(Math.max(0, y1 - y0)),
-      class: box.kind || "box", style: { stroke: box.colour || "" },
-    }, svg("title", {}, box.title || ""));
+    return svg(
+      "rect",
+      {
+        x: String(x0),
+        y: String(y0),
+        width: String(Math.max(0, x1 - x0)),
+        height: String(Math.max(0, y1 - y0)),
+        class: box.kind || "box",
+        style: { stroke: box.colour || "" },
+      },
+      svg("title", {}, box.title || ""),
+    );
   });
-  return svg("svg", { class: "boxes", viewBox: `0 0 ${width} ${height}`, preserveAspectRatio: "xMidYMid meet", "aria-hidden": "true" }, ...lines);
+  return svg(
+    "svg",
+    { class: "boxes", viewBox: `0 0 ${width} ${height}`, preserveAspectRatio: "xMidYMid meet", "aria-hidden": "true" },
+    ...lines,
+  );
 }
 
 // A picture that says so where it cannot be read.
 export function picture(src, alt, properties = {}) {
   const image = h("img", { src, alt, decoding: "async", draggable: "false", ...properties });
-  image.addEventListener("error", () => {
-    const told = h("span", { class: "broken" }, `${alt}: cannot be read`);
-    image.replaceWith(told);
-    fetch(src).then((answer) => (answer.ok ? "" : answer.text())).then((text) => text && (told.textContent = text)).catch(() => {});
-  }, { once: true });
+  image.addEventListener(
+    "error",
+    () => {
+      const told = h("span", { class: "broken" }, `${alt}: cannot be read`);
+      image.replaceWith(told);
+      fetch(src)
+        .then((answer) => (answer.ok ? "" : answer.text()))
+        .then((text) => text && (told.textContent = text))
+        .catch(() => {});
+    },
+    { once: true },
+  );
   return image;
 }

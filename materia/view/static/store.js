@@ -1,8 +1,24 @@
 // The page's state, which is its link: everything that is shown can be sent to somebody as it is.
 
 const EMPTY = () => ({
-  view: "samples", sample: "", rejection: "", reason: "", only: "different", show: "b", size: 240,
-  ranges: {}, words: [], flags: [], dropped: [], marked: "", why: [], key: "", sort: "", sql: "", audit: null, like: null,
+  view: "samples",
+  sample: "",
+  rejection: "",
+  reason: "",
+  only: "different",
+  show: "b",
+  size: 240,
+  ranges: {},
+  words: [],
+  flags: [],
+  dropped: [],
+  marked: "",
+  why: [],
+  key: "",
+  sort: "",
+  sql: "",
+  audit: null,
+  like: null,
 });
 const LISTS = { word: "words", flag: "flags", dropped: "dropped", why: "why" };
 const TEXTS = ["view", "sample", "rejection", "reason", "only", "show", "marked", "key", "sort", "sql"];
@@ -10,7 +26,12 @@ const TEXTS = ["view", "sample", "rejection", "reason", "only", "show", "marked"
 const end = (text) => (text === "" || !Number.isFinite(Number(text)) ? null : Number(text));
 
 function json(text) {
-  try { const value = JSON.parse(text); return value && typeof value === "object" ? value : null; } catch { return null; }
+  try {
+    const value = JSON.parse(text);
+    return value && typeof value === "object" ? value : null;
+  } catch {
+    return null;
+  }
 }
 
 export function read(hash) {
@@ -51,14 +72,18 @@ class Store extends EventTarget {
 
   constructor() {
     super();
-    addEventListener("popstate", () => { this.state = read(location.hash); this.#tell(); });
+    addEventListener("popstate", () => {
+      this.state = read(location.hash);
+      this.#tell();
+    });
   }
 
   // `replace`: the step does not get an entry of its own in the browser's history.
   set(patch, replace = false) {
     this.state = { ...this.state, ...patch };
     const link = write(this.state);
-    if (link !== location.hash) history[replace ? "replaceState" : "pushState"](null, "", link === "#" ? location.pathname : link);
+    if (link !== location.hash)
+      history[replace ? "replaceState" : "pushState"](null, "", link === "#" ? location.pathname : link);
     this.#tell();
   }
 
@@ -67,19 +92,31 @@ class Store extends EventTarget {
     this.set({ [list]: there ? this.state[list].filter((one) => one !== value) : [...this.state[list], value] });
   }
 
-  shows(letter) { return this.state.show.includes(letter); }
+  shows(letter) {
+    return this.state.show.includes(letter);
+  }
 
   show(letter) {
     const show = this.shows(letter) ? this.state.show.replace(letter, "") : this.state.show + letter;
     this.set({ show: show || "-" }, true);
   }
 
-  link(patch) { return write({ ...this.state, ...patch }); }
+  link(patch) {
+    return write({ ...this.state, ...patch });
+  }
 
-  on(listener) { this.addEventListener("change", listener); return () => this.removeEventListener("change", listener); }
+  on(listener) {
+    this.addEventListener("change", listener);
+    return () => this.removeEventListener("change", listener);
+  }
 
-  #tell() { this.dispatchEvent(new Event("change")); }
+  #tell() {
+    this.dispatchEvent(new Event("change"));
+  }
 }
 
 export const store = new Store();
-export const cleared = () => { const { view, show, size } = store.state; return { ...EMPTY(), view, show, size }; };
+export const cleared = () => {
+  const { view, show, size } = store.state;
+  return { ...EMPTY(), view, show, size };
+};
