@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 from materia.benchmark import evaluation
 from materia.benchmark.evaluation import compare, summarise
-from materia.benchmark.statistics import Interval
+from materia.base.intervals import Interval
 from tools.synthetic_world import ROWS_PER_CHUNK
 
 CONFIG = "configs/train/synthetic.yaml"

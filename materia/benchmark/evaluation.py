@@ -18,9 +18,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from materia.base import storage
+from materia.base.intervals import Interval, wilson
 from materia.benchmark import metrics
 from materia.benchmark.cases import Case, EvalOptions, read_cases
-from materia.benchmark.statistics import Interval, bootstrap, wilson
+from materia.benchmark.statistics import bootstrap
 from materia.dataset.reader import Dataset
 from materia.report.grid import GridRow, grid
 from trainer.config import EncoderSettings

@@ -18,6 +18,7 @@ from materia.cli.report import report
 from materia.cli.shared import Group, config_option, guarded, json_option, out_argument, print_table, set_option
 from materia.cli.sheet import sheet
 from materia.cli.stats import stats
+from materia.cli.view import audit, view
 
 if TYPE_CHECKING:
     from materia.base.weights.pull import Model, Wanted
@@ -30,6 +31,7 @@ Examples:
   materia run --config configs/local.yaml --input clips.jsonl --output out/
   materia stats out/
   materia sheet out/ --output sheet.png
+  materia view out/
   materia report out/ -o report.html
   materia validate out/
   materia train --config configs/train/tiny.yaml --shards out/ --output runs/a
@@ -209,6 +211,8 @@ def _load(path: str, overrides: tuple[str, ...]) -> Config:
 for command in (
     stats,
     sheet,
+    view,
+    audit,
     layers,
     report,
     training.precompute,

@@ -15,7 +15,7 @@ import click
 from materia.cli.shared import Command, config_option, guarded, json_option, print_table, set_option
 
 if TYPE_CHECKING:
-    from materia.benchmark.statistics import Interval
+    from materia.base.intervals import Interval
     from trainer.config import TrainConfig
 
 TRAIN_EXAMPLES = """\b

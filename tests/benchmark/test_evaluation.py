@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
+from materia.base import intervals
 from materia.benchmark import evaluation, metrics, statistics
 from materia.benchmark.cases import Case, EvalOptions, read_cases
 from materia.benchmark.evaluation import ClipScore
@@ -60,8 +61,8 @@ def test_where_in_a_region_a_colour_is_does_not_matter(rgb: np.ndarray, random: 
 
 
 def test_shares_have_wilsons_interval() -> None:
-    assert statistics.wilson(8, 10) == pytest.approx((0.8, 0.4902, 0.9433), abs=1e-4)
-    assert statistics.wilson(0, 10).low == pytest.approx(0, abs=1e-12)
+    assert intervals.wilson(8, 10) == pytest.approx((0.8, 0.4902, 0.9433), abs=1e-4)
+    assert intervals.wilson(0, 10).low == pytest.approx(0, abs=1e-12)
 
 
 def test_a_bootstrap_of_many_clips_is_the_normal_interval() -> None:
@@ -151,7 +152,7 @@ def test_a_single_clip_cannot_be_shuffled(shards: str) -> None:
         read_cases(Dataset(shards, "row == 0"), CONFIG, CONFIG.data.buckets[0], EvalOptions())
 
 
-def _width(interval: statistics.Interval) -> float:
+def _width(interval: intervals.Interval) -> float:
     return interval.high - interval.low
 
 
