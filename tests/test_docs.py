@@ -157,10 +157,11 @@ def test_page_of_the_data_set_is_followed_after_the_readme(after_readme):
 
 @pytest.mark.slow
 def test_page_of_looking_is_followed_after_the_readme(after_readme):
-    pytest.importorskip("vl_convert", reason="the extra `report` is not installed")
     follow("docs/looking.md", after_readme)
     report, people = ((after_readme / "demo" / name).read_text(encoding="utf-8") for name in ("report.html", "people.html"))
     assert "photo_astronaut" in report and people.count('<article class="card sample">') >= 1
+    said = run([sys.executable, "-c", "\n".join(blocks(ROOT / "docs" / "looking.md", "python"))], after_readme)
+    assert "man_in_car" in said and "A man in a black suit" in said and "threshold" in said
 
 
 @pytest.mark.slow
