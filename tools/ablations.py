@@ -22,9 +22,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from materia.base.intervals import Interval
 from materia.benchmark import evaluation
 from materia.benchmark.evaluation import compare, summarise
-from materia.base.intervals import Interval
 from tools.synthetic_world import ROWS_PER_CHUNK
 
 CONFIG = "configs/train/synthetic.yaml"

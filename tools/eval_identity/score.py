@@ -15,8 +15,8 @@ import numpy as np
 
 import materia
 from materia.base.errors import UserError
-from materia.base.terminal import plural, printable
 from materia.base.intervals import wilson
+from materia.base.terminal import plural, printable
 from materia.dataset.reader import StoredSample
 from materia.dataset.why import collect_rejections
 from tools.eval_identity.film import Variant
