@@ -54,12 +54,15 @@ class State(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     like: Like | None = None
 
 
+Kind = Literal["number", "integer", "truth"]
+
+
 class Column(NamedTuple):
     """A column of numbers or truths that can be filtered and sorted by; `table` holds it: "" is the index, else a layer."""
 
     name: str
     meaning: str
-    kind: Literal["number", "integer", "truth"]
+    kind: Kind
     table: str
     sql: str
 
@@ -84,7 +87,8 @@ class Selections:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._kept: OrderedDict[bytes, np.ndarray] = OrderedDict()
+        self._kept: OrderedDict[bytes, tuple[State, np.ndarray]] = OrderedDict()
+        self._generation = 0  # rises when what was found before may be wrong
         self._ranges: dict[str, tuple[float, float] | None] = {}
         self._lock = threading.Lock()
         self.columns: dict[str, Column] = {}
@@ -92,17 +96,16 @@ class Selections:
 
     def set_columns(self, columns: Mapping[str, Column]) -> None:
         """Another catalogue, or other contents: nothing that was remembered holds any more."""
-        with self._lock:
-            self.columns = dict(columns)
-            self._kept.clear()
-            self._ranges.clear()
+        self.columns = dict(columns)
+        self.forget()
 
-    def forget(self, table: str) -> None:
-        """The contents of a layer's table have changed."""
+    def forget(self, concerned: Callable[[State], bool] = lambda state: True) -> None:
+        """The contents of tables have changed; of which the states that are `concerned` depend."""
         with self._lock:
-            self._kept.clear()
-            for name in [name for name in self._ranges if name.startswith(f"{table}.")]:
-                del self._ranges[name]
+            self._generation += 1
+            self._ranges.clear()
+            for known in [known for known, (state, _) in self._kept.items() if concerned(state)]:
+                del self._kept[known]
 
     def numbers(self, state: State) -> np.ndarray:
         """Numbers of the samples of a state, in order, (N,) int32. Raises QueryError."""
@@ -110,10 +113,12 @@ class Selections:
         with self._lock:
             if known in self._kept:
                 self._kept.move_to_end(known)
-                return self._kept[known]
+                return self._kept[known][1]
+            generation = self._generation
         found = self._found(state)
         with self._lock:
-            self._kept[known] = found
+            if generation == self._generation:
+                self._kept[known] = (state, found)
             while len(self._kept) > _KEPT:
                 self._kept.popitem(last=False)
         return found
@@ -158,8 +163,9 @@ class Selections:
         condition, values, tables = self._condition(others)
         tables.add(column.table)
         value = f"({column.sql})::DOUBLE"
+        place = f"greatest(0, least({BINS - 1}, floor(({value} - ?) / ?)))::INT"  # of infinite ones, too
         sql = (
-            f"SELECT least(floor(({value} - ?) / ?), {BINS - 1})::INT AS bin, count(*), count(*) FILTER (WHERE {condition})"
+            f"SELECT CASE WHEN {value} IS NOT NULL THEN {place} END AS bin, count(*), count(*) FILTER (WHERE {condition})"
             f" FROM samples s {joins(tables)} GROUP BY bin"
         )
         all_, kept, missing = [0] * BINS, [0] * BINS, 0
@@ -168,8 +174,8 @@ class Selections:
             if number is None:
                 missing = count
             else:
-                all_[max(0, number)] += count
-                kept[max(0, number)] += left
+                all_[number] += count
+                kept[number] += left
         return Histogram(name, low, high, all_, kept, missing)
 
     def _ends(self, column: Column) -> tuple[float, float] | None:

@@ -24,7 +24,7 @@ from materia.view import audit, pairs
 from materia.view.database import Answer, Database, QueryError, narrow_index, narrow_rejects, quoted
 from materia.view.marks import MARKS, REASONS, Mark, Marks
 from materia.view.output import WIDE, WIDE_REJECTS, Output, Problem
-from materia.view.selection import Column, Draw, Selections, State, layer_table
+from materia.view.selection import Column, Draw, Kind, Selections, State, layer_table
 
 SUFFIXES = ("", "2")
 """Of the tables of the first and of the second output."""
@@ -37,7 +37,14 @@ NO_INSTANCES = pa.schema(
     [field for field in INSTANCES if not field.name.startswith(("box_x", "box_y", "crop_", "row"))]
 ).empty_table()
 _NO_FILTER = {"n", "row"}
-_NUMBERS = {"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT"}
+_WHOLE = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT")
+_KINDS: dict[str, Kind] = {
+    "BOOLEAN": "truth",
+    "DOUBLE": "number",
+    "FLOAT": "number",
+    **dict.fromkeys(_WHOLE, "integer"),
+}
+"""DuckDB's type of a column -> what it is on the page."""
 _MOST_KEYS = 200_000
 """Of samples that a question names."""
 
@@ -97,6 +104,7 @@ class Viewer:
                     for table in _joined(tables):
                         self.database.append(f"{name}{suffix}", table)
                 self.read[number] += len(chunks)
+                self.selections.forget()
                 if not number and not self.selections.columns and samples:
                     self._catalogue()
         self._read_layers()
@@ -124,22 +132,15 @@ class Viewer:
             alias, stored = table or "s", f"layer_{table}" if table else "samples"
             filled = self._filled(stored)
             for name, kind in self._columns(stored).items():
-                if name not in filled:
-                    continue
-                what = (
-                    "truth"
-                    if kind == "BOOLEAN"
-                    else "integer"
-                    if kind in _NUMBERS
-                    else "number"
-                    if kind in ("DOUBLE", "FLOAT")
-                    else None
-                )
-                if what is None or name in _NO_FILTER:
+                what = _KINDS.get(kind)
+                if what is None or name not in filled or name in _NO_FILTER:
                     continue
                 full = f"{table}.{name}" if table else name
                 meaning = meanings.get(name, "") if not table else f"of the layer {table}"
-                found[full] = Column(full, meaning, what, table, f"{quoted(alias)}.{quoted(name)}")  # type: ignore[arg-type]
+                sql = f"{quoted(alias)}.{quoted(name)}"
+                if what == "number":  # not a number is no value, as in the filters of all other commands
+                    sql = f"nullif({sql}, 'nan'::DOUBLE)"
+                found[full] = Column(full, meaning, what, table, sql)
         self.selections.set_columns(found)
 
     def _read_layers(self) -> None:
@@ -257,7 +258,7 @@ class Viewer:
         if not key:
             raise UserError(f"there is no sample {number}")
         self._set_layer("marks", self.marks.set(key[0], mark))
-        self.selections.forget("marks")
+        self.selections.forget(lambda state: bool(state.marked or state.why or state.sql))
 
     def audit_result(self, state: State) -> audit.AuditResult:
         """What the marks say of the samples of a state. Raises QueryError."""

@@ -187,6 +187,33 @@ def test_layers_are_columns_and_lists_of_numbers_find_what_is_alike(tmp_path):
     assert select(client, like={"key": "clip-0000", "layer": "clip", "column": "v"}) == keys(0, 2, 3, 1, 4)
 
 
+@pytest.fixture(scope="module")
+def strange(tmp_path_factory):
+    """A page with a layer of values that are missing, infinite or no numbers, and these."""
+    out = make_pages(tmp_path_factory.mktemp("strange"), ("s" * 8,))
+    values = [0.5, None, float("nan"), float("inf"), float("-inf"), 0.25, 0.5, -3.0]
+    write_layer(out, "clip", pa.table({"key": keys(*range(8)), "x": values}), made_by="test", version="1")
+    return page(out)[0], out
+
+
+@given(low=st.none() | st.floats(-4, 1), high=st.none() | st.floats(-4, 1))
+@settings(max_examples=25, deadline=None)
+def test_a_range_keeps_what_the_same_filter_keeps_elsewhere(strange, low, high):
+    client, out = strange
+    parts = [f"clip.x {sign} {end!r}" for sign, end in ((">=", low), ("<=", high)) if end is not None]
+    kept = select(client, ranges={"clip.x": [low, high]})
+    expected = Dataset(out).admitted(" and ".join(parts)) if parts else np.ones(8, bool)
+    assert kept == keys(*np.flatnonzero(expected))
+
+
+def test_strange_values_are_sorted_last_or_as_they_are_and_counted(strange):
+    client, _ = strange
+    assert select(client, sort="clip.x") == keys(4, 7, 5, 0, 6, 3, 1, 2)
+    assert select(client, sort="-clip.x") == keys(3, 0, 6, 5, 7, 4, 1, 2)
+    found = client.get("/api/histogram", params={"column": "clip.x"}).json()
+    assert (found["low"], found["high"], sum(found["all"]), found["missing"]) == (-3.0, 0.5, 6, 2)
+
+
 def test_a_page_of_two_outputs_shows_what_differs_first(tmp_path):
     one = make_pages(tmp_path / "one", ("sss", "ss"))
 
