@@ -30,6 +30,8 @@ MOST_OFF_PX = 2.5
 """How far from its place, at that size, a point may come to lie."""
 LEAST_SHARE = 0.4
 """Share of the points that must agree: fewer, and the scene is no plane, or does not stand still."""
+TRIES = 500
+"""Of four points each: were but LEAST_SHARE of them right, one in 40 tries would meet four of these."""
 RING_PX = 24
 """At that size, width of the surroundings of the hole in which frame and donor are compared."""
 MOST_UNLIKE = 12.0
@@ -144,7 +146,7 @@ class _Place:
         good = found & again & inside & (np.linalg.norm(back - self.corners, axis=1) <= MOST_RETURN_PX)
         if good.sum() < FEWEST_POINTS:
             return None
-        matrix, fits = cv2.findHomography(end[good], self.corners[good], cv2.RANSAC, MOST_OFF_PX)
+        matrix, fits = cv2.findHomography(end[good], self.corners[good], cv2.RANSAC, MOST_OFF_PX, maxIters=TRIES)
         if matrix is None or fits.sum() < FEWEST_POINTS or fits.mean() < LEAST_SHARE:
             return None
         own = donor.rgb.shape[1] / self.hole.shape[1]
