@@ -158,7 +158,8 @@ class _Place:
         """The donor's points (K, 4) that are not on who hides the place, in the frame or the donor: those move on their own."""
         shrunk = donor.rgb.shape[1] / self.hole.shape[1]
         hidden = _at(self.hole, donor.points[:, 2:]) | _at(donor.hidden, donor.points[:, :2] * shrunk)
-        return donor.points[~hidden]
+        points: np.ndarray = donor.points[~hidden]
+        return points
 
 
 def _corners(grey: np.ndarray, where: np.ndarray) -> np.ndarray:
@@ -180,7 +181,8 @@ def _moved(corners: np.ndarray, here: np.ndarray, there: np.ndarray) -> np.ndarr
     """How far corners (N, 2) moved, (N, 2) float32: the median of the NEIGHBOURS nearest of the points (K, 2) `here`."""
     away = ((corners[:, None] - here[None]) ** 2).sum(axis=2)  # (N, K)
     nearest = np.argsort(away, axis=1, kind="stable")[:, :NEIGHBOURS]
-    return np.median((there - here)[nearest], axis=1).astype(np.float32)
+    shifts: np.ndarray = np.median((there - here)[nearest], axis=1).astype(np.float32)
+    return shifts
 
 
 def _followed(grey: np.ndarray, other: np.ndarray, points: np.ndarray, start: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
