@@ -27,6 +27,8 @@ SAME_PLACE = 0.6
 WITHIN, BEYOND = 0.05, 0.2
 """Least shares of a box in which somebody is found again that were replaced, and that were not. With less, they are elsewhere,
 or what was invented looks like them, and a larger mask is no help."""
+PART = 2 / 3
+"""Their box is no larger than this share of what was replaced: a part of somebody is smaller than who was hidden."""
 
 
 def unsure(sample: Sample, size: tuple[int, int], share: float = 1.0) -> np.ndarray:
@@ -81,13 +83,13 @@ def _near(instance: Instance, reach: float) -> np.ndarray:
 
 def found_again(found: Sequence[Detections], mask: np.ndarray, above: float) -> np.ndarray:
     """(H, W) bool: boxes of whom a detector is surer than `above` on a drawing, in part in the `mask` (H, W) bool that was
-    replaced, in part not, and not larger than that; empty if there are none.
+    replaced, in part not, and smaller than that; empty if there are none.
     """
     left = np.zeros_like(mask)
     for one in found:
         for box in one.boxes_xyxy_px[one.scores.max(axis=1, initial=0.0) > above].tolist():
             there = _within(box, mask.shape)
             replaced = mask[there].mean() if there.any() else 0.0
-            if WITHIN <= replaced <= 1 - BEYOND and there.sum() <= mask.sum():
+            if WITHIN <= replaced <= 1 - BEYOND and there.sum() <= PART * mask.sum():
                 left |= there
     return left
