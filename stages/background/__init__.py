@@ -2,10 +2,11 @@
 
 In: samples with instances. Out: `Sample.background`, or the rejection `nothing_left` when too much of the frame is masked.
 Recipe of the method: union of the masks, dilated, holes filled, inpainted; outside the mask the picture is the frame of record,
-bit for bit. What other frames of the clip show of it is taken from them [ours, borrow.py] before the rest is invented. Then the
-residual check [ours], which the paper's authors did by hand: the detector looks for the subjects again, and where one is still
-found the picture is drawn again without what was borrowed, and with a larger mask if `retry_dilate` says so. What it is worth
-is recorded [ours, quality.py]; below `min_quality` it is the rejection `low_quality`.
+bit for bit. Where a mask may not hold all of its individual it reaches further [ours, leftover.py]. What other frames of the
+clip show of it is taken from them [ours, borrow.py] before the rest is invented. Then the residual check [ours], which the
+paper's authors did by hand: the detector looks for the subjects again. Where a part of one is found beside the mask, that is
+masked too and the picture drawn again; where one is still found, again without what was borrowed, and with a larger mask if
+`retry_dilate` says so. What it is worth is recorded [ours, quality.py]; below `min_quality` it is the rejection `low_quality`.
 """
 
 from __future__ import annotations
