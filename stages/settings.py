@@ -231,7 +231,8 @@ class BackgroundSettings(BackendSettings):
         ["person", "dog", "cat", "bird", "horse", "cow", "sheep"],
         description=(
             "who must not be seen either, whatever the caption names; with them go candidates of subjects that were not chosen,"
-            " and a margin for shadows; []: as published, only the instances, as in samples without links"
+            " a margin for shadows, and more where a mask is not sure or somebody is found beside it; []: as published, only"
+            " the instances, as in samples without links"
         ),
     )
     borrow: bool = Field(

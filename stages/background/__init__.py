@@ -2,17 +2,18 @@
 
 In: samples with instances. Out: `Sample.background`, or the rejection `nothing_left` when too much of the frame is masked.
 Recipe of the method: union of the masks, dilated, holes filled, inpainted; outside the mask the picture is the frame of record,
-bit for bit. What other frames of the clip show of it is taken from them [ours, borrow.py] before the rest is invented. Then the
-residual check [ours], which the paper's authors did by hand: the detector looks for the subjects again, and where one is still
-found the picture is drawn again without what was borrowed, and with a larger mask if `retry_dilate` says so. What it is worth
-is recorded [ours, quality.py]; below `min_quality` it is the rejection `low_quality`.
+bit for bit. Where a mask may not hold all of its individual it reaches further [ours, leftover.py]. What other frames of the
+clip show of it is taken from them [ours, borrow.py] before the rest is invented. Then the residual check [ours], which the
+paper's authors did by hand: the detector looks for the subjects again. Where a part of one is found beside the mask, that is
+masked too and the picture drawn again; where one is still found, again without what was borrowed, and with a larger mask if
+`retry_dilate` says so. What it is worth is recorded [ours, quality.py]; below `min_quality` it is the rejection `low_quality`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import cast
+from dataclasses import dataclass, replace
+from typing import NamedTuple, cast
 
 import numpy as np
 
@@ -21,6 +22,7 @@ from stages.answers import detect, each_alone, inpaint
 from stages.backends import Detections, Detector, Inpainter, build_backend
 from stages.background.borrow import Borrowed, borrow
 from stages.background.donors import donor_frames
+from stages.background.leftover import found_again, unsure
 from stages.background.quality import Quality, assess
 from stages.images import decode_mask, encode_mask, encode_png, fill_holes
 from stages.localise.shared import acquire, make, release
@@ -36,7 +38,8 @@ GROUP_PIXELS = 32 * 1280 * 720
 @dataclass(frozen=True)
 class Drawing:
     """One attempt at a clip: `mask` (H, W) bool, `borrowed` (H, W) bool, what of it came from other frames, `picture` (H, W, 3)
-    uint8 RGB, the best score of each subject on it, and what it is worth; None: not asked for.
+    uint8 RGB, the best score of each subject on it, what it is worth, None: not asked for, and `left` (H, W) bool, where a part
+    of somebody is found beside the mask.
 
     `dilated_again`: how often the mask was dilated further than the settings' first time, 0 to `retry_dilate`.
     """
@@ -46,6 +49,7 @@ class Drawing:
     picture: np.ndarray
     residual: dict[str, float]
     quality: Quality | None
+    left: np.ndarray
     dilated_again: int
 
     @property
@@ -58,6 +62,13 @@ class Drawing:
     def loss(self) -> float:
         """The less, the better the drawing; where its quality is not asked for, only who is left counts."""
         return self.worst if self.quality is None else -self.quality.overall
+
+
+class Seen(NamedTuple):
+    """What the detector finds on a drawing: of the subjects, and of whoever of `also`; None where nobody asks."""
+
+    subjects: Detections
+    at_large: Detections | None
 
 
 class CleanBackground:
@@ -111,6 +122,7 @@ class CleanBackground:
             drawings = self._draw([samples[index] for index in todo], list(todo.values()), again, self.settings.borrow)
             for index, drawing in zip(todo, drawings, strict=True):
                 best[index] = self._better(best.get(index, drawing), drawing)
+        self._mend(samples, best)
         for index, drawing in best.items():
             if drawing.borrowed.any() and self._is_bad(drawing):
                 [invented] = self._draw([samples[index]], [drawing.mask], drawing.dilated_again, borrow=False)
@@ -119,6 +131,16 @@ class CleanBackground:
             self._judged(sample, best[index]) if index in best else self._nothing_left(sample, holes[index])
             for index, sample in enumerate(samples)
         ]
+
+    def _mend(self, samples: list[Sample], best: dict[int, Drawing]) -> None:
+        """Draw those again of whom a part is found beside what was replaced, with that part masked; what shows less stays."""
+        wider = {index: drawing.mask | with_margin(drawing.left) for index, drawing in best.items() if drawing.left.any()}
+        todo = {index: mask for index, mask in wider.items() if self._leaves_enough(mask)}
+        drawings = self._draw([samples[index] for index in todo], list(todo.values()), 0, self.settings.borrow)
+        for index, drawing in zip(todo, drawings, strict=True):
+            before = best[index]
+            if drawing.worst <= before.worst:
+                best[index] = replace(drawing, dilated_again=before.dilated_again)
 
     def _judged(self, sample: Sample, drawing: Drawing) -> Row:
         """The sample with its background, unless that is worse than `min_quality`."""
@@ -151,9 +173,12 @@ class CleanBackground:
     def _hole(self, sample: Sample, again: int) -> np.ndarray:
         instances = [instance.mask_rle for instance in sample.instances if instance.frame == MIDDLE]
         masks = [decode_mask(rle) for rle in [*instances, *sample.hidden]]
-        times = dilations(self.settings.dilate_times, again)
-        found = hole(masks, sample.frames[MIDDLE].rgb.shape[:2], self.settings.dilate_px, times)
-        return with_margin(found) if sample.links and self.settings.also else found
+        size = sample.frames[MIDDLE].rgb.shape[:2]
+        found = hole(masks, size, self.settings.dilate_px, dilations(self.settings.dilate_times, again))
+        if not (sample.links and self.settings.also):
+            return found
+        wider = (with_margin(found | unsure(sample, size, share)) for share in (1.0, 0.5, 0.0))
+        return next((mask for mask in wider if self._leaves_enough(mask)), with_margin(found))
 
     def _leaves_enough(self, mask: np.ndarray) -> bool:
         return float(mask.mean()) <= self.settings.max_masked_share
@@ -175,15 +200,18 @@ class CleanBackground:
             filled = inpaint(self.inpainter, name, [pictures[index] for index in left], list(left.values()), words)
             for index, picture in zip(left, filled, strict=True):
                 pictures[index] = np.where(left[index][..., None], picture, pictures[index])
-        taken = [one.mask for one in borrowed]
-        residuals, at_large = self._seen(samples, pictures)
-        qualities = [
-            assess(picture, mask, own, residual, found) if self._asks_quality(sample) else None
-            for sample, picture, mask, own, residual, found in zip(
-                samples, pictures, masks, taken, residuals, at_large, strict=True
-            )
-        ]
-        return [Drawing(*drawn, again) for drawn in zip(masks, taken, pictures, residuals, qualities, strict=True)]
+        drawn = zip(samples, masks, (one.mask for one in borrowed), pictures, self._seen(samples, pictures), strict=True)
+        return [self._drawing(*one, again) for one in drawn]
+
+    def _drawing(
+        self, sample: Sample, mask: np.ndarray, borrowed: np.ndarray, picture: np.ndarray, seen: Seen, again: int
+    ) -> Drawing:
+        residual = _best_scores(sample, seen.subjects)
+        asks = self._asks_quality(sample)
+        quality = assess(picture, mask, borrowed, residual, seen.at_large) if asks else None
+        found = [seen.subjects, seen.at_large] if seen.at_large and sample.links else []
+        left = found_again(found, mask, self.localise.candidate_score)
+        return Drawing(mask, borrowed, picture, residual, quality, left, again)
 
     def _asks_quality(self, sample: Sample) -> bool:
         """Not of samples without links, which are as published, unless it decides about them."""
@@ -196,26 +224,16 @@ class CleanBackground:
             return Borrowed(rgb, np.zeros_like(mask))
         return borrow(rgb, mask, donor_frames(sample, mask))
 
-    def _seen(
-        self, samples: list[Sample], pictures: list[np.ndarray]
-    ) -> tuple[list[dict[str, float]], list[Detections | None]]:
-        """For each sample, the best detector score that each subject word still gets on the result, and whoever of `also` is
-        found on it; None where nobody asks. All in one call, in which a picture comes twice: words share out boxes, and are not
-        to get others because more is looked for."""
-        subjects = [[entity for entity in sample.entities if entity.category == "subject"] for sample in samples]
+    def _seen(self, samples: list[Sample], pictures: list[np.ndarray]) -> list[Seen]:
+        """What the detector finds on each sample's picture. All in one call, in which a picture comes twice: words share out
+        boxes, and are not to get others because more is looked for."""
         also = [EntityWord(word=word, category="subject", spans=[]) for word in self.settings.also]
         asking = [index for index, sample in enumerate(samples) if also and self._asks_quality(sample)]
         name = f"localise.backend {self.localise.backend}"
         images = [*pictures, *(pictures[index] for index in asking)]
-        found = detect(self.detector, name, images, [*subjects, *(also for _ in asking)])
-        residuals = [
-            {entity.word: round(float(column.max(initial=0)), 4) for entity, column in zip(words, own.scores.T, strict=True)}
-            for words, own in zip(subjects, found, strict=False)
-        ]
-        at_large: list[Detections | None] = [None] * len(samples)
-        for index, own in zip(asking, found[len(samples) :], strict=True):
-            at_large[index] = own
-        return residuals, at_large
+        found = detect(self.detector, name, images, [*(_subjects(sample) for sample in samples), *(also for _ in asking)])
+        at_large = dict(zip(asking, found[len(samples) :], strict=True))
+        return [Seen(found[index], at_large.get(index)) for index in range(len(samples))]
 
     def _record(self, sample: Sample, drawing: Drawing) -> Sample:
         again = f"+dilate{drawing.dilated_again}" if drawing.dilated_again else ""
@@ -247,6 +265,16 @@ class CleanBackground:
         most = self.settings.max_masked_share
         message = f"masks cover {mask.mean():.2f} of the middle frame; background.max_masked_share is {most:g}"
         return reject(sample, self.name, "nothing_left", message)
+
+
+def _subjects(sample: Sample) -> list[EntityWord]:
+    return [entity for entity in sample.entities if entity.category == "subject"]
+
+
+def _best_scores(sample: Sample, found: Detections) -> dict[str, float]:
+    """The best score that each subject word still gets."""
+    columns = zip(_subjects(sample), found.scores.T, strict=True)
+    return {entity.word: round(float(column.max(initial=0)), 4) for entity, column in columns}
 
 
 def dilations(dilate_times: int, again: int) -> int:

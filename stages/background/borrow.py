@@ -18,13 +18,20 @@ WORK_PX = 640
 """Longer side at which frames are aligned; the homography holds for the whole size."""
 GRID_PX = 12
 """At that size, least distance of the corners that are followed from the frame to a donor."""
+NEAR_PX, MOST_CORNERS = 100, 300
+"""At that size, how far from the hole corners are followed at most, and how many: what is far away may lie in another plane."""
+NEIGHBOURS = 5
 WINDOW_PX = 21
+MOST_RETURN_PX = 1.0
+"""How far from where it started a corner may end that is followed back: else it is none of the donor's."""
 FEWEST_POINTS = 20
 """Of those that agree on a homography."""
-MOST_OFF_PX = 1.5
+MOST_OFF_PX = 2.5
 """How far from its place, at that size, a point may come to lie."""
-LEAST_SHARE = 0.5
+LEAST_SHARE = 0.4
 """Share of the points that must agree: fewer, and the scene is no plane, or does not stand still."""
+TRIES = 500
+"""Of four points each: were but LEAST_SHARE of them right, one in 40 tries would meet four of these."""
 RING_PX = 24
 """At that size, width of the surroundings of the hole in which frame and donor are compared."""
 MOST_UNLIKE = 12.0
@@ -89,8 +96,11 @@ class _Place:
         self.size = max(1, round(width * self.scale)), max(1, round(height * self.scale))
         self.grey = cv2.cvtColor(cv2.resize(rgb, self.size, interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2GRAY)
         usable = cv2.resize((~hole).astype(np.uint8), self.size, interpolation=cv2.INTER_NEAREST)
-        found = cv2.goodFeaturesToTrack(self.grey, 600, 0.01, GRID_PX, mask=usable)
-        self.corners = np.zeros((0, 2), np.float32) if found is None else found[:, 0]
+        away = cv2.distanceTransform(usable, cv2.DIST_L2, 3)
+        near = usable * (away <= NEAR_PX).astype(np.uint8)
+        self.corners = _corners(self.grey, near)
+        if len(self.corners) < 2 * FEWEST_POINTS:
+            self.corners = _corners(self.grey, usable)
         rows, columns = np.flatnonzero(hole.any(axis=1)), np.flatnonzero(hole.any(axis=0))
         reach = round(RING_PX / self.scale)
         self.window = np.s_[
@@ -124,39 +134,77 @@ class _Place:
         """(3, 3) from pixels of the donor to those of the frame; None if points do not agree on one."""
         import cv2
 
-        if len(donor.points) < FEWEST_POINTS // 2 or len(self.corners) < FEWEST_POINTS:
+        points = self._of_the_place(donor)
+        if len(points) < FEWEST_POINTS // 2 or len(self.corners) < FEWEST_POINTS:
             return None
-        scaled = donor.points * self.scale
-        guess, _ = cv2.estimateAffinePartial2D(
-            np.ascontiguousarray(scaled[:, 2:]),
-            np.ascontiguousarray(scaled[:, :2]),
-            method=cv2.RANSAC,
-            ransacReprojThreshold=MOST_OFF_PX * 2,
-        )
-        if guess is None or not np.isfinite(guess).all():
-            return None
+        scaled = points * self.scale
+        start = self.corners + _moved(self.corners, scaled[:, 2:], scaled[:, :2])
         grey = cv2.cvtColor(cv2.resize(donor.rgb, self.size, interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2GRAY)
-        start = (self.corners @ guess[:, :2].T + guess[:, 2]).astype(np.float32)
-        end, found, _ = cv2.calcOpticalFlowPyrLK(
-            self.grey,
-            grey,
-            self.corners[:, None],
-            start[:, None].copy(),
-            winSize=(WINDOW_PX, WINDOW_PX),
-            maxLevel=1,
-            flags=cv2.OPTFLOW_USE_INITIAL_FLOW,
-        )
-        inside = ((end[:, 0] >= 0) & (end[:, 0] < self.size)).all(axis=1)
-        good = (found[:, 0] > 0) & inside
+        end, found = _followed(self.grey, grey, self.corners, start)
+        back, again = _followed(grey, self.grey, end, self.corners)
+        inside = ((end >= 0) & (end < self.size)).all(axis=1)
+        good = found & again & inside & (np.linalg.norm(back - self.corners, axis=1) <= MOST_RETURN_PX)
         if good.sum() < FEWEST_POINTS:
             return None
-        matrix, fits = cv2.findHomography(end[good, 0], self.corners[good], cv2.RANSAC, MOST_OFF_PX)
+        matrix, fits = cv2.findHomography(end[good], self.corners[good], cv2.RANSAC, MOST_OFF_PX, maxIters=TRIES)
         if matrix is None or fits.sum() < FEWEST_POINTS or fits.mean() < LEAST_SHARE:
             return None
         own = donor.rgb.shape[1] / self.hole.shape[1]
         down, up = np.diag([self.scale / own, self.scale / own, 1]), np.diag([1 / self.scale, 1 / self.scale, 1])
         homography: np.ndarray = up @ matrix @ down
         return homography
+
+    def _of_the_place(self, donor: DonorFrame) -> np.ndarray:
+        """The donor's points (K, 4) that are not on who hides the place, in the frame or the donor: those move on their own."""
+        shrunk = donor.rgb.shape[1] / self.hole.shape[1]
+        hidden = _at(self.hole, donor.points[:, 2:]) | _at(donor.hidden, donor.points[:, :2] * shrunk)
+        points: np.ndarray = donor.points[~hidden]
+        return points
+
+
+def _corners(grey: np.ndarray, where: np.ndarray) -> np.ndarray:
+    """(N, 2) float32: x, y of corners of a picture (h, w) uint8 where `where` (h, w) uint8 is not 0, the best first."""
+    import cv2
+
+    found = cv2.goodFeaturesToTrack(grey, MOST_CORNERS, 0.01, GRID_PX, mask=where)
+    return np.zeros((0, 2), np.float32) if found is None else found[:, 0]
+
+
+def _at(mask: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """(K,) bool: the mask (H, W) bool at points (K, 2): x, y; beyond it, at its edge."""
+    x, y = (points[:, axis].astype(int).clip(0, mask.shape[1 - axis] - 1) for axis in (0, 1))
+    values: np.ndarray = mask[y, x]
+    return values
+
+
+def _moved(corners: np.ndarray, here: np.ndarray, there: np.ndarray) -> np.ndarray:
+    """How far corners (N, 2) moved, (N, 2) float32: the median of the NEIGHBOURS nearest of the points (K, 2) `here`."""
+    away = ((corners[:, None] - here[None]) ** 2).sum(axis=2)  # (N, K)
+    nearest = np.argsort(away, axis=1, kind="stable")[:, :NEIGHBOURS]
+    shifts: np.ndarray = np.median((there - here)[nearest], axis=1).astype(np.float32)
+    return shifts
+
+
+def _followed(grey: np.ndarray, other: np.ndarray, points: np.ndarray, start: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where points (N, 2) of a picture are in another one, looked for from `start`: (N, 2) float32, and (N,) whether found."""
+    import cv2
+
+    end, found, _ = cv2.calcOpticalFlowPyrLK(
+        grey,
+        other,
+        points[:, None],
+        start[:, None].copy(),
+        winSize=(WINDOW_PX, WINDOW_PX),
+        maxLevel=1,
+        flags=cv2.OPTFLOW_USE_INITIAL_FLOW,
+    )
+    return end[:, 0], found[:, 0] > 0
+
+
+def _greatest(colours: np.ndarray) -> np.ndarray:
+    """(..., 3) -> (...): the greatest of three colours; many times as fast as a reduction of so short an axis."""
+    greatest: np.ndarray = np.maximum(np.maximum(colours[..., 0], colours[..., 1]), colours[..., 2])
+    return greatest
 
 
 def _as_bright(warped: np.ndarray, rgb: np.ndarray, ring: np.ndarray) -> np.ndarray | None:
@@ -165,7 +213,7 @@ def _as_bright(warped: np.ndarray, rgb: np.ndarray, ring: np.ndarray) -> np.ndar
         return None
     there, here = warped[ring].astype(np.float32), rgb[ring].astype(np.float32)
     gain = ((here.mean(axis=0) + 1) / (there.mean(axis=0) + 1)).clip(*GAIN)
-    if np.median(np.abs(there * gain - here).max(axis=1)) > MOST_UNLIKE:
+    if np.median(_greatest(np.abs(there * gain - here))) > MOST_UNLIKE:
         return None
     matched: np.ndarray = warped.astype(np.float32) * gain
     return matched
@@ -181,7 +229,7 @@ def _agreed(values: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.ndarr
     n_known = known.sum(axis=0)
     place = np.maximum(n_known - 1, 0) // 2
     middle = np.take_along_axis(ordered, place[None, :, None], axis=0)[0]
-    close = known & (np.abs(shown - middle).max(axis=2) <= AGREE)
+    close = known & (_greatest(np.abs(shown - middle)) <= AGREE)
     n_close = close.sum(axis=0)
     return middle, (n_close >= LEAST_DONORS) & (2 * n_close > n_known)
 
@@ -193,7 +241,7 @@ def _without_what_hides(rgb: np.ndarray, filled: np.ndarray, taken: np.ndarray) 
     import cv2
 
     reach = max(3, round(0.01 * max(taken.shape))) | 1
-    same = (np.abs(filled.astype(np.int16) - rgb).max(axis=2) <= HIDDEN) & taken
+    same = (_greatest(np.abs(filled.astype(np.int16) - rgb)) <= HIDDEN) & taken
     counts = [cv2.boxFilter(part.astype(np.float32), -1, (reach, reach)) for part in (same, taken)]
     kept = taken & (counts[0] < 0.5 * np.maximum(counts[1], 1e-6))
     kept = cv2.morphologyEx(kept.astype(np.uint8), cv2.MORPH_OPEN, np.ones((3, 3), np.uint8)) > 0
