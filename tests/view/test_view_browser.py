@@ -274,7 +274,7 @@ def test_hostile_captions_are_text(page, address):
     assert page.locator("main script, main img[src='x']").count() == 0
     page.locator(".sample .caption .word", has_text="quoted").click()
     tiles(page, 1)
-    assert page.locator(".toolbar .chip.on").inner_text() == f"{QUOTED} ×"
+    assert page.locator(".toolbar .given .chip").inner_text() == f"{QUOTED} ×"
 
 
 def test_a_question_in_sql_is_answered_and_its_samples_are_shown(page, address):
