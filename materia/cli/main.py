@@ -14,8 +14,9 @@ import click
 
 from materia.cli import training
 from materia.cli.layers import layers
-from materia.cli.shared import PIPED_COLUMNS, Group, config_option, guarded, json_option, out_argument, print_table, set_option
+from materia.cli.shared import Group, config_option, guarded, json_option, out_argument, print_table, set_option
 from materia.cli.sheet import sheet
+from materia.cli.stats import stats
 from materia.cli.view import audit, view
 
 if TYPE_CHECKING:
@@ -79,41 +80,6 @@ def run(
     message = _with_command(result.message, config_path, overrides)
     click.echo(message if result.exit_code == 0 else f"error: {message}", err=True)
     sys.exit(result.exit_code)
-
-
-@main.command()
-@out_argument
-@click.option("--why", is_flag=True, help="Instead: why rows became no samples, with examples and what to do about it.")
-@json_option
-def stats(out: str, why: bool, as_json: bool) -> None:
-    """What came out and what was thrown away, and why; read from the tables alone."""
-    import msgspec
-    from rich.console import Console
-
-    from materia.dataset.stats import collect
-    from materia.dataset.stats_text import render
-
-    if why:
-        return _show_rejections(out, as_json)
-    collected = guarded(lambda: collect(out))
-    if as_json:
-        click.echo(msgspec.json.encode(collected).decode())
-    else:
-        render(collected, Console(width=None if sys.stdout.isatty() else PIPED_COLUMNS))
-
-
-def _show_rejections(out: str, as_json: bool) -> None:
-    import msgspec
-
-    from materia.dataset.why import COLUMNS, collect_rejections, headline, table_rows
-
-    rejections = guarded(lambda: collect_rejections(out))
-    if as_json:
-        click.echo(msgspec.json.encode(rejections).decode())
-        return
-    click.echo(headline(rejections))
-    if rejections.reasons:
-        print_table(COLUMNS, table_rows(rejections, between="\n" if sys.stdout.isatty() else " | "))
 
 
 @main.command()
@@ -241,6 +207,7 @@ def _load(path: str, overrides: tuple[str, ...]) -> Config:
 
 
 for command in (
+    stats,
     sheet,
     view,
     audit,

@@ -28,6 +28,8 @@ from materia.dataset.schema import LATER
 
 ALIASES = {"subjects": "n_subjects", "objects": "n_objects", "instances": "n_instances", "faces": "n_faces"}
 """Short names for columns of the index (materia/dataset/schema.py)."""
+WHERE = "--where"
+"""How an expression is given, where nothing else is said; errors begin with it."""
 MAX_PARTS = 1000
 """Of an expression. Arrow takes time that grows with their square, and has no stack for ten thousand."""
 _LATER = (*LATER, "extra")
@@ -73,18 +75,36 @@ def arrow_filter(schema: pa.Schema, expression: str, later: Collection[str] = _L
     try:
         return _Filter(schema, expression, later).condition(tree)
     except RecursionError:
-        raise _too_long(expression) from None
+        raise _too_long(expression, WHERE) from None
 
 
-def columns_named(expression: str) -> set[str]:
+def column_values(table: pa.Table, expression: str, option: str, kinds: Collection[Kind]) -> pa.ChunkedArray:
+    """A column of a table, named as in filters, or what is calculated of some: whole numbers as int64, others as float64.
+
+    `option`: how the expression was given; errors begin with it. Raises FilterError for what is not of these kinds.
+    """
+    tree = _parsed(expression, option)
+    parser = _Filter(table.schema, expression, _LATER, option)
+    try:
+        operand = parser.operand(tree)
+    except RecursionError:
+        raise _too_long(expression, option) from None
+    kind: Kind = "whole number" if operand.whole else operand.kind
+    if operand.field is None or kind not in kinds:
+        raise parser.error(tree, f"holds a {kind}, not a {' or '.join(kinds)}")
+    value = operand.double if kind == "number" else operand.field
+    return pyarrow.dataset.dataset(table).scanner(columns={"value": value}).to_table()["value"]
+
+
+def columns_named(expression: str, option: str = WHERE) -> set[str]:
     """Columns of the table that an expression names, there or not: `key`, `extra`, `LAYER.NAME`. Raises FilterError."""
-    return {name for name, _ in _columns(_parsed(expression))}
+    return {name for name, _ in _columns(_parsed(expression, option))}
 
 
-def layer_columns_named(expression: str) -> dict[str, list[str]]:
+def layer_columns_named(expression: str, option: str = WHERE) -> dict[str, list[str]]:
     """Layer -> its columns that an expression names, neither necessarily there. Raises FilterError."""
     found: dict[str, list[str]] = {}
-    for _, node in _columns(_parsed(expression)):
+    for _, node in _columns(_parsed(expression, option)):
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id != "extra":
             columns = found.setdefault(node.value.id, [])
             columns += [] if node.attr in columns else [node.attr]
@@ -102,25 +122,25 @@ def _columns(tree: ast.expr) -> Iterator[tuple[str, ast.expr]]:
                 yield ALIASES.get(name, name), node
 
 
-def _parsed(expression: str) -> ast.expr:
+def _parsed(expression: str, option: str = WHERE) -> ast.expr:
     try:
         tree = ast.parse(expression.strip(), mode="eval").body
     except (SyntaxError, ValueError):
         advice = '; a name that Python does not take is written extra["any name"]' if "extra" in expression else ""
         like = "subjects >= 2 and residual < 0.3"
-        raise FilterError(f"--where {expression!r} is no expression like: {like}{advice}") from None
+        raise FilterError(f"{option} {expression!r} is no expression like: {like}{advice}") from None
     except (RecursionError, MemoryError):
-        raise _too_long(expression) from None
+        raise _too_long(expression, option) from None
     if sum(isinstance(node, ast.Compare | ast.BoolOp | ast.BinOp | ast.UnaryOp) for node in ast.walk(tree)) > MAX_PARTS:
-        raise _too_long(expression)
+        raise _too_long(expression, option)
     return tree
 
 
-def _too_long(expression: str) -> FilterError:
-    return FilterError(f"--where {expression[:100]!r}... is too long; for many values write: key in ('a', 'b')")
+def _too_long(expression: str, option: str) -> FilterError:
+    return FilterError(f"{option} {expression[:100]!r}... is too long; for many values write: key in ('a', 'b')")
 
 
-Kind = Literal["number", "text", "truth", "time", "list of numbers", "list of texts"]
+Kind = Literal["number", "whole number", "text", "truth", "time", "list of numbers", "list of texts"]
 _KINDS: tuple[tuple[Callable[[pa.DataType], bool], Kind, Kind | None], ...] = (
     (pa.types.is_integer, "number", "list of numbers"),
     (pa.types.is_floating, "number", "list of numbers"),
@@ -152,7 +172,8 @@ class _Operand(NamedTuple):
 
 
 class _Filter:
-    def __init__(self, schema: pa.Schema, expression: str, later: Collection[str]) -> None:
+    def __init__(self, schema: pa.Schema, expression: str, later: Collection[str], option: str = WHERE) -> None:
+        self.option = option
         self.schema = schema
         self.expression = expression
         self.later = later
@@ -339,7 +360,7 @@ class _Filter:
         raise self.error(node, f"holds {'columns' if advice else kind}, which is not compared{advice}")
 
     def error(self, node: ast.expr, why: str) -> FilterError:
-        return FilterError(f"--where {self.expression!r}: {ast.unparse(node)} {why}")
+        return FilterError(f"{self.option} {self.expression!r}: {ast.unparse(node)} {why}")
 
 
 def _has_extra(schema: pa.Schema) -> bool:

@@ -22,6 +22,7 @@ from datetime import UTC, datetime
 from typing import Annotated, Literal
 
 import msgspec
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -30,7 +31,7 @@ from msgspec import Meta
 from materia.base import storage
 from materia.base.errors import UserError
 from materia.dataset.documents import Count, Hash, Text
-from materia.dataset.filters import ALIASES, FilterError, layer_columns_named
+from materia.dataset.filters import ALIASES, WHERE, FilterError, layer_columns_named
 from materia.dataset.layout import FileHash, OutputError, commits, encode_record, index_sha256, require_output
 from materia.dataset.schema import INDEX
 from materia.dataset.tables import parquet_file
@@ -92,7 +93,7 @@ def read_layer(out: str, name: str, columns: Sequence[str] | None = None) -> pa.
 def layer_in_order(out: str, name: str, keys: pa.ChunkedArray, columns: Sequence[str] | None = None) -> pa.Table:
     """The rows of a layer for `keys`, one each in their order, null where it has none; `key`, then the columns."""
     layer = read_layer(out, name, columns)
-    places = pc.index_in(keys, value_set=layer["key"].combine_chunks())
+    places = _places(keys.combine_chunks(), layer["key"].combine_chunks())
     return layer.take(places).set_column(0, "key", keys)
 
 
@@ -145,25 +146,38 @@ class JoinedLayers:
     Raises FilterError for a layer or column that there is not, naming those there are, OutputError for one that cannot be read.
     """
 
-    def __init__(self, out: str, expression: str) -> None:
+    def __init__(self, out: str, expression: str, option: str = WHERE) -> None:
         self._tables: dict[str, pa.Table] = {}
-        for layer, columns in layer_columns_named(expression).items():
+        self._keys: dict[str, pa.Array] = {}
+        for layer, columns in layer_columns_named(expression, option).items():
             if not is_layer_name(layer) or not storage.exists(_address(out, layer)):
-                raise FilterError(f"--where {expression!r}: there is no layer {layer}; {_there_are(out, layer)}")
+                raise FilterError(f"{option} {expression!r}: there is no layer {layer}; {_there_are(out, layer)}")
             file = _open(out, layer)
             known = file.schema_arrow.names
             if unknown := [column for column in columns if column not in known]:
                 near = _near(unknown[0], known, f"{layer}.")
-                raise FilterError(f"--where {expression!r}: the layer {layer} has no column {unknown[0]}; {near}")
+                raise FilterError(f"{option} {expression!r}: the layer {layer} has no column {unknown[0]}; {near}")
             self._tables[layer] = _rows(out, layer, file, columns)
+            self._keys[layer] = self._tables[layer]["key"].combine_chunks()
 
     def to(self, table: pa.Table) -> pa.Table:
         """A table with the layers' columns behind its own, named LAYER.COLUMN, null for keys that the layer has no row of."""
         for layer, rows in self._tables.items():
-            found = rows.take(pc.index_in(table["key"], value_set=rows["key"].combine_chunks()))
+            found = rows.take(_places(table["key"].combine_chunks(), self._keys[layer]))
             for name, column in zip(found.column_names, found.columns, strict=True):
                 table = table.append_column(f"{layer}.{name}", column)
         return table
+
+
+def _places(keys: pa.Array, of_layer: pa.Array) -> pa.Array:
+    """Of each key its place in the layer, null where it is not there. The shorter of the two is what is hashed."""
+    if len(keys) >= len(of_layer) or pc.count_distinct(keys).as_py() < len(keys):
+        return pc.index_in(keys, value_set=of_layer)
+    wanted = pc.index_in(of_layer, value_set=keys)
+    there = np.flatnonzero(wanted.is_valid())
+    places, known = np.zeros(len(keys), np.int64), np.zeros(len(keys), bool)
+    places[wanted.drop_null()], known[wanted.drop_null()] = there, True
+    return pa.array(places, mask=~known)
 
 
 def read_info(out: str, name: str) -> LayerInfo | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import Literal
 
@@ -36,13 +36,18 @@ from materia.dataset.masks import decode_rle
 from materia.dataset.ranges import HEADER_BYTES, RangeReader, is_header_of
 from materia.dataset.rows import instance_rows
 from materia.dataset.schema import INSTANCES
-from materia.dataset.tables import parquet_table
+from materia.dataset.tables import parquet_file
 
 
 def read_table(
-    out: str, commit: Commit, folder: TableName, columns: Sequence[str] | None = None, verify: bool = False
+    out: str,
+    commit: Commit,
+    folder: TableName,
+    columns: Sequence[str] | Callable[[pa.Schema], Sequence[str]] | None = None,
+    verify: bool = False,
 ) -> pa.Table:
-    """A committed chunk's table; of `columns` only, if they are given. `verify`: compare its SHA-256 first.
+    """A committed chunk's table; of `columns` only, if they are given, or of those named when its schema is known. `verify`:
+    compare its SHA-256 first.
 
     Raises OutputError for one that cannot be read, or is not what was committed.
     """
@@ -51,7 +56,10 @@ def read_table(
         data = storage.read_bytes(address)
         if verify and hashlib.sha256(data).hexdigest() != commit.files[relative_path(folder, commit.chunk)].sha256:
             raise OutputError(f"{address} is not the file that was committed; run: materia validate {out}")
-        return parquet_table(data, columns)
+        file = parquet_file(data)
+        if callable(columns):
+            columns = columns(file.schema_arrow)
+        return file.read(columns=None if columns is None else list(columns), use_threads=False)
     except (OSError, KeyError, pa.ArrowException) as error:
         raise OutputError(f"{address} is committed but cannot be read: {error}; run: materia validate {out}") from None
 

@@ -5,14 +5,16 @@ In: `Stats` (materia/dataset/stats.py). Out: tables and facts on a console.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from materia.base.terminal import printable
-from materia.dataset.stats import INSTANCE_MEASURES, MEASURES, Distribution, Stats, Throughput
+from materia.dataset.distributions import Distribution
+from materia.dataset.stats import INSTANCE_MEASURES, MEASURES, Stats
+from materia.dataset.throughput import Throughput
 
 
 def render(stats: Stats, console: Console) -> None:
@@ -43,25 +45,27 @@ def _headline(stats: Stats) -> Text:
     )
     rows, samples, rejections = (Text.assemble((f"{count:,}", style), _noun(count, noun)) for noun, count, style in counts)
     text = Text.assemble(rows, " = ", samples, " + ", rejections)
+    if isinstance(stats.where, list):
+        return Text.assemble(text, "\n", told_filters(stats.where, stats.left_out or []))
     if stats.planned_rows is not None and stats.input < stats.planned_rows:
         text.append(f"  (of {stats.planned_rows:,} planned: the job is not finished)", "yellow")
     return text
 
 
 def _outcome_table(stats: Stats) -> Table:
-    table = _table("Where the rows went", "stage", "outcome", "rows>", "share>", "")
+    table = new_table("Where the rows went", "stage", "outcome", "rows>", "share>", "")
     table.add_row(
-        "", "sample", f"{stats.samples:,}", _percent(stats.samples, stats.input), _bar(stats.samples, stats.input, "green")
+        "", "sample", f"{stats.samples:,}", percent(stats.samples, stats.input), bar(stats.samples, stats.input, "green")
     )
     for reason in stats.reasons:
         name, stage = Text(printable(reason.reason)), Text(printable(reason.stage))
-        share = _percent(reason.count, stats.input)
-        table.add_row(stage, name, f"{reason.count:,}", share, _bar(reason.count, stats.input, "red"))
+        share = percent(reason.count, stats.input)
+        table.add_row(stage, name, f"{reason.count:,}", share, bar(reason.count, stats.input, "red"))
     return table
 
 
 def _word_table(stats: Stats) -> Table:
-    table = _table("Words of the samples", "category", "words>", "masked>", "instances>", "most frequent: samples/instances")
+    table = new_table("Words of the samples", "category", "words>", "masked>", "instances>", "most frequent: samples/instances")
     for category, counted in stats.categories.items():
         masked = category != "background"
         numbers = (f"{counted.with_instance:,}", f"{counted.instances:,}") if masked else ("", "")
@@ -74,9 +78,9 @@ def _word_table(stats: Stats) -> Table:
 
 
 def _distribution_table(over: str, names: Mapping[str, str], distributions: Mapping[str, Distribution]) -> Table:
-    table = _table(f"Distributions over {over}", "", "min>", "5 %>", "median>", "95 %>", "max>", "min to max")
+    table = new_table(f"Distributions over {over}", "", "min>", "5 %>", "median>", "95 %>", "max>", "min to max")
     for name, d in distributions.items():
-        numbers = [f"{value:,.3g}" if value < 1e3 else f"{value:,.0f}" for value in (d.min, d.p5, d.median, d.p95, d.max)]
+        numbers = [number(value) for value in (d.min, d.p5, d.median, d.p95, d.max)]
         table.add_row(names[name], *numbers, Text(_spark(d.histogram), "cyan"))
     return table
 
@@ -104,15 +108,15 @@ def _counts(counts: Mapping[str, int]) -> str:
 def _throughput_table(throughput: Throughput) -> Table:
     clips = f"{throughput.clips:,}{_noun(throughput.clips, 'clip')}"
     rate = f"{clips} in {throughput.wall_s:,.0f} s: {throughput.clips_per_s:.2f} clips/s"
-    table = _table(f"Throughput: {rate}", "stage", "s of work>", "ms a clip>", "")
+    table = new_table(f"Throughput: {rate}", "stage", "s of work>", "ms a clip>", "")
     most = max(throughput.seconds.values(), default=0.0)
     for stage, seconds in throughput.seconds.items():
         each = f"{1000 * seconds / max(throughput.clips, 1):,.1f}"
-        table.add_row(Text(printable(stage)), f"{seconds:,.1f}", each, _bar(seconds, most, "blue"))
+        table.add_row(Text(printable(stage)), f"{seconds:,.1f}", each, bar(seconds, most, "blue"))
     return table
 
 
-def _table(title: str, *columns: str) -> Table:
+def new_table(title: str, *columns: str) -> Table:
     """A frameless table; a column whose name ends in ">" is set to the right."""
     table = Table(title=Text(title, "bold"), title_justify="left", box=None, pad_edge=False, header_style="dim")
     for column in columns:
@@ -125,11 +129,26 @@ def _noun(count: int, noun: str) -> str:
     return f" {noun}" if count == 1 else f" {noun}s"
 
 
-def _percent(part: float, whole: float) -> str:
+def told_filters(where: Iterable[str], left_out: Iterable[str]) -> Text:
+    """Which rows were counted, and which kinds were not."""
+    text = Text("rows that are admitted by " + " and ".join(repr(printable(one)) for one in where))
+    for kind in left_out:
+        text.append(f"; {kind} have no such column and are not counted", "yellow")
+    return text
+
+
+def number(value: float) -> str:
+    """In a cell of a table: three digits, or all before the point."""
+    return f"{value:,.3g}" if value < 1e3 else f"{value:,.0f}"
+
+
+def percent(part: float, whole: float) -> str:
+    """A share of the whole, to a tenth of a percent."""
     return f"{100 * part / whole:.1f} %"
 
 
-def _bar(part: float, whole: float, colour: str, width: int = 24) -> Text:
+def bar(part: float, whole: float, colour: str, width: int = 24) -> Text:
+    """A bar of at most `width` cells, to an eighth of one."""
     eighths = round(8 * width * part / whole) if whole else 0
     return Text("█" * (eighths // 8) + ("", *"▏▎▍▌▋▊▉")[eighths % 8], colour)
 

@@ -6,6 +6,7 @@ import shutil
 
 import msgspec
 import numpy as np
+import pyarrow as pa
 import pytest
 from click.testing import CliRunner
 from rich.console import Console
@@ -13,7 +14,7 @@ from samples import PROVENANCE, make_dataset, make_output, make_rejection, make_
 
 import materia
 from materia.cli.main import main
-from materia.dataset import layout, stats, writer
+from materia.dataset import distributions, layout, stats, throughput, word_counts, writer
 from materia.dataset.stats_text import render
 
 
@@ -126,7 +127,7 @@ def test_throughput_adds_up_the_starts_of_a_job_and_passes_over_torn_lines(out):
     text = "\n".join(map(json.dumps, lines)) + '\n{"chunk": 2, "sli'
     (out / "_run" / "timings.jsonl").write_text(text)
     found = stats.collect(str(out))
-    assert found.throughput == stats.Throughput(2, 6, 8.0, 0.75, {"entities": 2.0, "frames": 5.0})
+    assert found.throughput == throughput.Throughput(2, 6, 8.0, 0.75, {"entities": 2.0, "frames": 5.0})
     assert "0.75 clips/s" in printed(found)
 
 
@@ -155,8 +156,8 @@ def test_no_output_and_broken_tables_are_said_so(out, tmp_path):
 
 
 def test_many_values_are_thinned_evenly_and_extremes_stay_exact(monkeypatch):
-    monkeypatch.setattr(stats, "_MAX_VALUES", 500)
-    values = stats._Values()
+    monkeypatch.setattr(distributions, "MAX_VALUES", 500)
+    values = distributions.Values()
     everything = np.arange(100_003) / 100_002
     for part in np.array_split(everything, 37):
         values.add(part)
@@ -169,10 +170,10 @@ def test_many_values_are_thinned_evenly_and_extremes_stay_exact(monkeypatch):
 
 
 def test_the_rarest_words_are_forgotten_when_there_are_too_many(monkeypatch):
-    monkeypatch.setattr(stats, "_MAX_WORDS", 100)
-    words = stats._Words()
+    monkeypatch.setattr(word_counts, "MAX_WORDS", 100)
+    words = word_counts.WordCounts()
     for number in range(300):
-        words.add([(["dog", f"thing {number}"], [2])])
+        words.add(pa.chunked_array([[["dog", f"thing {number}"]]]), pa.chunked_array([[[2]]]))
     summary = words.summary()
-    assert (summary.words, summary.with_instance, summary.top[0]) == (600, 300, stats.WordCount("dog", 300, 600))
+    assert (summary.words, summary.with_instance, summary.top[0]) == (600, 300, word_counts.WordCount("dog", 300, 600))
     assert len(words.samples) <= 101
