@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import math
 import re
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from importlib.resources import files
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 import duckdb
 import msgspec
 from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
@@ -130,6 +132,7 @@ class _Site:
     def __init__(self, viewer: Viewer) -> None:
         self.viewer = viewer
         self._job: Any = None
+        self._looking = threading.Lock()
         self.looked = functools.lru_cache(maxsize=64)(self._look)
 
     def about(self, values: dict[str, str]) -> Any:
@@ -240,8 +243,9 @@ class _Site:
         """Pictures of a rejected row's clip, decoded in a process of its own, by the rules of its job."""
         from materia.report.rejected_card import Job
 
-        self._job = self._job or Job(self._output(0).out)
-        return self._job.look(self._output(0).row(number, "rejects"))
+        with self._looking:  # one at a time: a decoder takes a core
+            self._job = self._job or Job(self._output(0).out)
+            return self._job.look(self._output(0).row(number, "rejects"))
 
     def lost(self, request: Request) -> Response:
         """One of these pictures."""
@@ -270,8 +274,6 @@ class _Site:
 
     async def mark(self, request: Request) -> Response:
         """Set or take away a mark; answered when it is written."""
-        from starlette.concurrency import run_in_threadpool
-
         asked = _posted(await request.body(), _Marking)
         mark = None if asked.bad is None else Mark(asked.bad, tuple(dict.fromkeys(asked.why)))
         await run_in_threadpool(self.viewer.mark, asked.n, mark)
@@ -279,8 +281,6 @@ class _Site:
 
     async def sql(self, request: Request) -> Response:
         """Answer a person's SELECT."""
-        from starlette.concurrency import run_in_threadpool
-
         asked = _posted(await request.body(), _Question)
         answer = await run_in_threadpool(self.viewer.ask, asked.sql)
         rows = [[_finite(value) for value in row] for row in answer.rows]
@@ -303,7 +303,7 @@ class _Site:
         return self._picture(*pictures.small_picture(data, self._width(request)))
 
     def masks(self, request: Request) -> Response:
-        """Masks of a frame, or what of the background was replaced or borrowed, to be laid over it."""
+        """Masks of a frame, or of what the background has borrowed, to be laid over it."""
         params, width = request.path_params, self._width(request)
         output = self._output(params["o"])
         if params["n"] >= output.samples:
@@ -312,8 +312,8 @@ class _Site:
         match params["what"]:
             case "frame0" | "frame1" | "frame2" as what:
                 return self._picture(pictures.frame_masks(document, int(what[-1]), width), "image/png")
-            case "replaced" | "borrowed" as what:
-                return self._picture(pictures.background_mask(document, what == "borrowed", width), "image/png")
+            case "borrowed":
+                return self._picture(pictures.borrowed_mask(document, width), "image/png")
         raise _NotThere("there are no such masks")
 
     def _member(self, request: Request) -> bytes:

@@ -15,9 +15,6 @@ from materia.dataset.why import cure
 from materia.view.output import BRIEF, Output
 from stages.records import EntityWord
 
-TRACK_COLOURS = 8
-"""In the page's style sheet and in pictures.py; further tracks begin again."""
-
 
 def tracks_of(document: Document) -> dict[str, int]:
     """Word (case-folded) -> number of its individual: its place in `links`, or where there are none, among the words masked."""

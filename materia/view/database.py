@@ -59,6 +59,11 @@ def quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
+def layer_table(name: str) -> str:
+    """The table of a layer, as SQL names it."""
+    return quoted(f"layer_{name}")
+
+
 class Database:
     """DuckDB in memory. One object for all threads: each question has a cursor of its own."""
 
@@ -105,6 +110,14 @@ class Database:
                 if column not in there:
                     cursor.execute(f"ALTER TABLE {quoted(name)} ADD COLUMN {quoted(column)} {types[column]}")
             cursor.execute(f"INSERT INTO {quoted(name)} BY NAME SELECT * FROM incoming")
+            cursor.unregister("incoming")
+
+    def set_layer(self, name: str, table: pa.Table) -> None:
+        """Make the table of a layer: `n` and the columns of its rows that are of samples."""
+        with self._writing, self.cursor() as cursor:
+            cursor.register("incoming", table)
+            joined = "SELECT s.n, i.* FROM incoming i JOIN samples s ON s.key = i.key"
+            cursor.execute(f"CREATE OR REPLACE TABLE {layer_table(name)} AS {joined}")
             cursor.unregister("incoming")
 
     def drop(self, name: str) -> None:

@@ -6,7 +6,7 @@ In: bytes of a member, run-length masks. Out: encoded pictures. What is no pictu
 from __future__ import annotations
 
 import io
-import warnings
+import threading
 
 import numpy as np
 from PIL import Image, ImageFilter
@@ -14,8 +14,8 @@ from PIL import Image, ImageFilter
 from materia.dataset.documents import Document, MaskDocument
 from materia.dataset.layout import OutputError
 from materia.dataset.masks import decode_rle
-from materia.report.drawing import PALETTE
-from materia.view.cards import TRACK_COLOURS, tracks_of
+from materia.report.drawing import PALETTE, Colour
+from materia.view.cards import tracks_of
 
 MOST_PIXELS = 50_000_000
 """Of a picture or mask that is decoded."""
@@ -23,7 +23,11 @@ WIDTHS = (96, 192, 384, 768, 1536)
 """Sizes of small pictures, px; what is asked for is rounded up to one of them, so that the browser keeps few."""
 _INSIDE, _EDGE = 84, 235
 """Alpha of a mask."""
-assert len(PALETTE) == TRACK_COLOURS
+_BORROWED = PALETTE[6]
+
+
+_AT_ONCE = threading.BoundedSemaphore(4)
+"""Pictures that are in memory."""
 
 
 def width_for(wanted: int) -> int:
@@ -33,14 +37,17 @@ def width_for(wanted: int) -> int:
 
 def small_picture(data: bytes, width: int) -> tuple[bytes, str]:
     """(encoded picture within width x width px, its media type); one with transparency stays so. Raises OutputError."""
+    with _AT_ONCE:
+        return _made_small(data, width)
+
+
+def _made_small(data: bytes, width: int) -> tuple[bytes, str]:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            file = Image.open(io.BytesIO(data))
-            _check_size(file.size)
-            file.draft("RGB", (width, width))
-            has_alpha = "A" in file.getbands() or "transparency" in file.info
-            image = file.convert("RGBA" if has_alpha else "RGB")
+        file = Image.open(io.BytesIO(data))
+        _check_size(file.size)
+        file.draft("RGB", (width, width))
+        has_alpha = "A" in file.getbands() or "transparency" in file.info
+        image = file.convert("RGBA" if has_alpha else "RGB")
     except OutputError:
         raise
     except Exception as error:  # Pillow raises anything for what is no picture
@@ -58,20 +65,18 @@ def frame_masks(document: Document, frame: int, width: int) -> bytes:
     """The masks of a frame of record as a PNG of `width` px, each in the colour of its track. Raises OutputError."""
     tracks = tracks_of(document)
     layers = [
-        (one.mask_rle, PALETTE[tracks[one.word.casefold()] % TRACK_COLOURS])
+        (one.mask_rle, PALETTE[tracks[one.word.casefold()] % len(PALETTE)])
         for one in document.instances
         if one.frame == frame and not one.is_face
     ]
     size = document.instances[0].mask_rle.size
-    return _png([(_mask(rle, size), colour) for rle, colour in layers], size, width)
+    return _png(layers, size, width)
 
 
-def background_mask(document: Document, borrowed: bool, width: int) -> bytes:
-    """What of the background was replaced, or borrowed from other frames, as a PNG. Raises OutputError."""
-    size = document.instances[0].mask_rle.size
-    rle = document.background.borrowed_rle if borrowed else document.background.mask_rle
-    colour = PALETTE[6] if borrowed else PALETTE[5]
-    return _png([] if rle is None else [(_mask(rle, size), colour)], size, width)
+def borrowed_mask(document: Document, width: int) -> bytes:
+    """What of the background was borrowed from other frames, as a PNG. Raises OutputError."""
+    rle = document.background.borrowed_rle
+    return _png([] if rle is None else [(rle, _BORROWED)], document.instances[0].mask_rle.size, width)
 
 
 def _check_size(size: tuple[int, int]) -> None:
@@ -87,14 +92,19 @@ def _mask(rle: MaskDocument, size: tuple[int, int]) -> np.ndarray:
     return mask
 
 
-def _png(masks: list[tuple[np.ndarray, tuple[int, int, int]]], size: tuple[int, int], width: int) -> bytes:
-    """Masks (H, W) bool with their colours on transparent ground; `size` is (H, W)."""
+def _png(masks: list[tuple[MaskDocument, Colour]], size: tuple[int, int], width: int) -> bytes:
+    """Masks in their colours on transparent ground; `size` is (H, W)."""
+    with _AT_ONCE:
+        return _drawn(masks, size, width)
+
+
+def _drawn(masks: list[tuple[MaskDocument, Colour]], size: tuple[int, int], width: int) -> bytes:
     _check_size(size)
     scale = min(1.0, width / max(size))
     small = (max(1, round(size[1] * scale)), max(1, round(size[0] * scale)))
     picture = Image.new("RGBA", small)
-    for mask, colour in masks:
-        shape = Image.fromarray(mask).convert("L").resize(small, Image.Resampling.BOX)
+    for rle, colour in masks:
+        shape = Image.fromarray(_mask(rle, size)).convert("L").resize(small, Image.Resampling.BOX)
         inside = shape.point(lambda value: 255 if value > 127 else 0)
         core = inside.filter(ImageFilter.MinFilter(3))
         alpha = np.where(
@@ -103,6 +113,6 @@ def _png(masks: list[tuple[np.ndarray, tuple[int, int, int]]], size: tuple[int, 
         layer = Image.new("RGBA", small, (*colour, 0))
         layer.putalpha(Image.fromarray(alpha))
         picture.alpha_composite(layer)
-    file = io.BytesIO()
-    picture.save(file, "PNG", compress_level=1)
-    return file.getvalue()
+    encoded = io.BytesIO()
+    picture.save(encoded, "PNG", compress_level=1)
+    return encoded.getvalue()

@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
-from materia.view.database import Database, QueryError, quoted
+from materia.view.database import Database, QueryError, layer_table, quoted
 
 BINS = 48
 _KEPT = 8
@@ -248,8 +248,3 @@ def joins(tables: set[str]) -> str:
     return " ".join(
         f"LEFT JOIN {layer_table(name)} AS {quoted(name)} ON {quoted(name)}.n = s.n" for name in sorted(tables - {""})
     )
-
-
-def layer_table(name: str) -> str:
-    """The table of a layer, as SQL names it."""
-    return quoted(f"layer_{name}")

@@ -24,7 +24,7 @@ from materia.view import audit, pairs
 from materia.view.database import Answer, Database, QueryError, narrow_index, narrow_rejects, quoted
 from materia.view.marks import MARKS, REASONS, Mark, Marks
 from materia.view.output import WIDE, WIDE_REJECTS, Output, Problem
-from materia.view.selection import Column, Draw, Kind, Selections, State, layer_table
+from materia.view.selection import Column, Draw, Kind, Selections, State
 
 SUFFIXES = ("", "2")
 """Of the tables of the first and of the second output."""
@@ -65,7 +65,8 @@ class Viewer:
         for suffix in SUFFIXES[: len(outs)]:
             self.database.replace(f"samples{suffix}", narrow_index(NO_INDEX, 0))
             self.database.replace(f"rejects{suffix}", narrow_rejects(NO_REJECTS, 0))
-        self._set_layer("marks", marks_now)
+        self.database.set_layer("marks", marks_now)
+        self.config = _configuration(outs[0])
         self.words: list[tuple[str, str, int]] = []
         self.flags: dict[str, int] = {}
         self.dropped: dict[str, int] = {}
@@ -74,6 +75,7 @@ class Viewer:
         self.read = [0] * len(outs)
         self.done = threading.Event()
         self._reading = threading.Lock()
+        self._marking = threading.Lock()
         self.failed = ""
 
     def start(self) -> None:
@@ -146,7 +148,8 @@ class Viewer:
     def _read_layers(self) -> None:
         """All layers, marks under the name `marks`; one that cannot be read becomes a problem."""
         output = self.outputs[0]
-        self._set_layer("marks", self.marks.table())
+        with self._marking:
+            self.database.set_layer("marks", self.marks.table())
         for name in storage.listdir(storage.join(output.out, FOLDER)):
             if name == self.marks.name or not is_layer_name(name):
                 continue
@@ -158,15 +161,8 @@ class Viewer:
             shown = name if name != "marks" else "marks_layer"
             lists = [field.name for field in table.schema if _is_vector(field.type)]
             self.embeddings += [(name, column) for column in lists]
-            self._set_layer(shown, table.drop_columns(lists))
+            self.database.set_layer(shown, table.drop_columns(lists))
             self.layers.append(shown)
-
-    def _set_layer(self, name: str, table: pa.Table) -> None:
-        with self.database.cursor() as cursor:
-            cursor.register("incoming", table)
-            joined = "SELECT s.n, i.* FROM incoming i JOIN samples s ON s.key = i.key"
-            cursor.execute(f"CREATE OR REPLACE TABLE {layer_table(name)} AS {joined}")
-            cursor.unregister("incoming")
 
     def _count_words(self) -> None:
         each = " UNION ALL ".join(
@@ -175,9 +171,12 @@ class Viewer:
         )
         sql = f"SELECT word, kind, count(*) AS c FROM ({each}) GROUP BY word, kind ORDER BY c DESC, word, kind LIMIT {WORDS}"
         self.words = self.database.rows(sql)
-        for column in ("flags", "dropped"):
-            sql = f"SELECT f, count(*) AS c FROM (SELECT unnest({column}) AS f FROM samples) GROUP BY f ORDER BY c DESC, f"
-            setattr(self, column, dict(self.database.rows(sql)))
+        self.flags, self.dropped = self._counts("flags"), self._counts("dropped")
+
+    def _counts(self, column: str) -> dict[str, int]:
+        """How many samples have each item of a column of lists, the most frequent first."""
+        each = f"SELECT unnest({column}) AS item FROM samples"
+        return dict(self.database.rows(f"SELECT item, count(*) AS c FROM ({each}) GROUP BY item ORDER BY c DESC, item"))
 
     @property
     def version(self) -> str:
@@ -207,16 +206,8 @@ class Viewer:
             "dropped": self.dropped,
             "embeddings": self.embeddings,
             "marks": {"layer": self.marks.name, "by": self.marks.by, "reasons": _reasons()},
-            "config": self._thresholds(),
+            "config": self.config,
         }
-
-    def _thresholds(self) -> dict[str, Any]:
-        """The configuration that made the first output, for the page to say what a score was held against."""
-        try:
-            info = read_info(self.outputs[0].out)
-        except OutputError:
-            return {}
-        return info.config if info else {}
 
     def ask(self, sql: str, limit: int = 1000) -> Answer:
         """Answer a person's SELECT; tables of instances are read when one names them first. Raises QueryError."""
@@ -257,7 +248,8 @@ class Viewer:
         key = self.keys_of(np.array([number]))
         if not key:
             raise UserError(f"there is no sample {number}")
-        self._set_layer("marks", self.marks.set(key[0], mark))
+        with self._marking:
+            self.database.set_layer("marks", self.marks.set(key[0], mark))
         self.selections.forget(lambda state: bool(state.marked or state.why or state.sql))
 
     def audit_result(self, state: State) -> audit.AuditResult:
@@ -312,6 +304,15 @@ class Viewer:
             )
             rows = cursor.execute(sql, [len(own[0]), like.key, own[0], MOST_ALIKE]).fetchnumpy()["n"]
             return np.asarray(rows, np.int32)
+
+
+def _configuration(out: str) -> dict[str, Any]:
+    """What made an output, for the page to say what a score was held against; nothing where that cannot be read."""
+    try:
+        info = read_info(out)
+    except OutputError:
+        return {}
+    return info.config if info else {}
 
 
 def _is_vector(kind: pa.DataType) -> bool:

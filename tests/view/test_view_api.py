@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from PIL import Image
 from materia.dataset.layers import write_layer
 from materia.dataset.layout import relative_path
 from materia.dataset.reader import Dataset
+from materia.report.drawing import PALETTE
 
 pytest.importorskip("duckdb", reason="needs the view extra")
 
@@ -83,6 +85,12 @@ def test_masks_are_drawn_where_they_are_in_the_colour_of_their_track(client, out
         mask for mask, one in zip(sample.masks, sample.document.instances, strict=True) if one.frame == 1 and not one.is_face
     ]
     assert (alpha == np.logical_or.reduce(shown)).all()
+
+
+def test_boxes_have_the_colours_of_masks():
+    theme = (Path(__file__).parents[2] / "materia/view/static/theme.css").read_text(encoding="utf-8")
+    told = re.findall(r"--t\d: #([0-9a-f]{2})([0-9a-f]{2})([0-9a-f]{2});", theme)
+    assert [tuple(int(part, 16) for part in colour) for colour in told] == list(PALETTE)
 
 
 def test_small_pictures_are_small_and_keep_their_transparency(client):
