@@ -75,17 +75,18 @@ def run_job(
     output: str,
     engine: Engine = "ray",
     ray_address: str | None = None,
+    limit: int | None = None,
     stage_factory: str = STAGE_FACTORY,
 ) -> JobResult:
-    """Build an output, or go on with it. What a user can mend comes back as a result; errors of the configuration and of the
-    input raise ConfigError, BackendError, SourceError. `stage_factory` is an import path (pipeline/engine/child.py:
-    StageFactory).
+    """Build an output, or go on with it; `limit`: of its first rows only. What a user can mend comes back as a result; errors
+    of the configuration and the input raise ConfigError, BackendError, SourceError. `stage_factory` is an import path
+    (pipeline/engine/child.py: StageFactory).
     """
     use_storage(config.storage)
     try:
         with _signals_raise(), only_writer(output):
             try:
-                return _run(config, input, output, engine, ray_address, stage_factory)
+                return _run(config, input, output, engine, ray_address, limit, stage_factory)
             except SystematicFailure:
                 discard_failures(output)  # only now: all workers have ended
                 raise
@@ -101,11 +102,13 @@ def run_job(
         return JobResult(128 + interrupted.number, f"stopped by {name}; the same command continues")
 
 
-def _run(config: Config, input: str, output: str, engine: Engine, ray_address: str | None, stage_factory: str) -> JobResult:
+def _run(
+    config: Config, input: str, output: str, engine: Engine, ray_address: str | None, limit: int | None, stage_factory: str
+) -> JobResult:
     began = time.monotonic()
     stages = load_stage_factory(stage_factory)(config, STAGE_ORDER)
     check_nothing_missing(stages)
-    plan, dataset = _open_output(config, stages, input, output)
+    plan, dataset = _open_output(config, stages, input, output, limit)
     provenance = Provenance(dataset.prompt_sha, dataset.stage_sha)
     job = JobSpec(config.model_dump_json().encode(), output, provenance, stage_factory, [entry for entry in sys.path if entry])
     storage.clean_temporaries(output)
@@ -140,7 +143,7 @@ def _start(
         raise JobError(2, str(error)) from None
 
 
-def _open_output(config: Config, stages: list[Stage], input: str, output: str) -> tuple[Plan, DatasetInfo]:
+def _open_output(config: Config, stages: list[Stage], input: str, output: str, limit: int | None) -> tuple[Plan, DatasetInfo]:
     """The output's plan and dataset.json, made if this is the first start; otherwise nothing that matters may have changed.
 
     A manifest whose file changed is planned again: if its rows are the same, so is the plan.
@@ -150,9 +153,13 @@ def _open_output(config: Config, stages: list[Stage], input: str, output: str) -
         check_same(output, old, _dataset(config, stages, old.rows, old.chunks, old.plan_sha256), library_versions())
     folder = plan_folder(output)
     plan = open_plan(folder) if old is not None else None  # one without dataset.json is of a start that died
+    if plan is not None and plan.limit != limit:
+        planned = f"with --limit {plan.limit}" if plan.limit else "without --limit"
+        raise JobError(4, f"{output} was planned {planned}; give the same, or choose another output")
     if plan is None or plan.changed(input, config.source):
         storage.remove(storage.join(folder, "plan.json"))
-        plan = make_plan(input, folder, config.source, config.engine.rows_per_chunk, config.engine.rows_per_slice)
+        engine = config.engine
+        plan = make_plan(input, folder, config.source, engine.rows_per_chunk, engine.rows_per_slice, limit=limit)
     if old is not None and plan.sha256 != old.plan_sha256:
         message = f"{input} is not as it was when {output} was planned ({plural(old.rows, 'row')} then, {plan.rows} now)"
         raise JobError(4, f"{message}; choose another output, or bring the input back")

@@ -47,7 +47,8 @@ class Plan:
 
     `sha256` is of the rows' content: the same for the same input anywhere, however it is cut. `stamp` marks the state of the
     input when it was read. `extra`: the manifest's other columns that the index holds, name -> type; none in a plan of an
-    earlier version. Chunks and slices are numbered from 0 through the whole plan; slices never cross chunks.
+    earlier version. `limit`: how many of the first rows were asked for; None: all. Chunks and slices are numbered from 0
+    through the whole plan; slices never cross chunks.
     """
 
     folder: str
@@ -59,6 +60,7 @@ class Plan:
     sha256: str
     stamp: dict[str, Any]
     extra: dict[str, ExtraType] = field(default_factory=dict)
+    limit: int | None = None
 
     @property
     def n_chunks(self) -> int:
@@ -118,8 +120,9 @@ def make_plan(
     rows_per_slice: int,
     on_progress: Callable[[int], None] | None = None,
     on_notice: Callable[[str], None] = say,
+    limit: int | None = None,
 ) -> Plan:
-    """Read the whole input once and write the plan below `folder`.
+    """Read the input once, all of it or its first `limit` rows, and write the plan below `folder`.
 
     `on_progress` is told the rows read so far, `on_notice` what of a folder is no row though it may have been meant as one, and
     columns of the manifest that the index will not hold.
@@ -133,13 +136,13 @@ def make_plan(
     rows_per_slice = min(rows_per_slice, rows_per_chunk)
     extra = ExtraColumns()
     with _seen(folder) as seen:
-        found = _noted(_unique(read_rows(source, settings, on_notice), seen), extra)
+        found = _noted(_unique(itertools.islice(read_rows(source, settings, on_notice), limit), seen), extra)
         rows, sha256 = _write_slices(folder, found, rows_per_chunk, rows_per_slice, on_progress)
     if stamp(source) != before:
         raise SourceError(f"{source.address}: changed while it was read; start again when it is complete")
     if extra.notice:
         on_notice(extra.notice)
-    plan = Plan(folder, source.address, source.root, rows, rows_per_chunk, rows_per_slice, sha256, before, extra.types)
+    plan = Plan(folder, source.address, source.root, rows, rows_per_chunk, rows_per_slice, sha256, before, extra.types, limit)
     fields = {**asdict(plan), "chunks": plan.n_chunks, "slices": plan.n_slices}
     del fields["folder"]
     storage.atomic_write(storage.join(folder, _PLAN), json.dumps(fields, indent=2).encode())

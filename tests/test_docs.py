@@ -61,7 +61,9 @@ def run(command: list[str], cwd: Path, **environment: str) -> str:
 
 def run_warm(command: list[str], cwd: Path) -> str:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["materia.cli.main", "trainer.run.loop", "transformers.models.bert.modeling_bert"])
+    context.set_forkserver_preload(
+        ["materia.cli.main", "trainer.run.loop", "torch._dynamo", "transformers.models.bert.modeling_bert"]
+    )
     with tempfile.NamedTemporaryFile("r+") as output:
         process = context.Process(target=be_command, args=(command, cwd, output.name))
         process.start()

@@ -64,6 +64,7 @@ def main() -> None:
     show_default=True,
     help="What runs the stages; serial: one after the other, without Ray; inline: in this process, to debug a backend.",
 )
+@click.option("--limit", type=click.IntRange(1), metavar="N", help="Only the first N rows, as a job of their own.")
 @click.option("--ray-address", help="An existing cluster, e.g. auto; default: Ray starts in process and ends with the job.")
 @set_option
 def run(
@@ -71,6 +72,7 @@ def run(
     input_address: str,
     output: str,
     engine: Literal["ray", "serial", "inline"],
+    limit: int | None,
     ray_address: str | None,
     overrides: tuple[str, ...],
 ) -> None:
@@ -78,7 +80,9 @@ def run(
     from pipeline.job import run_job
 
     config = _load(config_path, overrides)
-    result = guarded(lambda: run_job(config, input=input_address, output=output, engine=engine, ray_address=ray_address))
+    result = guarded(
+        lambda: run_job(config, input=input_address, output=output, engine=engine, ray_address=ray_address, limit=limit)
+    )
     message = _with_command(result.message, config_path, overrides)
     click.echo(message if result.exit_code == 0 else f"error: {message}", err=True)
     sys.exit(result.exit_code)

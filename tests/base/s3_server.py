@@ -1,6 +1,7 @@
 """An S3 server of our own, as tests of object stores talk to."""
 
 import logging
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -18,6 +19,7 @@ def s3_server() -> Iterator[str]:
     server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
     server.start()
     address = "http://{}:{}".format(*server.get_host_and_port())
+    urllib.request.urlopen(f"{address}/moto-api/reset", data=b"").close()  # moto keeps what another server of this process held
     fsspec.filesystem("s3", endpoint_url=address, key="k", secret=SECRET).mkdir("bucket")
     yield address
     server.stop()

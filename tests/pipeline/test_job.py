@@ -29,8 +29,9 @@ def manifest(tmp_path):
     return make_manifest(tmp_path / "clips", DOGS)
 
 
-def run(manifest, out, engine="serial", **settings):
-    return run_job(make_config(**settings), input=manifest, output=str(out), engine=engine, stage_factory=STUBS)
+def run(manifest, out, engine="serial", limit=None, **settings):
+    config = make_config(**settings)
+    return run_job(config, input=manifest, output=str(out), engine=engine, limit=limit, stage_factory=STUBS)
 
 
 @pytest.fixture
@@ -79,6 +80,21 @@ def test_a_finished_job_started_again_computes_nothing(run_here, manifest, tmp_p
     monkeypatch.setenv(BROKEN, "1")
     assert run(manifest, tmp_path / "out").exit_code == 0
     assert contents(tmp_path / "out") == before
+
+
+def test_the_first_rows_are_a_job_of_their_own(run_here, manifest, tmp_path):
+    for _ in range(2):
+        assert run_here(manifest, tmp_path / "few", limit=11).rows == 11
+    lines = Path(manifest).read_text().splitlines(keepends=True)
+    (short := Path(manifest).with_name("short.jsonl")).write_text("".join(lines[:11]))
+    run_here(str(short), tmp_path / "short")
+    assert contents(tmp_path / "few") == contents(tmp_path / "short")
+    for limit, planned in ((None, "with --limit 11"), (12, "with --limit 11")):
+        result = run_here(manifest, tmp_path / "few", limit=limit)
+        assert result.exit_code == 4 and planned in result.message
+    run_here(manifest, tmp_path / "all")
+    assert "without --limit" in run_here(manifest, tmp_path / "all", limit=11).message
+    assert run_here(manifest, tmp_path / "more", limit=99).rows == 20
 
 
 def test_an_empty_manifest_is_done_at_once(run_here, tmp_path):

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.ray
 
 @contextmanager
 def on_ray(command: list[str], errors: Path) -> Iterator[subprocess.Popen]:
-    env = {**os.environ, "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5"}
+    env = {**os.environ, "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5", "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
     with subprocess.Popen([*command, "--ray", "--workers", "2"], stderr=errors.open("a"), env=env) as process:
         try:
             yield process
