@@ -12,7 +12,7 @@ PIP := -m pip install --quiet --disable-pip-version-check
 export RAY_USAGE_STATS_ENABLED := 0
 export HF_HUB_OFFLINE := 1
 # Some container images forbid cached bytecode; hundreds of processes would then compile Ray and torch anew. It is cached when a
-# module is first imported, not at installation: of 25,000 files a fifth ever is.
+# module is first imported, not at installation: of 25,000 files a third ever is.
 unexport PYTHONDONTWRITEBYTECODE
 # Threads that wait must not spin: tests start many processes on few cores (trainer/__init__.py).
 export OMP_WAIT_POLICY := PASSIVE
@@ -103,10 +103,9 @@ check: install
 	$(BIN)/lint-imports
 
 # A file of tests is one process's, so that what its tests share is made once; tests/conftest.py says which file comes first.
-# Three processes keep two cores busy: many tests wait, for a deadline to pass or for Ray to start.
 test: install
 	$(MAKE) --no-print-directory --jobs=2 check weights
-	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not gpu and not vllm and not wheel"
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not gpu and not vllm and not wheel"
 
 ifneq ($(PLATFORM),Linux x86_64)
 test-all: test test-wheel

@@ -1,4 +1,4 @@
-"""For all tests: the order of files, threads, and one small Ray cluster for each process of pytest (-n 3: three of them)."""
+"""For all tests: the order of files, threads, and one small Ray cluster for each process of pytest (-n 2: two of them)."""
 
 import os
 
