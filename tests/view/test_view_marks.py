@@ -127,6 +127,7 @@ def test_a_draw_depends_on_the_seed_and_the_keys_alone(tmp_path):
     assert draws[1] == draws[3]
     assert draws[0] != draws[1]
     assert len(set(draws[0])) == 4
+    assert [[sample.key for sample in Dataset(one).audit(4, seed)] for seed in (0, 1)] == draws[:2]  # as in a notebook
 
 
 def test_a_larger_draw_of_the_same_seed_begins_with_the_smaller(tmp_path):
