@@ -1,10 +1,12 @@
-"""One way to open an ONNX graph, with pinned threads and without noise."""
+"""One way to open an ONNX graph, with pinned threads and without noise; what backends of a packaged graph have in common."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from materia.base.weights.files import Missing, Weights, identity_of, local_path, packaged, weights_missing
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -27,3 +29,31 @@ def open_session(weights: Path, threads: int, device: str = "cpu") -> onnxruntim
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
     return onnxruntime.InferenceSession(str(weights), options, providers=providers)
+
+
+class PackagedGraph:
+    """A backend's packaged network, on the CPU whatever the device. `option`: the setting that asks for it."""
+
+    def __init__(self, option: str, name: str) -> None:
+        self.file = packaged(option, name)
+        self.session: onnxruntime.InferenceSession | None = None
+
+    def weights(self) -> list[Weights]:
+        """The graph."""
+        return [self.file]
+
+    def missing(self) -> list[Missing]:
+        """What is wrong with the weights."""
+        return weights_missing(self.file)
+
+    def identity(self) -> dict[str, str]:
+        """SHA-256 of the weights."""
+        return {"weights": identity_of(self.file.address)}
+
+    def setup(self, device: str, threads: int) -> None:
+        """Load the graph."""
+        self.session = open_session(local_path(self.file.address), threads)
+
+    def close(self) -> None:
+        """Drop the graph."""
+        self.session = None

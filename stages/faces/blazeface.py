@@ -7,16 +7,13 @@ whole frame.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from materia.base.weights.files import Missing, Weights, identity_of, local_path, packaged, weights_missing
 from stages.backends import FaceDetector
 from stages.boxes import iou
-
-if TYPE_CHECKING:
-    import onnxruntime
+from stages.onnx_session import PackagedGraph
 
 INPUT_PX = 256
 ANCHORS = ((16, 2), (8, 6))
@@ -38,34 +35,11 @@ class Face(NamedTuple):
     score: float
 
 
-class BlazeFace(FaceDetector):
+class BlazeFace(PackagedGraph, FaceDetector):
     """The packaged face detector, on the CPU. `option`: the setting that asks for it."""
 
     def __init__(self, option: str = "faces.backend") -> None:
-        self.file = packaged(option, "blazeface.onnx")
-        self.session: onnxruntime.InferenceSession | None = None
-
-    def weights(self) -> list[Weights]:
-        """The graph."""
-        return [self.file]
-
-    def missing(self) -> list[Missing]:
-        """What is wrong with the weights."""
-        return weights_missing(self.file)
-
-    def identity(self) -> dict[str, str]:
-        """SHA-256 of the weights."""
-        return {"weights": identity_of(self.file.address)}
-
-    def setup(self, device: str, threads: int) -> None:
-        """Load the graph; it runs on the CPU whatever `device` says."""
-        from stages.onnx_session import open_session
-
-        self.session = open_session(local_path(self.file.address), threads)
-
-    def close(self) -> None:
-        """Drop the graph."""
-        self.session = None
+        super().__init__(option, "blazeface.onnx")
 
     def detect_face(self, image: np.ndarray, box_xyxy_px: np.ndarray) -> tuple[np.ndarray, float] | None:
         """Image (H, W, 3) uint8 RGB, person's box (4,) -> face box (4,) float32 in image pixels and its score, or None.

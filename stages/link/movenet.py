@@ -8,15 +8,10 @@ from. Measured in docs/data-quality.md.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
-from materia.base.weights.files import Missing, Weights, identity_of, local_path, packaged, weights_missing
 from stages.backends import PersonVerifier
-
-if TYPE_CHECKING:
-    import onnxruntime
+from stages.onnx_session import PackagedGraph
 
 INPUT_PX = 192
 STRIDE = 4
@@ -27,34 +22,11 @@ SURROUNDINGS = 0.25
 """Shown around a box, as a share of its longer side."""
 
 
-class MoveNet(PersonVerifier):
+class MoveNet(PackagedGraph, PersonVerifier):
     """The packaged pose network, on the CPU whatever the device."""
 
     def __init__(self) -> None:
-        self.file = packaged("link.people.backend", "movenet.onnx")
-        self.session: onnxruntime.InferenceSession | None = None
-
-    def weights(self) -> list[Weights]:
-        """The graph."""
-        return [self.file]
-
-    def missing(self) -> list[Missing]:
-        """What is wrong with the weights."""
-        return weights_missing(self.file)
-
-    def identity(self) -> dict[str, str]:
-        """SHA-256 of the weights."""
-        return {"weights": identity_of(self.file.address)}
-
-    def setup(self, device: str, threads: int) -> None:
-        """Load the graph."""
-        from stages.onnx_session import open_session
-
-        self.session = open_session(local_path(self.file.address), threads)
-
-    def close(self) -> None:
-        """Drop the graph."""
-        self.session = None
+        super().__init__("link.people.backend", "movenet.onnx")
 
     def verify(self, images: list[np.ndarray], boxes: list[np.ndarray]) -> list[np.ndarray]:
         """See stages.backends.PersonVerifier; the surest of head and shoulders within the box."""

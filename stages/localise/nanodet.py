@@ -8,18 +8,15 @@ The letterboxed picture is run once: a second, mirrored look found few words mor
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from materia.base.weights.files import Missing, Weights, identity_of, local_path, packaged, sha256_of, weights_missing
+from materia.base.weights.files import sha256_of
 from stages.backends import Detections, Detector
 from stages.boxes import iou
 from stages.localise.vocabulary import TABLE, classes_of
+from stages.onnx_session import PackagedGraph
 from stages.records import EntityWord
-
-if TYPE_CHECKING:
-    import onnxruntime
 
 Look = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 """An image -> boxes and class scores of all anchors."""
@@ -40,34 +37,15 @@ MAX_BOXES = 20
 """Most candidates for one set of classes."""
 
 
-class NanoDet(Detector):
+class NanoDet(PackagedGraph, Detector):
     """The packaged object detector, 416 x 416, on the CPU."""
 
     def __init__(self) -> None:
-        self.file = packaged("localise.backend", "nanodet.onnx")
-        self.session: onnxruntime.InferenceSession | None = None
-
-    def weights(self) -> list[Weights]:
-        """The graph."""
-        return [self.file]
-
-    def missing(self) -> list[Missing]:
-        """What is wrong with the weights."""
-        return weights_missing(self.file)
+        super().__init__("localise.backend", "nanodet.onnx")
 
     def identity(self) -> dict[str, str]:
         """SHA-256 of the weights and of the word-to-class table."""
-        return {"weights": identity_of(self.file.address), "words": sha256_of(TABLE)}
-
-    def setup(self, device: str, threads: int) -> None:
-        """Load the graph; it runs on the CPU whatever `device` says."""
-        from stages.onnx_session import open_session
-
-        self.session = open_session(local_path(self.file.address), threads)
-
-    def close(self) -> None:
-        """Drop the graph."""
-        self.session = None
+        return {**super().identity(), "words": sha256_of(TABLE)}
 
     def detect(self, images: list[np.ndarray], words: list[list[EntityWord]]) -> list[Detections]:
         """Find the words of each image (H, W, 3) uint8 RGB: all candidates, distinct per class set, scores (N, W).
