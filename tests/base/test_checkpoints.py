@@ -6,7 +6,7 @@ import pickle
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from materia.base.weights.checkpoints import CheckpointError, load_state_dict, mismatch
@@ -150,7 +150,6 @@ def test_a_file_without_tensors_is_told(held, tmp_path):
     assert_refused(tmp_path / "held.pth", "expected")
 
 
-@settings(deadline=None)
 @given(data=st.binary(max_size=300))
 def test_no_bytes_raise_anything_else(data, tmp_path_factory):
     path = tmp_path_factory.getbasetemp() / "any.pth"

@@ -6,7 +6,7 @@ import string
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from materia.base.weights.files import (
@@ -104,7 +104,6 @@ def test_addresses_that_differ_never_share_a_file():
     assert all(path.name == "sam.pth" for path in paths)
 
 
-@settings(deadline=None)  # the first call imports the hub's library
 @given(path=st.text(min_size=1), scheme=st.sampled_from(["hf://some/model/", "https://example.org/", "hf://some/model@"]))
 def test_no_address_leads_out_of_its_cache(path, scheme):
     address = scheme + path

@@ -40,7 +40,7 @@ def cases(shards: str) -> list[Case]:
 
 
 @given(COLOURS, COLOURS, COLOURS)
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_the_distance_of_colours_is_a_distance(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> None:
     a, b, c = map(metrics.colours, (a, b, c))
     assert metrics.apart(a, a) == 0
@@ -54,7 +54,7 @@ def test_the_distance_of_two_greys_is_their_difference_in_lightness() -> None:
 
 
 @given(COLOURS, st.randoms())
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 def test_where_in_a_region_a_colour_is_does_not_matter(rgb: np.ndarray, random: Callable) -> None:
     order = random.sample(range(len(rgb)), len(rgb))  # type: ignore[attr-defined]
     assert metrics.apart(metrics.colours(rgb), metrics.colours(rgb[order])) == pytest.approx(0, abs=1e-5)

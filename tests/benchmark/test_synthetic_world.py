@@ -83,7 +83,7 @@ def test_every_word_has_a_crop_in_each_frame(output: str) -> None:
 
 
 @given(SEEDS, st.booleans())
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_sprites_lie_as_the_caption_says(seed: int, held_out: bool) -> None:
     scene = world.draw_scene(np.random.default_rng(seed), held_out)
     _, masks = world.render(scene, 0)
@@ -96,7 +96,7 @@ def test_sprites_lie_as_the_caption_says(seed: int, held_out: bool) -> None:
 
 
 @given(SEEDS)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_masks_do_not_overlap(seed: int) -> None:
     scene = world.draw_scene(np.random.default_rng(seed), held_out=False)
     for number in (0, world.N_FRAMES - 1):
@@ -106,7 +106,7 @@ def test_masks_do_not_overlap(seed: int) -> None:
 
 
 @given(WORDS)
-@settings(max_examples=len(world.ICONS), deadline=None)
+@settings(max_examples=len(world.ICONS))
 def test_a_silhouette_fills_its_square_enough_to_show_a_colour(word: str) -> None:
     assert (world.silhouette(word) > 127).mean() > 0.2
 

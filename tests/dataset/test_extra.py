@@ -184,7 +184,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(st.dictionaries(st.sampled_from(["a", "b.c", "", "é"]) | st.text(max_size=5), JSON, max_size=4), max_size=5))
 def test_whatever_a_manifest_holds_is_stored_and_is_what_key_json_gives(extras):
     columns = seen(extras)

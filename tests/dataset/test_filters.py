@@ -179,7 +179,7 @@ def python_says(comparison, row):
         return False
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.lists(st.tuples(*[NUMBERS] * 3), min_size=1, max_size=6), COMPARED, COMPARED, st.sampled_from(["and", "or", "and not"])
 )

@@ -103,7 +103,7 @@ def recorded(draw):
     return scores, evidence, links, boxes
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(recorded())
 def test_whatever_stages_record_table_and_key_json_agree(tmp_path_factory, said):
     folder = tmp_path_factory.mktemp("said")

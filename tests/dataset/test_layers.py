@@ -154,7 +154,7 @@ PYTHON = {
 }
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     rows=st.dictionaries(st.sampled_from("abcdefgh"), st.tuples(*(st.none() | of for _, of in VALUES.values())), max_size=8),
     order=st.permutations("abcdef"),

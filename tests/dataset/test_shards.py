@@ -262,7 +262,7 @@ def test_an_object_store_gets_the_same_bytes_as_a_disk(tmp_path):
 text = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=40)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(caption=text, extra=st.dictionaries(text, st.one_of(text, st.integers(-(2**53), 2**53), st.none(), st.booleans())))
 def test_any_caption_and_any_extra_columns_come_back_verbatim(tmp_path_factory, caption, extra):
     folder = tmp_path_factory.mktemp("any")
@@ -278,7 +278,7 @@ def test_any_caption_and_any_extra_columns_come_back_verbatim(tmp_path_factory, 
     assert row["caption_chars"] == len(caption)
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(first=st.integers(0, 10**9), kinds=st.text("srv", min_size=1, max_size=6))
 def test_every_row_is_in_the_index_or_in_rejects_exactly_once(tmp_path_factory, first, kinds):
     folder = tmp_path_factory.mktemp("law")

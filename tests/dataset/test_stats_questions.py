@@ -140,7 +140,7 @@ def test_groups_add_up_to_what_python_counts(out, batches, by, value, of_rejecti
     assert sizes == sorted(sizes, reverse=True)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.lists(st.tuples(st.sampled_from("ab") | st.none(), st.floats(0, 1) | st.none()), min_size=29, max_size=29))
 def test_medians_of_groups_are_pythons(out, rows):
     from materia.dataset.stats_groups import _medians
@@ -189,7 +189,7 @@ def check_sweep(found, rows):
                 assert (edge and (edge.key, edge.value)) == expected
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.lists(VALUES, min_size=29, max_size=29), st.sampled_from([1, 50_000]))
 def test_a_threshold_keeps_and_loses_what_python_counts_with_who_is_right_beside_it(out, values, size):
     keys = Dataset(out).index["key"].to_pylist()

@@ -391,7 +391,7 @@ def test_every_error_names_its_cure(out):
     assert "copy it back" in next(f.cure for f in validate(str(out)).findings if f.file == "dataset.json")
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(1, 30), st.integers(1, 30), st.integers(0, 2**32 - 1), st.floats(0, 1))
 def test_masks_are_decoded_as_pycocotools_does(height, width, seed, share):
     mask = np.random.default_rng(seed).random((height, width)) < share
@@ -399,7 +399,7 @@ def test_masks_are_decoded_as_pycocotools_does(height, width, seed, share):
     assert np.array_equal(decode_rle(counts, (height, width)), mask)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.text(st.characters(min_codepoint=48, max_codepoint=111), max_size=60))
 def test_any_run_length_code_is_decoded_or_refused(counts):
     mask = decode_rle(counts, (9, 7))
@@ -415,7 +415,7 @@ def test_a_grown_mask_covers_its_dilation_and_its_holes():
     assert np.array_equal(grow(np.zeros((5, 5), bool), Recipe(4, 3)), np.zeros((5, 5), bool))
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(kinds=st.lists(st.text("sr", min_size=2, max_size=2), min_size=1, max_size=3))
 def test_whatever_the_mix_of_samples_and_rejections_the_law_holds(tmp_path_factory, kinds):
     folder = tmp_path_factory.mktemp("mix")

@@ -30,7 +30,7 @@ def stages():
     return stages
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     captions=st.lists(st.sampled_from(["a dog", "a dog [nothing]", "a dog [raise]"]), min_size=1, max_size=9),
     rows_at_once=st.integers(1, 4),

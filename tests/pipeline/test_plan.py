@@ -39,7 +39,7 @@ def all_rows(plan: Plan) -> list[Clip | Rejection]:
     return [row for index in range(plan.n_slices) for row in plan.read(index)]
 
 
-@settings(max_examples=40, deadline=None)  # each waits for the disk
+@settings(max_examples=40)  # each waits for the disk
 @given(n_rows=st.integers(0, 60), rows_per_chunk=st.integers(1, 20), rows_per_slice=st.integers(1, 25))
 def test_chunks_and_slices_hold_every_row_once_in_order_and_slices_never_cross_chunks(n_rows, rows_per_chunk, rows_per_slice):
     with tempfile.TemporaryDirectory() as scratch:
@@ -65,7 +65,7 @@ any_line = st.one_of(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(any_line, max_size=20))
 def test_the_plan_holds_what_a_direct_read_gives_with_the_first_of_equal_keys_kept(lines):
     with tempfile.TemporaryDirectory() as scratch:

@@ -78,7 +78,7 @@ any_row = st.dictionaries(
 )
 
 
-@settings(max_examples=40, deadline=None)  # each waits for the disk
+@settings(max_examples=40)  # each waits for the disk
 @given(st.lists(any_row, max_size=6))
 def test_every_value_of_the_plan_has_its_columns_type(tmp_path_factory, rows):
     made = plan_of(tmp_path_factory.mktemp("plan"), [row(number) | extra for number, extra in enumerate(rows)])

@@ -11,7 +11,7 @@ from pathlib import Path
 import fsspec
 import pyarrow as pa
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from reading import MEMORY, outcomes, read, read_bytes, touch, write_parquet
 
@@ -83,7 +83,6 @@ line_of_anything = st.one_of(
 )
 
 
-@settings(deadline=None)
 @given(st.lists(line_of_anything, max_size=12).map(b"\n".join))
 def test_any_bytes_are_as_many_rows_as_there_are_lines_that_are_not_blank(data):
     assume(not spans_lines(data, True))  # of others, lines are no rows: test_sources_json.py
@@ -140,7 +139,6 @@ def test_tsv_is_split_at_tabs():
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(text, text), max_size=6))
 def test_csv_gives_back_what_a_csv_writer_wrote(cells):
     out = io.StringIO(newline="")
@@ -151,7 +149,6 @@ def test_csv_gives_back_what_a_csv_writer_wrote(cells):
     assert [(row.caption, row.extra["other"]) for row in rows] == [(f"x{a}", b) for a, b in cells]
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_no_bytes_after_a_csv_header_raise(data):
     read_bytes("m.csv", b"video,caption\n" + data)

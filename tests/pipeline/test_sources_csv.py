@@ -4,7 +4,7 @@ import csv
 import io
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from reading import MEMORY, outcomes, read_bytes
 
@@ -31,7 +31,6 @@ def test_cells_are_parted_by_what_parts_the_header(name, delimiter, quoting, sta
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.tuples(text, text), max_size=5), st.sampled_from(",;\t|"), st.permutations(["video", "caption", "a;b", "c|d,e"])
 )

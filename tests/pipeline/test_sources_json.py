@@ -4,7 +4,7 @@ import io
 import json
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from reading import MEMORY, outcomes, read_bytes
 
@@ -63,7 +63,6 @@ any_json = st.recursive(
 any_row = any_json.map(lambda value: {"video": "a.mp4", "caption": "A dog.", "other": value})
 
 
-@settings(deadline=None)
 @given(st.lists(any_row, min_size=1, max_size=8), st.sampled_from([None, 0, 1, "\t"]), st.booleans(), st.integers(1, 40))
 def test_an_array_gives_the_rows_of_json_lines_wherever_pieces_of_the_file_end(rows, indent, ascii_only, piece_bytes):
     usual, json_values._PIECE_BYTES = json_values._PIECE_BYTES, piece_bytes
@@ -131,7 +130,6 @@ def test_an_array_that_is_cut_off_says_so_once():
     assert "cut off" in read_bytes("m.json", whole[:-2].encode())[-1].message
 
 
-@settings(deadline=None)
 @given(st.lists(st.sampled_from([GOOD, "{", "}", "[", "]", ",", ":", '"', "\\", "\n", "7", "\xe9"]), max_size=30))
 def test_whatever_is_broken_is_read_to_its_end_and_good_elements_after_a_break_are_rows(pieces):
     noise = "".join(pieces)

@@ -49,7 +49,7 @@ def test_a_name_in_another_normal_form_is_found_in_any_folder(tmp_path, name, wr
 accented = st.text("eao\u0301\u0308\u0323é가ệ\u212b", min_size=1, max_size=6).map(lambda text: "x" + text)
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(accented, accented, st.sampled_from(FORMS), st.sampled_from(FORMS), st.integers())
 def test_mixed_forms_are_found_too(tmp_path, folder, name, folder_form, name_form, seed):
     root = tmp_path / str(abs(seed))

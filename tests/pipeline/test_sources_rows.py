@@ -7,7 +7,7 @@ from decimal import Decimal
 
 import msgspec
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pipeline.sources import RawRow, normalise
@@ -209,7 +209,6 @@ any_json = st.recursive(
 known_columns = dict.fromkeys(("video", "caption", "id", "start", "end", "source_id"), any_json)
 
 
-@settings(deadline=None)
 @given(st.dictionaries(any_text, any_json, max_size=4), st.fixed_dictionaries({}, optional=known_columns))
 @example({}, {"video": "a.mp4", "caption": "A dog.", "start": -0.0})
 def test_any_object_is_a_record_that_msgpack_and_json_can_carry(other, known):
@@ -220,7 +219,6 @@ def test_any_object_is_a_record_that_msgpack_and_json_can_carry(other, known):
     assert not isinstance(record, Rejection) or record.reason in REASONS["source"]
 
 
-@settings(deadline=None)
 @given(any_text, st.none() | any_text | st.integers(), st.none() | st.floats(0, 1e6), any_text)
 def test_normalising_is_deterministic_and_keys_can_name_files(video, id_, start, caption):
     first, second = (row(video=video, id=id_, start=start, caption=caption) for _ in range(2))

@@ -19,7 +19,7 @@ def table(path: Path, start: object, **other: object) -> Path:
     return write_parquet(path, {"video": ["a.mp4"] * n_rows, "caption": ["A dog."] * n_rows, "start": start, **other})
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(unit=st.sampled_from(sorted(PER_SECOND)), counts=st.lists(st.none() | st.integers(0, 2**62), min_size=1, max_size=4))
 def test_a_duration_is_seconds_whatever_its_unit(tmp_path, unit, counts):
     column = pa.array(counts, pa.int64()).cast(pa.duration(unit))

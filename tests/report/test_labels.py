@@ -3,7 +3,7 @@
 from itertools import combinations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from materia.report.labels import MOST_LABELS, place_labels
@@ -21,7 +21,6 @@ side = st.integers(-20, 120)
 corner = st.tuples(st.integers(1, 60), st.integers(1, 30))
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.tuples(st.tuples(side, side, side, side), corner), max_size=9),
     st.tuples(st.integers(20, 90), st.integers(20, 90)),

@@ -45,7 +45,7 @@ def found(*scored):
     return Detections(boxes, np.array([[score] for _, score in scored], np.float32).reshape(-1, 1))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_scores_are_finite_and_in_range_for_any_picture_mask_and_boxes(data):
     height, width = data.draw(shapes)
@@ -61,7 +61,7 @@ def test_scores_are_finite_and_in_range_for_any_picture_mask_and_boxes(data):
         assert type(value) is float and 0 <= value <= 1
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 150), st.integers(0, 250), st.integers(60, 140), st.integers(60, 180))
 def test_a_smear_is_less_sharp_than_the_place_itself_wherever_it_is(top, left, height, width):
     picture = skimage.data.grass()[:300, :451]

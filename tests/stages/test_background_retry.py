@@ -134,7 +134,7 @@ figures = st.builds(
 )  # fmt: skip
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(figures, min_size=1, max_size=4), st.sampled_from(["painted:Filler", "opencv"]))
 def test_together_or_one_by_one_every_clip_gets_the_same_background_and_it_keeps_its_rule(drawn, inpainter):
     stage = cleaner(inpainter)

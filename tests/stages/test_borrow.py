@@ -172,7 +172,7 @@ def same(found: Borrowed, again: Borrowed) -> bool:
     return bool((found.rgb == again.rgb).all() and (found.mask == again.mask).all())
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.data())
 def test_whatever_the_donors_the_frame_stays_outside_of_what_is_borrowed_in_the_hole(data):
     height, width = data.draw(st.integers(1, 40)), data.draw(st.integers(1, 40))

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import skimage.data
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from lying_backends import ANSWER
@@ -31,7 +31,6 @@ def rectangle(*xyxy, size=(300, 380)):
     return mask
 
 
-@settings(deadline=None)  # the first call loads OpenCV
 @given(
     hnp.arrays(bool, hnp.array_shapes(min_dims=3, max_dims=3, min_side=1, max_side=9)),
     st.randoms(use_true_random=False),

@@ -88,7 +88,7 @@ def test_a_word_longer_than_a_prompt_is_cut(tokenizer):
     assert prompt.ids[-2:] == (STOP, SEP)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.lists(st.text(max_size=30), max_size=12), st.integers(1, 5))
 def test_any_words_make_prompts_with_spans_of_their_own(tokenizer, words, max_words):
     prompts = make_prompts(words, tokenizer, max_words)

@@ -54,7 +54,7 @@ def clash(all_boxes, same):
     )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(clips())
 def test_the_choice_is_the_best_of_all_that_are_possible(clip):
     fits, links, same = clip
@@ -289,7 +289,6 @@ def points_on(box, shift, scale=1.0):
     return np.concatenate([start, middle + (start - middle) * scale + shift], 1).astype(np.float32)
 
 
-@settings(deadline=None)
 @given(st.floats(-20, 20), st.floats(-10, 10), st.floats(0.7, 1.4), st.integers(0, 30))
 def test_a_box_is_carried_where_its_points_go(dx, dy, scale, n_odd):
     box = np.array([60, 50, 100, 110], np.float32)

@@ -65,7 +65,7 @@ def test_answers_do_not_depend_on_what_else_is_asked(verifier):
     assert both[1] == one[0]
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.lists(st.floats(-20, 60, width=32), min_size=4, max_size=4), st.integers(1, 50), st.integers(1, 50))
 def test_any_box_of_any_picture_has_a_place_in_the_input(sides, width, height):
     box = np.array([*np.minimum(sides[:2], sides[2:]), *np.maximum(sides[:2], sides[2:])], np.float32)

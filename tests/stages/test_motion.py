@@ -311,7 +311,7 @@ def probed(width: int, height: int, times_s: list[float]) -> Probe:
     return Probe(width=width, height=height, times_s=tuple(times_s), duration_s=times_s[-1] + 0.1, **facts, **turned)  # type: ignore[arg-type]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     width=st.integers(1, 3000),
     height=st.integers(1, 3000),
@@ -361,7 +361,7 @@ def test_steps_are_a_tenth_of_a_second_apart_and_end_in_the_frames_of_record(fil
     assert min(gaps) >= 0.099 and max(gaps) <= 0.25
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     degrees=st.floats(-30, 30),
     scale=st.floats(0.6, 1.6),

@@ -36,7 +36,7 @@ def filled(image, mask, **options):
 sizes = st.tuples(st.integers(1, 40), st.integers(1, 40))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_any_mask_is_filled_and_nothing_else_changes(data):
     size = data.draw(sizes)
@@ -47,7 +47,7 @@ def test_any_mask_is_filled_and_nothing_else_changes(data):
     assert (picture[~mask] == image[~mask]).all()
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.tuples(*[st.integers(0, 255)] * 3), st.integers(12, 40), st.integers(12, 40), st.integers(1, 30), st.integers(1, 30))
 def test_what_is_of_one_colour_stays_so(colour, height, width, bottom, right):
     mask = hole((height, width), 0, min(bottom, height - 7), 0, min(right, width - 7))

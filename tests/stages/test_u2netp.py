@@ -56,7 +56,7 @@ def test_a_plain_picture_has_grabcuts_mask_and_score(u2netp, grabcut):
     assert (ours.masks == theirs.masks).all() and (ours.scores == theirs.scores).all()
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)
 @given(st.integers(0, 500), st.integers(0, 300), st.integers(1, 300), st.integers(1, 300))
 def test_a_mask_fits_its_box_no_worse_than_grabcuts(u2netp, grabcut, x, y, width, height):
     box = boxed(float(x), float(y), float(min(x + width, 600)), float(min(y + height, 400)))

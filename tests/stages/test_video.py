@@ -257,7 +257,7 @@ def test_times_outside_give_the_first_and_the_last_frame(folder: Path) -> None:
     assert numbers(folder / "plain.mp4", [-5, 99]) == [0, 59]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(gaps=st.lists(st.integers(1, 40), min_size=3, max_size=24), share=st.floats(0, 1))
 def test_the_frame_shown_is_the_last_that_began(
     tmp_path_factory: pytest.TempPathFactory, gaps: list[int], share: float

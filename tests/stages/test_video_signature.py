@@ -119,7 +119,7 @@ def test_what_is_no_video_is_called_what_it_is_and_not_quoted(tmp_path: Path, da
 first_bytes = st.sampled_from([b"", HTML, b"\0\0\0\x20ftypisom", b"\0\0\0\1mdat", b"{", b"\x1aE\xdf\xa3", b"G" + b"\0" * 187])
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(first=first_bytes, data=st.binary(max_size=64), times=st.sampled_from([1, 200]))
 def test_of_any_bytes_one_short_line_is_said(first: bytes, data: bytes, times: int, tmp_path_factory) -> None:
     path = tmp_path_factory.getbasetemp() / "any.mp4"

@@ -140,7 +140,7 @@ def test_a_clip_that_could_have_b_frames_and_has_none_keeps_its_key_frames(tmp_p
         assert not video.timeline.by_order and len(video.timeline.keys) == 4
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(late_s=st.integers(0, 40).map(lambda tenths: tenths / 10), start_s=st.floats(0, 5), length_s=st.floats(0.2, 4))
 def test_whatever_the_offset_a_range_is_what_is_played(
     tmp_path_factory: pytest.TempPathFactory, late_s: float, start_s: float, length_s: float

@@ -79,7 +79,7 @@ def test_a_caption_names_somebody_in_the_singular_or_the_plural(caption: str, so
 
 
 @given(st.integers(1, 5), st.integers(2, 5), st.integers(1, 30), st.integers(0, 99), st.booleans())
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_nobody_walks_at_their_own_place_and_all_serve_alike(
     n_places: int, n_people: int, n: int, seed: int, short_clips: bool
 ) -> None:
@@ -138,7 +138,7 @@ def test_what_other_frames_show_of_the_hidden_part_is_known(short: None) -> None
 
 
 @given(st.sampled_from(["static", "pan", "shake"]), st.integers(0, 999), st.floats(0, 1))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_our_own_cameras_never_look_beyond_the_still(camera: film.Camera, seed: int, share: float) -> None:
     matrix = film.camera_path(camera, 5.0, np.random.default_rng(seed))(share)
     width, height = film.SIZE
@@ -149,7 +149,7 @@ def test_our_own_cameras_never_look_beyond_the_still(camera: film.Camera, seed: 
 
 
 @given(st.integers(20, 400), st.integers(20, 400))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_any_picture_fits_without_being_stretched(width: int, height: int) -> None:
     y, x = np.mgrid[:height, :width]
     disc = (x - width / 2) ** 2 + (y - height / 2) ** 2 < (min(width, height) / 6) ** 2

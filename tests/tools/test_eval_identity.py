@@ -182,7 +182,7 @@ WORDS = st.sampled_from(["man", "young man", "woman", "boy", "dog", "poodle", "f
 
 
 @given(st.lists(st.tuples(WORDS, st.integers(0, 6)), max_size=14), st.integers(1, 12), st.integers(0, 1000))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_pairs_are_of_one_kind_with_different_words_and_each_is_there_once(
     subjects: list[tuple[str, int]], n: int, seed: int
 ) -> None:

@@ -107,7 +107,7 @@ def table(*arguments: object) -> dict[str, dict[str, float]]:
     return {line["what"]: line for line in json.loads(result.stdout)}
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 1000))
 def test_a_scene_is_the_background_outside_its_masks_and_the_same_each_time(material: Material, number: int) -> None:
     scene, again = make_scene(material, 3, number), make_scene(material, 3, number)
@@ -125,7 +125,7 @@ def test_a_scene_is_the_background_outside_its_masks_and_the_same_each_time(mate
     assert min(unlike) == 0, "outside of what was pasted it is a background of a sample that nothing in it comes from"
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 500).map(lambda number: 2 * number + 1))
 def test_what_stands_in_front_covers_some_of_what_is_behind(material: Material, number: int) -> None:
     behind, in_front = make_scene(material, 0, number).parts
@@ -134,7 +134,7 @@ def test_what_stands_in_front_covers_some_of_what_is_behind(material: Material, 
     assert MIN_OVERLAP - 0.03 < 1 - behind.mask.sum() / whole < MAX_OVERLAP + 0.03
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 1000))
 def test_boxes_are_as_loose_as_a_detectors(material: Material, number: int) -> None:
     for part in make_scene(material, 0, number).parts:

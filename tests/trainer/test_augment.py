@@ -128,7 +128,7 @@ def test_crop_takes_its_share_of_each_side_from_where_it_is_told() -> None:
     assert (apply(reference(), change(crop=0.75, crop_at=(1.0, 0.0))) == plain[:45, 10:]).all()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(1, 300), st.integers(1, 300), st.integers(0, 2**32 - 1))
 def test_any_reference_comes_out_as_a_white_square(height: int, width: int, seed: int) -> None:
     rng = np.random.default_rng(seed)

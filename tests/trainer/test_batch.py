@@ -29,7 +29,7 @@ def item(slot: int, tokens: int, images: int, std: bool = False) -> EncodedItem:
     )
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.tuples(st.integers(1, 6), st.integers(0, 4)), min_size=1, max_size=4))
 def test_what_masks_admit_is_what_the_items_hold_and_the_rest_is_zero(sizes: list[tuple[int, int]]) -> None:
     items = [item(slot, tokens, images) for slot, (tokens, images) in enumerate(sizes)]

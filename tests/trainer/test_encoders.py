@@ -146,7 +146,7 @@ def test_blocks_and_grid_decide_what_a_token_is() -> None:
 SIZES = st.tuples(st.integers(1, 4), st.integers(1, 5), st.integers(1, 5))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(block=SIZES, grid=SIZES, seed=st.integers(0, 2**31))
 def test_all_coefficients_give_back_every_pixel(block: tuple[int, ...], grid: tuple[int, ...], seed: int) -> None:
     size = [a * b for a, b in zip(block, grid, strict=True)]

@@ -56,7 +56,7 @@ def test_an_item_has_the_pictures_of_its_window_at_the_configured_rate(out: str)
         assert np.diff(expected).tolist() == [3] * 8  # 24 frames a second, 8 wanted
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.floats(0.2, 60), st.floats(1, 60), st.integers(1, 121), st.floats(1, 30), st.integers(0, 30), st.integers(0, 9))
 def test_windows_lie_within_clips_that_are_long_enough(
     duration_s: float, fps: float, frames: int, rate: float, window: int, seed: int
@@ -140,7 +140,7 @@ def test_without_augmentation_a_reference_is_the_crop_on_white(out: str) -> None
     assert np.array_equal(reference_pixels(png, "a", "ref00.png", 0, plain, 1), expected)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(*[st.integers(1, 90)] * 2, *[st.integers(8, 64)] * 2)
 def test_a_picture_is_cut_about_its_middle_and_not_distorted(h: int, w: int, height: int, width: int) -> None:
     ramp = np.zeros((h, w, 3), np.float32)

@@ -60,7 +60,7 @@ def assert_same(found: list[StepItems], expected: list[StepItems], rank: int = 0
         assert all(same_item(a, b) for a, b in zip(one.items, share, strict=True))
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(st.integers(0, STEPS - 1), st.sampled_from([(rank, ranks) for ranks in (1, 2, 4) for rank in range(ranks)]))
 def test_a_restart_on_any_rank_reads_what_an_undisturbed_run_does(
     samples: Dataset, undisturbed: list[StepItems], start: int, place: tuple[int, int]

@@ -111,7 +111,7 @@ def test_modulation_is_scale_plus_one_times_x_plus_shift() -> None:
     assert torch.equal(modulate(x, shift, scale), expected)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.tuples(*[st.integers(1, 3)] * 3), st.tuples(*[st.integers(1, 3)] * 3), st.integers(1, 3))
 def test_patches_go_back_to_where_they_were(grid: tuple[int, int, int], patch: tuple[int, int, int], channels: int) -> None:
     video = torch.randn(2, channels, *(g * p for g, p in zip(grid, patch, strict=True)))

@@ -26,7 +26,7 @@ def drawn(slots: list[int], objective: ObjectiveSettings = OBJECTIVE, seed: int 
     return draw(batch(slots, std), objective, CONFIG, seed=seed, step=step)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.permutations(range(6)), st.integers(1, 5), st.integers(0, 2**31), st.integers(0, 10**6))
 def test_draws_of_a_slot_do_not_depend_on_how_the_batch_is_cut(slots, cut, seed, step):
     whole = drawn(list(range(6)), seed=seed, step=step)

@@ -14,7 +14,7 @@ def bucket(first: int, count: int, batch: int, weight: float = 1.0) -> Bucket:
     return Bucket(np.arange(first, first + count), batch, weight)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(1, 40), st.integers(1, 50), st.integers(0, 2**32))
 def test_every_epoch_has_each_sample_once_whatever_the_batch(samples: int, batch: int, seed: int) -> None:
     order = Order([bucket(100, samples, batch)], seed)

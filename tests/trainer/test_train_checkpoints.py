@@ -51,7 +51,7 @@ def test_what_is_read_is_what_was_saved(two):
     assert all(torch.equal(raw[name], weights[name]) and torch.equal(averaged[name], weights[name] + 1) for name in weights)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.sampled_from(FILES), st.floats(0, 1, exclude_max=True))
 def test_a_checkpoint_cut_anywhere_is_passed_over_with_a_notice(two, tmp_path_factory, name, share):
     run = tmp_path_factory.mktemp("cut") / "run"

@@ -49,7 +49,7 @@ def test_filters_are_ranges_words_and_flags_and_all_must_hold(client):
 
 
 @given(low=st.floats(-1, 6), high=st.floats(-1, 6))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_a_count_is_the_number_of_samples_that_are_shown(client, low, high):
     state = {"ranges": {"extra.views": [low, high]}}
     counted = client.get("/api/count", params={"q": json.dumps(state)}).json()["total"]
@@ -102,7 +102,7 @@ def test_small_pictures_are_small_and_keep_their_transparency(client):
 
 
 @given(first=st.integers(0, 5000), last=st.integers(0, 5000))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_any_range_of_a_clip_is_those_bytes_of_it(client, out, first, last):
     clip = Dataset(out)[2].clip()
     answer = client.get("/media/0/2/mp4", headers={"Range": f"bytes={first}-{last}"})
@@ -205,7 +205,7 @@ def strange(tmp_path_factory):
 
 
 @given(low=st.none() | st.floats(-4, 1), high=st.none() | st.floats(-4, 1))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_a_range_keeps_what_the_same_filter_keeps_elsewhere(strange, low, high):
     client, out = strange
     parts = [f"clip.x {sign} {end!r}" for sign, end in ((">=", low), ("<=", high)) if end is not None]
