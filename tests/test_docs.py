@@ -127,14 +127,15 @@ def test_readme_snippets_work_in_a_notebook(after_readme):
     from nbclient import NotebookClient
 
     face, plain = blocks(ROOT / "README.md", "python")
-    sources = [face, plain, "dataset.index.to_pandas().head(2)", "dataset[0]"]
+    sources = [face, plain, "dataset.index.to_pandas().head(2)", "dataset", "dataset[0]"]
     page = notebook.new_notebook(cells=[notebook.new_code_cell(source) for source in sources])
     NotebookClient(page, timeout=120, resources={"metadata": {"path": str(after_readme)}}).execute()
     told = ["".join(output.get("text", "") for output in cell.outputs) for cell in page.cells]
     assert "man_in_car A man in a black suit" in told[0] and "photo_astronaut" in told[1]
-    table, sample = (cell.outputs[0].data for cell in page.cells[2:])
+    table, samples, sample = (cell.outputs[0].data for cell in page.cells[2:])
     assert "<table" in table["text/html"] and "man_in_car" in table["text/html"]
-    assert sample["text/plain"].startswith("<")
+    assert samples["text/html"].count("<img src='data:image/") > 6 and "photo_astronaut" in samples["text/html"]
+    assert sample["text/plain"].startswith("<") and "<video controls" in sample["text/html"]
 
 
 def test_readmes_storage_section_is_a_configuration(tmp_path):

@@ -23,7 +23,7 @@ Examples:
 
 @click.command(cls=Command, epilog=EXAMPLES)
 @out_argument
-@click.option("--output", "picture", required=True, type=click.Path(), help="File to write: .png, or .pdf for print.")
+@click.option("-o", "--output", "picture", required=True, type=click.Path(), help="File to write: .png, or .pdf for print.")
 @click.option("--samples", type=click.IntRange(1, 100), help="Most cards on the sheet; 6 if it is not given.")
 @click.option("--where", multiple=True, metavar="EXPR", help="Only samples that this admits; repeatable, then all must.")
 @click.option("--sort", metavar="COLUMN", help="By a column of numbers of the index, smallest first; -COLUMN: largest first.")
