@@ -5,7 +5,6 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import msgspec
-import pandas as pd
 import pyarrow as pa
 import pytest
 from samples import PROVENANCE, make_dataset, make_output, make_sample
@@ -87,6 +86,7 @@ def test_a_clip_that_no_browser_plays_is_a_picture(out, monkeypatch):
 
 
 def test_other_libraries_take_the_index_as_it_lies_in_memory(out):
+    pd = pytest.importorskip("pandas")
     dataset = materia.open_dataset(out, where="row > 1")
     table = pa.table(dataset)
     assert table.equals(dataset.index)
