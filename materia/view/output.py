@@ -113,10 +113,11 @@ class Output:
         number = chunk.commit.chunk
         self.commits[number] = chunk.commit
         self._read.append(number)
-        for folder, table in (("index", chunk.index), ("rejects", chunk.rejects)):
-            self._starts[folder].append(self._sizes[folder])  # type: ignore[index]
-            self._sizes[folder] += len(table)  # type: ignore[index]
-            file = chunk.commit.files.get(relative_path(folder, number))  # type: ignore[arg-type]
+        tables: dict[TableName, pa.Table] = {"index": chunk.index, "rejects": chunk.rejects}
+        for folder, table in tables.items():
+            self._starts[folder].append(self._sizes[folder])
+            self._sizes[folder] += len(table)
+            file = chunk.commit.files.get(relative_path(folder, number))
             self.digest.update(file.sha256.encode() if file else b"-")
 
     def instances(self, columns: Sequence[str]) -> Iterator[pa.Table]:
