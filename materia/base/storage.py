@@ -22,6 +22,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, BinaryIO, TypeVar
 
+from materia.base import conditional
+from materia.base.conditional import ANY, Conflict
 from materia.base.errors import disk_trouble
 
 T = TypeVar("T")
@@ -263,17 +265,37 @@ def local_copy(address: str) -> Iterator[Path]:
         yield copy
 
 
-@contextmanager
-def staged(address: str) -> Iterator[Staged]:
-    """Write a file of any size: yields a `Staged` whose local, seekable file becomes `address` when it is published."""
+def version(address: str) -> str | None:
+    """A mark of a file's present content, for `replaces`; None if there is no file."""
     path = local_path(address)
-    with _staged_upload(address) if path is None else _staged_rename(path) as staging:
+    return conditional.local_version(path) if path is not None else _ask(address, conditional.store_version)
+
+
+def checks_conditions(address: str) -> bool:
+    """Whether the storage refuses a conditional write when it should; tried out on a file of this name, which is removed."""
+    remove(address)
+    honoured = conditional.honoured(lambda data: atomic_write(address, data, replaces=None))
+    remove(address)
+    return honoured
+
+
+@contextmanager
+def staged(address: str, replaces: str | None = ANY) -> Iterator[Staged]:
+    """Write a file of any size: yields a `Staged` whose local, seekable file becomes `address` when it is published.
+
+    `replaces`: the version that must be there then, None: no file must be; if it is not so, publishing raises Conflict.
+    """
+    path = local_path(address)
+    with _staged_upload(address, replaces) if path is None else _staged_rename(path, replaces) as staging:
         yield staging
 
 
-def atomic_write(address: str, data: bytes | Callable[[IO[bytes]], None]) -> None:
-    """Write a whole file, from bytes or by a callback that writes to a local file object. Raises OSError."""
-    with staged(address) as staging:
+def atomic_write(address: str, data: bytes | Callable[[IO[bytes]], None], replaces: str | None = ANY) -> None:
+    """Write a whole file, from bytes or by a callback that writes to a local file object; `replaces`: see `staged`.
+
+    Raises OSError.
+    """
+    with staged(address, replaces) as staging:
         if callable(data):
             data(staging.file)
         else:
@@ -282,13 +304,13 @@ def atomic_write(address: str, data: bytes | Callable[[IO[bytes]], None]) -> Non
 
 
 @contextmanager
-def _staged_rename(path: Path) -> Iterator[Staged]:
+def _staged_rename(path: Path, replaces: str | None) -> Iterator[Staged]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
 
     def publish() -> None:
         os.fsync(file.fileno())
-        temporary.replace(path)
+        conditional.rename(temporary, path, replaces)
         _fsync_folder(path.parent)
 
     try:
@@ -299,9 +321,9 @@ def _staged_rename(path: Path) -> Iterator[Staged]:
 
 
 @contextmanager
-def _staged_upload(address: str) -> Iterator[Staged]:
+def _staged_upload(address: str, replaces: str | None) -> Iterator[Staged]:
     with tempfile.NamedTemporaryFile(prefix="materia-") as file, _writing_to(file.name):
-        yield Staged(file, lambda: _ask(address, lambda store, name: store.put_file(file.name, name)))
+        yield Staged(file, lambda: _ask(address, lambda store, name: conditional.put(store, name, Path(file.name), replaces)))
 
 
 @contextmanager
@@ -338,7 +360,7 @@ def _names(address: str) -> list[str]:
 
 def _may_pass(error: Exception) -> bool:
     """Every storage library has exceptions of its own; what none of them means by these is a failure of the storage."""
-    if isinstance(error, FileNotFoundError | NotADirectoryError | PermissionError | NotAFile | StorageFailed):
+    if isinstance(error, FileNotFoundError | NotADirectoryError | PermissionError | NotAFile | StorageFailed | Conflict):
         return False
     return disk_trouble(error) is None and not (isinstance(error, OSError) and error.errno in _NO_SUCH_FILE)
 
