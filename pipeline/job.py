@@ -1,8 +1,8 @@
 """`materia run` as a function: check, plan, run what is not yet committed, commit, and say how it ended.
 
 In: a configuration, the address of a manifest or folder, the address of an output. Out: a `JobResult` whose exit code is that
-of design.md. The same call again continues: chunks with a commit record are left alone, slices in the spool are used, so a job
-may be killed at any moment. The runners do the same work (pipeline/engine/); the driver only counts.
+of design.md. The same call again continues: chunks with a commit record are left alone, all others computed, so a job may be
+killed at any moment. The runners do the same work (pipeline/engine/); the driver only counts.
 """
 
 from __future__ import annotations
@@ -12,13 +12,12 @@ import sys
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from contextlib import closing, contextmanager
 from importlib.metadata import version
 from typing import Literal
 
 import msgspec
-import numpy as np
 
 from materia.base import storage
 from materia.base.errors import disk_trouble, explain
@@ -32,7 +31,7 @@ from pipeline.engine.child import load_stage_factory
 from pipeline.engine.messages import JobSpec, Report, failures, mostly_failed
 from pipeline.engine.placement import UnschedulableError
 from pipeline.engine.serial import SerialRunner
-from pipeline.engine.spool import discard_failures, plan_folder, spool_address, spooled
+from pipeline.engine.spool import ChunkLost, plan_folder
 from pipeline.engine.worker import Runner, told
 from pipeline.plan import Plan, make_plan, open_plan, say
 from pipeline.preflight import RUN, JobError, check_nothing_missing, check_same, existing_dataset, only_writer, record_libraries
@@ -44,7 +43,6 @@ from stages.specs import STAGE_ORDER, library_versions, stage_fingerprints
 Engine = Literal["ray", "serial", "inline"]
 
 STAGE_FACTORY = "stages.specs:build_stages"
-_MOST_COMMITS = 4  # that run at once
 _FEW = 0.1  # of the rows: keeping no more is worth a warning
 _SYSTEMATIC_ROWS = 64  # in failed slices without a healthy one between them: the failure is not of single clips
 
@@ -85,11 +83,7 @@ def run_job(
     use_storage(config.storage)
     try:
         with _signals_raise(), only_writer(output):
-            try:
-                return _run(config, input, output, engine, ray_address, limit, stage_factory)
-            except SystematicFailure:
-                discard_failures(output)  # only now: all workers have ended
-                raise
+            return _run(config, input, output, engine, ray_address, limit, stage_factory)
     except JobError as error:
         return JobResult(error.exit_code, str(error))
     except OSError as error:
@@ -112,21 +106,19 @@ def _run(
     provenance = Provenance(dataset.prompt_sha, dataset.stage_sha)
     job = JobSpec(config.model_dump_json().encode(), output, provenance, stage_factory, [entry for entry in sys.path if entry])
     storage.clean_temporaries(output)
-    discard_failures(output)  # of a start that was killed before it could try them again
     for chunk, problem in incomplete(output):
         say(f"{problem}; its chunk is built again")
         storage.remove(address_of(output, "commits", chunk))
     done = committed(output)
-    waiting = spooled(output)
-    todo = np.array([n for n in range(plan.n_slices) if n not in waiting and plan.chunk_of(n) not in done], np.int64)
+    todo = deque(n for n in range(plan.n_slices) if plan.chunk_of(n) not in done)
     workers = {stage: pool.workers for pool in config.engine.pools for stage in pool.stages}
     with (
         RunLog(output) as log,
-        Progress(plan.rows, plan.rows - sum(_rows_in(plan, number) for number in todo.tolist()), workers) as progress,
-        closing(_start(job, plan, config, engine if len(todo) else "serial", ray_address, progress.tell)) as runner,
+        Progress(plan.rows, plan.rows - sum(_rows_in(plan, number) for number in todo), workers) as progress,
+        closing(_start(job, plan, config, engine if todo else "serial", ray_address, progress.tell)) as runner,
         _signals_raise(),  # Ray has set handlers of its own
     ):
-        _Drive(job, plan, runner, log, progress).run(todo, waiting, done)
+        _Drive(job, plan, runner, log, progress).run(todo)
     return _result(output, plan, time.monotonic() - began)
 
 
@@ -233,37 +225,37 @@ class _Drive:
         self._log = log
         self._words = storage.join(job.out, RUN, "workers.log")
         self._progress = progress
-        self._spooled: Counter[int] = Counter()  # chunk -> its slices in the spool
+        self._finished: Counter[int] = Counter()  # chunk -> its slices that are finished
         self._whole: list[int] = []  # chunks ready to be committed
-        self._commits: deque[Future[None]] = deque()
+        self._commits: deque[tuple[int, Future[None]]] = deque()
+        self._todo: deque[int] = deque()
+        self._repeated: set[int] = set()  # slices that were finished and lost
         self._suspects: list[Report] = []  # failed slices since the last healthy one
         self._down: list[Report] = []  # slices of which a stage failed for every row that it was given
         self._reached = -1  # the last stage that did its work for some row of this start
 
-    def run(self, todo: np.ndarray, waiting: set[int], done: set[int]) -> None:
-        """Process slices `todo`, with `waiting` in the spool already; raises JobError when the job cannot go on."""
-        for number in sorted(waiting):
-            chunk = self._plan.chunk_of(number)
-            if chunk in done:  # killed between a commit and the emptying of its spool
-                storage.remove(spool_address(self._job.out, number))
-            else:
-                self._count(chunk)
-        self._commit_whole()
-        if len(todo):
-            for report in self._runner.reports(todo):
-                self._take(report)
-            if self._down:
-                self._try_again()
+    def run(self, todo: deque[int]) -> None:
+        """Process slices and commit their chunks; raises JobError when the job cannot go on."""
+        self._todo = todo
+        self._run_slices()
+        if self._down:
+            self._try_again()
         self._finish_commits()
+
+    def _run_slices(self) -> None:
+        while self._todo:
+            for report in self._runner.reports(self._todo):
+                self._take(report)
+                self._look_at_commits()
 
     def _try_again(self) -> None:
         """Once more what met a stage that was down. Raises SystematicFailure if it still is.
 
         If it works for others, the rows are at fault, and their rejections stay.
         """
-        slices, self._down = np.array(sorted(report.slice for report in self._down), np.int64), []
-        for report in self._runner.reports(slices):
-            self._take(report)
+        self._todo.extend(sorted(report.slice for report in self._down))
+        self._down = []
+        self._run_slices()
         stuck = [report for report in self._down if report.down is not None and report.down > self._reached]
         if stuck:
             self._suspects = stuck
@@ -279,7 +271,8 @@ class _Drive:
             raise JobError(report.exit_code, f"{report.failure}\nsee {self._words}" if report.notes else report.failure)
         self._reached = max(self._reached, report.reached)
         if report.down is None:
-            self._progress.add(report)
+            if report.slice not in self._repeated:
+                self._progress.add(report)
             self._count(report.chunk)
         else:
             self._down.append(report)
@@ -303,31 +296,36 @@ class _Drive:
         )
 
     def _count(self, chunk: int) -> None:
-        self._spooled[chunk] += 1
-        if self._spooled[chunk] == len(self._plan.slices_of(chunk)):
-            del self._spooled[chunk]
+        self._finished[chunk] += 1
+        if self._finished[chunk] == len(self._plan.slices_of(chunk)):
+            del self._finished[chunk]
             self._whole.append(chunk)
 
     def _commit_whole(self) -> None:
-        for chunk in self._whole:
-            while len(self._commits) >= _MOST_COMMITS:
-                self._wait(self._commits.popleft())
-            self._commits.append(self._runner.commit(chunk))
+        self._commits.extend((chunk, self._runner.commit(chunk)) for chunk in self._whole)
         self._whole.clear()
+
+    def _look_at_commits(self) -> None:
+        """Take notice of those that have ended. Raises JobError if the output could not be written."""
+        while self._commits and self._commits[0][1].done():
+            chunk, commit = self._commits.popleft()
+            try:
+                commit.result()
+            except ChunkLost:
+                self._repeated.update(self._plan.slices_of(chunk))
+                self._todo.extendleft(reversed(self._plan.slices_of(chunk)))
+            except OSError as error:
+                sentence, exit_code = told(error)
+                raise JobError(exit_code, sentence) from None
 
     def _finish_commits(self) -> None:
         """Commit what is whole, and wait for all commits."""
         self._commit_whole()
         while self._commits:
-            self._wait(self._commits.popleft())
-
-    def _wait(self, commit: Future[None]) -> None:
-        """Raises JobError if the output could not be written."""
-        try:
-            commit.result()
-        except OSError as error:
-            sentence, exit_code = told(getattr(error, "cause", error))  # Ray wraps it
-            raise JobError(exit_code, sentence) from None
+            wait(commit for _, commit in self._commits)
+            self._look_at_commits()
+            self._run_slices()  # of chunks that were lost
+            self._commit_whole()
 
 
 @contextmanager

@@ -64,14 +64,16 @@ def test_a_job_that_keeps_little_says_why(run_here, tmp_path, kept, words):
         assert f"{19 - kept} of {20 - kept} rejections: no_subject in entities, e.g. " in warning
 
 
-def test_each_slice_leaves_a_line_of_timings_and_the_spool_ends_empty(run_here, manifest, tmp_path):
+def test_each_slice_leaves_a_line_of_timings_and_no_rows(run_here, manifest, tmp_path):
     run_here(manifest, tmp_path / "out")
     lines = [json.loads(line) for line in (tmp_path / "out/_run/timings.jsonl").read_text().splitlines()]
     assert [(line["chunk"], line["slice"], line["rows"], line["kept"]) for line in lines] == [
         (0, 0, 4, 4), (0, 1, 4, 4), (1, 2, 4, 3), (1, 3, 4, 4), (2, 4, 4, 4)
     ]  # fmt: skip
     assert set(lines[0]["seconds"]) >= {"entities", "frames", "background"}
-    assert not list((tmp_path / "out/_run/spool").iterdir())
+    assert {path.name for path in (tmp_path / "out/_run").iterdir()} == {
+        "libraries.json", "lock", "plan", "timings.jsonl", "workers.jsonl", "workers.log"
+    }  # fmt: skip
 
 
 def test_a_finished_job_started_again_computes_nothing(run_here, manifest, tmp_path, monkeypatch):

@@ -6,7 +6,7 @@ import pytest
 from jobs import STUBS, contents, make_config, make_manifest, wait_for
 from stub_stages import STUB_SECONDS, TRACES
 
-from pipeline.engine.spool import spooled
+from materia.dataset.layout import committed
 from pipeline.job import run_job
 
 pytestmark = pytest.mark.ray
@@ -48,7 +48,7 @@ def test_a_node_that_goes_costs_no_row_and_changes_no_byte(cluster, tmp_path):
     cluster.wait_for_nodes()
 
     def lose_a_node():
-        wait_for(lambda: spooled(out))
+        wait_for(lambda: committed(out))
         cluster.remove_node(going, allow_graceful=False)
 
     meanwhile = threading.Thread(target=lose_a_node)
