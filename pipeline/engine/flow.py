@@ -4,8 +4,8 @@ In: what became of slices, with the bytes that they take in Ray's object store. 
 
 What waits is bounded by bytes: a pool that would make more than `bound` is held back, unless the pool behind it would soon have
 nothing to do. So a quick pool never floods a slow one and a slow one never starves, however large slices are: it has two for
-each of its workers, and at most one more for each worker of the pool before. Lower slices go first, so that chunks become whole and leave; what is finished counts until
-it is committed. Only commits that do not keep up hold everything back.
+each of its workers, and at most one more for each worker of the pool before. Lower slices go first, so that chunks become whole
+and leave; what is finished counts until it is committed. Only commits that do not keep up hold everything back.
 """
 
 from __future__ import annotations
