@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+from concurrent.futures import Future
 from pathlib import Path
 
 import psutil
@@ -16,6 +17,8 @@ from stub_stages import BROKEN, DOWN, HOLDS, STUB_SECONDS, TRACES
 
 from materia import open_dataset
 from materia.dataset.layout import committed
+from pipeline.engine.serial import SerialRunner
+from pipeline.engine.spool import ChunkLost
 from pipeline.job import run_job
 from pipeline.preflight import only_writer
 from stages import versions
@@ -97,6 +100,31 @@ def test_the_first_rows_are_a_job_of_their_own(run_here, manifest, tmp_path):
     run_here(manifest, tmp_path / "all")
     assert "without --limit" in run_here(manifest, tmp_path / "all", limit=11).message
     assert run_here(manifest, tmp_path / "more", limit=99).rows == 20
+
+
+def test_a_chunk_whose_slices_were_lost_is_run_again(run_here, manifest, tmp_path, monkeypatch, capsys):
+    run_here(manifest, tmp_path / "undisturbed")
+    monkeypatch.setattr("pipeline.job.SerialRunner", Losing)
+    assert run_here(manifest, tmp_path / "out").samples == 19
+    assert contents(tmp_path / "out") == contents(tmp_path / "undisturbed")
+    lines = [json.loads(line) for line in (tmp_path / "out/_run/timings.jsonl").read_text().splitlines()]
+    assert sorted(line["slice"] for line in lines) == [0, 1, 2, 2, 3, 3, 4, 4]
+
+
+class Losing(SerialRunner):
+    """Loses the slices of the last two chunks once, as when a node goes."""
+
+    def __init__(self, *settings, **more):
+        super().__init__(*settings, **more)
+        self.loses = {1, 2}
+
+    def commit(self, chunk):
+        if chunk not in self.loses:
+            return super().commit(chunk)
+        self.loses.remove(chunk)
+        lost = Future()
+        lost.set_exception(ChunkLost(chunk))
+        return lost
 
 
 def test_an_empty_manifest_is_done_at_once(run_here, tmp_path):
