@@ -14,7 +14,6 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import closing, contextmanager
-from importlib.metadata import version
 from typing import Literal
 
 import msgspec
@@ -26,20 +25,21 @@ from materia.base.signals import heard
 from materia.base.storage_settings import use_storage
 from materia.base.terminal import plural
 from materia.dataset.documents import Provenance
-from materia.dataset.layout import DatasetInfo, address_of, commits, committed, incomplete, write_info
+from materia.dataset.layout import address_of, commits, committed, incomplete
 from pipeline.config import Config
 from pipeline.engine.child import load_stage_factory
 from pipeline.engine.messages import JobSpec, Report, failures, mostly_failed
 from pipeline.engine.placement import UnschedulableError
+from pipeline.engine.ray_tasks import RayTasks
 from pipeline.engine.serial import SerialRunner
-from pipeline.engine.spool import discard_failures, plan_folder, spool_address, spooled
+from pipeline.engine.spool import discard_failures, spool_address, spooled
 from pipeline.engine.worker import Runner, told
-from pipeline.plan import Plan, make_plan, open_plan, say
-from pipeline.preflight import RUN, JobError, check_nothing_missing, check_same, existing_dataset, only_writer, record_libraries
-from pipeline.progress import Progress
+from pipeline.opening import open_output
+from pipeline.plan import Plan, say
+from pipeline.preflight import RUN, JobError, check_nothing_missing, only_writer
+from pipeline.progress import Planning, Progress
 from pipeline.runlog import RunLog
-from stages.base import Stage
-from stages.specs import STAGE_ORDER, library_versions, stage_fingerprints
+from stages.specs import STAGE_ORDER
 
 Engine = Literal["ray", "serial", "inline"]
 
@@ -76,17 +76,19 @@ def run_job(
     engine: Engine = "ray",
     ray_address: str | None = None,
     limit: int | None = None,
+    append: bool = False,
     stage_factory: str = STAGE_FACTORY,
 ) -> JobResult:
-    """Build an output, or go on with it; `limit`: of its first rows only. What a user can mend comes back as a result; errors
-    of the configuration and the input raise ConfigError, BackendError, SourceError. `stage_factory` is an import path
-    (pipeline/engine/child.py: StageFactory).
+    """Build an output, or go on with it; `limit`: of its first rows only; `append`: also with rows that the input has gained.
+
+    What a user can mend comes back as a result; errors of the configuration and the input raise ConfigError, BackendError,
+    SourceError. `stage_factory` is an import path (pipeline/engine/child.py: StageFactory).
     """
     use_storage(config.storage)
     try:
-        with _signals_raise(), only_writer(output):
+        with _signals_raise(), only_writer(output), closing(RayTasks(config, ray_address)) as tasks:
             try:
-                return _run(config, input, output, engine, ray_address, limit, stage_factory)
+                return _run(config, input, output, engine, ray_address, limit, append, stage_factory, tasks)
             except SystematicFailure:
                 discard_failures(output)  # only now: all workers have ended
                 raise
@@ -103,12 +105,24 @@ def run_job(
 
 
 def _run(
-    config: Config, input: str, output: str, engine: Engine, ray_address: str | None, limit: int | None, stage_factory: str
+    config: Config,
+    input: str,
+    output: str,
+    engine: Engine,
+    ray_address: str | None,
+    limit: int | None,
+    append: bool,
+    stage_factory: str,
+    tasks: RayTasks,
 ) -> JobResult:
     began = time.monotonic()
     stages = load_stage_factory(stage_factory)(config, STAGE_ORDER)
     check_nothing_missing(stages)
-    plan, dataset = _open_output(config, stages, input, output, limit)
+    side_by_side = tasks if engine == "ray" else None
+    with Planning() as planning:
+        plan, dataset = open_output(
+            config, stages, input, output, limit=limit, append=append, tasks=side_by_side, on_progress=planning.tell
+        )
     provenance = Provenance(dataset.prompt_sha, dataset.stage_sha)
     job = JobSpec(config.model_dump_json().encode(), output, provenance, stage_factory, [entry for entry in sys.path if entry])
     storage.clean_temporaries(output)
@@ -122,7 +136,7 @@ def _run(
     workers = {stage: pool.workers for pool in config.engine.pools for stage in pool.stages}
     with (
         RunLog(output) as log,
-        Progress(plan.rows, plan.rows - sum(_rows_in(plan, number) for number in todo.tolist()), workers) as progress,
+        Progress(plan.rows, plan.rows - sum(len(plan.rows_of(number)) for number in todo.tolist()), workers) as progress,
         closing(_start(job, plan, config, engine if len(todo) else "serial", ray_address, progress.tell)) as runner,
         _signals_raise(),  # Ray has set handlers of its own
     ):
@@ -141,53 +155,6 @@ def _start(
         return RayRunner(job, plan, config.engine, ray_address, tell)
     except UnschedulableError as error:
         raise JobError(2, str(error)) from None
-
-
-def _open_output(config: Config, stages: list[Stage], input: str, output: str, limit: int | None) -> tuple[Plan, DatasetInfo]:
-    """The output's plan and dataset.json, made if this is the first start; otherwise nothing that matters may have changed.
-
-    A manifest whose file changed is planned again: if its rows are the same, so is the plan.
-    """
-    old = existing_dataset(output)
-    if old is not None:
-        check_same(output, old, _dataset(config, stages, old.rows, old.chunks, old.plan_sha256), library_versions())
-    folder = plan_folder(output)
-    plan = open_plan(folder) if old is not None else None  # one without dataset.json is of a start that died
-    if plan is not None and plan.limit != limit:
-        planned = f"with --limit {plan.limit}" if plan.limit else "without --limit"
-        raise JobError(4, f"{output} was planned {planned}; give the same, or choose another output")
-    if plan is None or plan.changed(input, config.source):
-        storage.remove(storage.join(folder, "plan.json"))
-        engine = config.engine
-        plan = make_plan(input, folder, config.source, engine.rows_per_chunk, engine.rows_per_slice, limit=limit)
-    if old is not None and plan.sha256 != old.plan_sha256:
-        message = f"{input} is not as it was when {output} was planned ({plural(old.rows, 'row')} then, {plan.rows} now)"
-        raise JobError(4, f"{message}; choose another output, or bring the input back")
-    dataset = old or _dataset(config, stages, plan.rows, plan.n_chunks, plan.sha256)
-    if old is None:
-        record_libraries(output, library_versions())
-    write_info(output, dataset)
-    return plan, dataset
-
-
-def _dataset(config: Config, stages: list[Stage], rows: int, chunks: int, plan_sha256: str) -> DatasetInfo:
-    return DatasetInfo(
-        version=version("prima-materia"),
-        rows=rows,
-        chunks=chunks,
-        rows_per_chunk=config.engine.rows_per_chunk,
-        plan_sha256=plan_sha256,
-        config=config.result_fields(),
-        prompt_sha=next(stage.identity() for stage in stages if stage.name == "entities")["prompt"],
-        stage_sha=stage_fingerprints(config, stages),
-    )
-
-
-def _rows_in(plan: Plan, number: int) -> int:
-    """Rows of a slice; the last one of a chunk may be short."""
-    chunk = plan.chunk_of(number)
-    first = (number - plan.slices_of(chunk).start) * plan.rows_per_slice
-    return min(plan.rows_per_slice, plan.rows_per_chunk - first, plan.rows - plan.first_row(chunk) - first)
 
 
 def _result(output: str, plan: Plan, wall_s: float) -> JobResult:

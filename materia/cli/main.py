@@ -55,7 +55,12 @@ def main() -> None:
 
 @main.command(epilog=EXAMPLES)
 @_config_option
-@click.option("--input", "input_address", required=True, help="Manifest (.jsonl, .csv, .parquet) or folder of clips.")
+@click.option(
+    "--input",
+    "input_address",
+    required=True,
+    help="Manifest (.jsonl, .csv, .parquet), a pattern or folder of them, or a folder of clips.",
+)
 @click.option("--output", required=True, help="Folder or fsspec address of the shards; the same command resumes.")
 @click.option(
     "--engine",
@@ -65,6 +70,9 @@ def main() -> None:
     help="What runs the stages; serial: one after the other, without Ray; inline: in this process, to debug a backend.",
 )
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="Only the first N rows, as a job of their own.")
+@click.option(
+    "--append", is_flag=True, help="Go on with rows that were added to the input's files, and with files that were added."
+)
 @click.option("--ray-address", help="An existing cluster, e.g. auto; default: Ray starts in process and ends with the job.")
 @set_option
 def run(
@@ -73,6 +81,7 @@ def run(
     output: str,
     engine: Literal["ray", "serial", "inline"],
     limit: int | None,
+    append: bool,
     ray_address: str | None,
     overrides: tuple[str, ...],
 ) -> None:
@@ -81,7 +90,15 @@ def run(
 
     config = _load(config_path, overrides)
     result = guarded(
-        lambda: run_job(config, input=input_address, output=output, engine=engine, ray_address=ray_address, limit=limit)
+        lambda: run_job(
+            config,
+            input=input_address,
+            output=output,
+            engine=engine,
+            ray_address=ray_address,
+            limit=limit,
+            append=append,
+        )
     )
     message = _with_command(result.message, config_path, overrides)
     click.echo(message if result.exit_code == 0 else f"error: {message}", err=True)

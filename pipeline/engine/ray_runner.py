@@ -33,7 +33,7 @@ from pipeline.plan import Plan
 from pipeline.preflight import JobError
 
 # An actor that is not needed any more ends its child itself, after the models were closed; Ray would kill the child first.
-_WORKER_ENV = {"RAY_kill_child_processes_on_worker_exit": "0"}
+WORKER_ENV = {"RAY_kill_child_processes_on_worker_exit": "0"}
 _WAIT_S = 0.5
 
 
@@ -49,7 +49,8 @@ class RayRunner:
         self._tell = tell
         self._committer = ThreadPoolExecutor(1) if address is None else None
         tell("starting Ray" if address is None else f"joining Ray at {address}")
-        start_ray(address, engine.object_store_mb, _WORKER_ENV)
+        if not ray.is_initialized():  # planning may have started it
+            start_ray(address, engine.object_store_mb, WORKER_ENV)
         try:
             check_placement(engine.pools, nodes_of(ray.nodes()))
         except UnschedulableError:

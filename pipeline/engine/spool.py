@@ -10,7 +10,7 @@ from materia.base.storage_settings import use_storage
 from materia.dataset.writer import write_chunk
 from pipeline.config import Config
 from pipeline.engine.messages import JobSpec, Work, mostly_failed, report
-from pipeline.plan import open_plan
+from pipeline.plan import frozen_plan
 from pipeline.preflight import RUN
 from stages.records import decode_rows
 
@@ -34,8 +34,7 @@ def spooled(out: str) -> set[int]:
 def commit_chunk(job: JobSpec, chunk: int) -> None:
     """Write the shard, index and rejects of a chunk from the spool, then its commit record, then empty its spool."""
     use_storage(Config.model_validate_json(job.config_json).storage)  # a task may run in a process that nobody prepared
-    plan = open_plan(plan_folder(job.out))
-    assert plan is not None
+    plan = frozen_plan(plan_folder(job.out))
     numbers = plan.slices_of(chunk)
     rows = (row for number in numbers for row in decode_rows(storage.read_bytes(spool_address(job.out, number))))
     # Reads no row if a repeated task comes after the commit.
