@@ -50,6 +50,8 @@ def make_plan(
         raise FileExistsError(f"{folder}: there is a plan already; plans are frozen")
     source = find_source(input_address, settings)
     plan = Plan(folder, source.address, source.root, rows_per_chunk, min(rows_per_slice, rows_per_chunk), limit=limit)
+    if source.notice:
+        on_notice(source.notice)
     pieces = [Piece(file) for file in source.files]
     plan, extra = _with_part(plan, source, pieces, settings, tasks, on_progress, on_notice)
     if extra.notice:

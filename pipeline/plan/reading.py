@@ -15,7 +15,7 @@ from pipeline.sources import InputFile, Source, normalise, read_file
 from pipeline.sources.settings import SourceSettings
 from stages.records import Clip
 
-_WORK_BYTES = 2**24  # of the input, that one process reads; of a Parquet file some 200,000 rows
+_WORK_BYTES = 2**23  # of the input, that one process reads; of a Parquet file some 100,000 rows
 _WORK_FILES = 64
 _MOST_COLUMNS = 1000  # of others than ours that a work tells
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from materia.base import storage
 from materia.base.settings_file import set_argument
-from pipeline.sources.access import absolute, split_scheme
+from pipeline.sources.access import absolute, quoted, split_scheme
 from pipeline.sources.csv_text import read_csv
 from pipeline.sources.folder import KINDS, Kind, folder_files, is_part, is_video, read_folder
 from pipeline.sources.json_text import read_json
@@ -48,12 +48,14 @@ class Source:
     """An input that was found: its absolute address, its files in the order in which their rows are numbered, and `root`.
 
     Relative addresses of videos start at the folder of the manifest file that names them, and are recorded from `root` on: the
-    file's folder, the folder that is the input, or of a pattern the folder before its first wildcard.
+    file's folder, the folder that is the input, or of a pattern the folder before its first wildcard. `notice`: what of a folder
+    is not read though it may have been meant.
     """
 
     address: str
     root: str
     files: tuple[InputFile, ...]
+    notice: str = ""
 
     def address_of(self, file: InputFile) -> str:
         """Address of one of the files."""
@@ -86,9 +88,11 @@ def read_rows(
 ) -> Iterator[Clip | Rejection]:
     """Rows of the input as clips and rejections, in order, duplicates included; holds few rows (Parquet: a batch) at a time.
 
-    `on_notice` is told at the end what of a folder is no row though it may have been meant as one. Raises SourceError on the
+    `on_notice` is told what of a folder is no row though it may have been meant as one. Raises SourceError on the
     way if the input as a whole cannot be read.
     """
+    if source.notice:
+        on_notice(source.notice)
     numbers = itertools.count()
     for file in source.files:
         folder = posixpath.dirname(file.name)
@@ -140,7 +144,8 @@ def _matching(address: str) -> Source:
 
 def _inside(folder: str) -> Source:
     """A folder: the manifest files below it, or itself if there is any video."""
-    n_bytes, n_videos = 0, 0
+    n_bytes = n_videos = 0
+    unread = ""
     digest = hashlib.sha256()
     manifests = []
     try:
@@ -152,9 +157,11 @@ def _inside(folder: str) -> Source:
             digest.update(repr((name, info["size"], _version(info))).encode())
             n_bytes += info["size"] or 0
             n_videos += is_video(name)
+            if not unread and name.endswith(".json"):
+                unread = f"{folder}: .json files are not read, {quoted(name)}; to read them, give a pattern, {folder}/*.json"
         if manifests and not n_videos:
             infos = ((name, storage.join(folder, name)) for name in sorted(manifests))
-            return Source(folder, folder, tuple(_file(address, name, storage.info(address)) for name, address in infos))
+            return Source(folder, folder, tuple(_file(address, name, storage.info(address)) for name, address in infos), unread)
     except OSError as error:
         raise SourceError(f"{folder}: cannot be read: {error}") from error
     return Source(folder, folder, (InputFile("", "folder", n_bytes, digest.hexdigest()),))
