@@ -1,4 +1,4 @@
-"""How fast manifests are planned: `python -m tools.bench_plan [--rows N] [--files N] [--format parquet] [--engine ray] [--json]`.
+"""How fast manifests are planned: `python -m tools.bench_plan [--rows N] [--files N] [--format F] [--engine E] [--json]`.
 
 Rows are like real ones: a path, a caption of 10 to 30 words, an id, start and end, two columns more. Rows a second are of the
 whole planning, duplicates included, Ray's start left out; a CPU second is one of this process or Ray's workers, whose PSS
@@ -23,10 +23,7 @@ from pipeline.config import Config
 from pipeline.engine.ray_tasks import RayTasks
 from pipeline.plan import Tasks, make_plan
 
-_WORDS = (
-    "a the man woman dog red green runs jumps over bridge near water in slow motion camera pans left while people watch "
-    "sunlight city street café table cup of tea child smiles"
-).split()
+_WORDS = ["a", "the", "of", "in", "on", "near", *(f"word{number}" for number in range(200)), "café"]
 _BATCH_ROWS = 50_000
 _SAMPLE_S = 1.0
 
@@ -74,7 +71,7 @@ def write_part(path: Path, first: int, end: int) -> None:
     import pyarrow.csv
     import pyarrow.parquet as pq
 
-    chance = random.Random(first)  # noqa: S311 - no secret
+    chance = random.Random(first)
     tables = (_table(start, min(start + _BATCH_ROWS, end), chance) for start in range(first, end, _BATCH_ROWS))
     schema = _table(0, 1, chance).schema
     if path.suffix == ".jsonl":

@@ -15,7 +15,7 @@ import click
 from materia.cli import training
 from materia.cli.layers import layers
 from materia.cli.report import report
-from materia.cli.shared import Group, config_option, guarded, json_option, out_argument, print_table, set_option
+from materia.cli.shared import Chunks, Group, config_option, guarded, json_option, out_argument, print_table, set_option
 from materia.cli.sheet import sheet
 from materia.cli.stats import stats
 from materia.cli.view import audit, view
@@ -73,6 +73,20 @@ def main() -> None:
 @click.option(
     "--append", is_flag=True, help="Go on with rows that were added to the input's files, and with files that were added."
 )
+@click.option(
+    "--range",
+    "chunks",
+    type=Chunks(),
+    default=":",
+    metavar="A:B",
+    help="Only chunks A to before B, e.g. 0:500; others may run beside.",
+)
+@click.option("--retry-transient", is_flag=True, help="Build chunks again in which rows failed for reasons that may pass.")
+@click.option(
+    "--force-lease",
+    is_flag=True,
+    help="Write although another job seems to, or the store cannot tell: you know that none does.",
+)
 @click.option("--ray-address", help="An existing cluster, e.g. auto; default: Ray starts in process and ends with the job.")
 @set_option
 def run(
@@ -82,6 +96,9 @@ def run(
     engine: Literal["ray", "serial", "inline"],
     limit: int | None,
     append: bool,
+    chunks: tuple[int, int | None],
+    retry_transient: bool,
+    force_lease: bool,
     ray_address: str | None,
     overrides: tuple[str, ...],
 ) -> None:
@@ -98,6 +115,9 @@ def run(
             ray_address=ray_address,
             limit=limit,
             append=append,
+            chunks=chunks,
+            retry_transient=retry_transient,
+            force_lease=force_lease,
         )
     )
     message = _with_command(result.message, config_path, overrides)

@@ -7,8 +7,8 @@ further part.
 """
 
 from pipeline.plan.growth import Growth, growth
-from pipeline.plan.making import extend_plan, make_plan, say
+from pipeline.plan.making import extend_plan, make_plan
 from pipeline.plan.plan import Plan, frozen_plan, open_plan, save_plan
 from pipeline.plan.tasks import Tasks
 
-__all__ = ["Growth", "Plan", "Tasks", "extend_plan", "frozen_plan", "growth", "make_plan", "open_plan", "save_plan", "say"]
+__all__ = ["Growth", "Plan", "Tasks", "extend_plan", "frozen_plan", "growth", "make_plan", "open_plan", "save_plan"]

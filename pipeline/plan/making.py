@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from materia.base import storage
-from materia.base.terminal import printable
+from materia.base.terminal import say
 from materia.dataset.extra import ExtraColumns
 from pipeline.plan.duplicates import find_duplicates
 from pipeline.plan.plan import Plan, PlannedFile, open_plan, plan_address, save_plan
@@ -19,11 +18,6 @@ from pipeline.sources import Source, SourceError, find_source
 from pipeline.sources.settings import SourceSettings
 
 _PROGRESS_ROWS = 10_000
-
-
-def say(notice: str) -> None:
-    """Print what the user should know of the input on standard error."""
-    sys.stderr.write(f"notice: {printable(notice, max_chars=2000)}\n")
 
 
 def make_plan(

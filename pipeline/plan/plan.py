@@ -111,15 +111,20 @@ class Plan:
         part = self._part(self._first_chunks, chunk)
         return self._first_rows[part] + (chunk - self._first_chunks[part]) * self.rows_per_chunk
 
+    def rows_of_chunk(self, chunk: int) -> range:
+        """Numbers of the chunk's rows."""
+        first = self.first_row(chunk)
+        end = self._first_rows[self._part(self._first_chunks, chunk) + 1]
+        return range(first, min(first + self.rows_per_chunk, end))
+
     def rows_of(self, slice_: int) -> range:
         """Numbers of the slice's rows; the last slice of a chunk may be short."""
         if not 0 <= slice_ < self.n_slices:
             raise IndexError(f"slice {slice_} of {self.n_slices}")
         chunk = self.chunk_of(slice_)
-        first = self.first_row(chunk)
-        start = first + (slice_ - self.slices_of(chunk).start) * self.rows_per_slice
-        end = self._first_rows[self._part(self._first_chunks, chunk) + 1]
-        return range(start, min(start + self.rows_per_slice, first + self.rows_per_chunk, end))
+        rows = self.rows_of_chunk(chunk)
+        start = rows.start + (slice_ - self.slices_of(chunk).start) * self.rows_per_slice
+        return range(start, min(start + self.rows_per_slice, rows.stop))
 
     def read(self, slice_: int) -> list[Clip | Rejection]:
         """Rows of one slice, in order; safe from any process and node that can open `folder`."""

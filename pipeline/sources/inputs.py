@@ -48,8 +48,8 @@ class Source:
     """An input that was found: its absolute address, its files in the order in which their rows are numbered, and `root`.
 
     Relative addresses of videos start at the folder of the manifest file that names them, and are recorded from `root` on: the
-    file's folder, the folder that is the input, or of a pattern the folder before its first wildcard. `notice`: what of a folder
-    is not read though it may have been meant.
+    file's folder, the folder that is the input, or of a pattern the folder before its first wildcard. `notice`: what of a
+    folder is not read though it may have been meant.
     """
 
     address: str

@@ -1,6 +1,7 @@
-"""`materia run --append`: what an input has gained becomes a further part of the plan, and nothing that was committed changes."""
+"""`materia run --append`: what an input has gained becomes a further part of the plan, and what was committed stays."""
 
 import hashlib
+import itertools
 import json
 import os
 import tempfile
@@ -55,7 +56,7 @@ def test_appended_rows_get_the_next_numbers_and_chunks_and_meet_all_earlier_keys
         assert open_plan(here / "plan") == made and [part.rows for part in made.parts] == part_sizes
         sizes = [size for part in part_sizes for size in [*[7] * (part // 7), part % 7] if size]
         chunks = [[row for slice_ in made.slices_of(chunk) for row in made.rows_of(slice_)] for chunk in range(made.n_chunks)]
-        assert [len(chunk) for chunk in chunks] == sizes and sum(chunks, []) == list(range(len(rows)))
+        assert [len(chunk) for chunk in chunks] == sizes and list(itertools.chain(*chunks)) == list(range(len(rows)))
         assert all(made.chunk_of(slice_) == chunk for chunk in range(made.n_chunks) for slice_ in made.slices_of(chunk))
 
 
@@ -132,6 +133,14 @@ def test_rows_that_changed_are_refused_and_the_old_input_goes_on(manifest, tmp_p
     assert result.exit_code == 4 and "not its first ones any more" in result.message and manifest in result.message
     Path(manifest).write_text(old)
     assert run(manifest, tmp_path / "out", append=append).exit_code == 0
+
+
+def test_a_range_of_chunks_is_not_appended_to_but_goes_on_after_a_touch(manifest, tmp_path):
+    assert run(manifest, tmp_path / "out").exit_code == 0
+    os.utime(manifest, (1, 1))
+    assert run(manifest, tmp_path / "out", chunks=(1, 2)).exit_code == 0
+    refused = run(manifest, tmp_path / "out", append=True, chunks=(1, 2))
+    assert refused.exit_code == 2 and "without --range" in refused.message
 
 
 def test_a_part_that_is_gone_is_refused_by_name(tmp_path):
