@@ -28,6 +28,38 @@ _LIVE_EVERY_S = 0.5
 _MOST_NOTICES = 20  # that are shown; all are in the run's log
 
 
+class Planning:
+    """A context in which the rows that were planned are shown, once that takes longer than a moment. `clock`: seconds."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._console = Console(stderr=True)
+        self._clock = clock
+        self._began = self._shown = clock()
+        self._live: Live | None = None
+
+    def __enter__(self) -> Planning:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def tell(self, rows: int) -> None:
+        """So many rows are planned."""
+        now = self._clock()
+        if now - self._shown < (_LIVE_EVERY_S if self._console.is_terminal else _PLAIN_EVERY_S):
+            return
+        self._shown = now
+        text = f"planning, {plural(rows, 'row')} so far, {_span(now - self._began)}"
+        if not self._console.is_terminal:
+            sys.stderr.write(text + "\n")
+            return
+        if self._live is None:
+            self._live = Live(console=self._console, auto_refresh=False, transient=True)
+            self._live.start()
+        self._live.update(Text(text), refresh=True)
+
+
 class Progress:
     """A context in which reports are counted and shown. `workers`: stage -> workers that share its work; `clock`: seconds."""
 

@@ -193,7 +193,7 @@ def _plain_pool(config: Config, manifest: str, out: str, processes: str) -> dict
         job = JobSpec(config.model_dump_json().encode(), out, Provenance("", hashes), "", [])
         slices = pool.imap(_pool_slice, range(plan.n_slices))
         for chunk in range(plan.n_chunks):
-            commit_chunk(job, plan, chunk, itertools.islice(slices, len(plan.slices_of(chunk))))
+            commit_chunk(job, plan.extra, chunk, itertools.islice(slices, len(plan.slices_of(chunk))))
     return {}
 
 

@@ -10,7 +10,7 @@ whose results went with a node begins anew.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from queue import SimpleQueue
@@ -23,6 +23,7 @@ import msgspec
 import ray
 from ray.exceptions import ObjectLostError, OutOfDiskError, RayError
 
+from materia.dataset.extra import ExtraType
 from pipeline.config import EngineSettings, PoolSettings
 from pipeline.engine.flow import Flow, Given
 from pipeline.engine.messages import Done, JobSpec, Report, Work, report
@@ -35,7 +36,7 @@ from pipeline.preflight import JobError
 from stages.records import encode_rows
 
 # An actor that is not needed any more ends its child itself, after the models were closed; Ray would kill the child first.
-_WORKER_ENV = {"RAY_kill_child_processes_on_worker_exit": "0"}
+WORKER_ENV = {"RAY_kill_child_processes_on_worker_exit": "0"}
 _SHARE = 0.5
 """Of Ray's object stores, that slices may fill; the rest is for copies on other nodes and for what is being written."""
 
@@ -55,7 +56,8 @@ class RayRunner:
         self._rows: dict[int, Any] = {}  # slice -> reference to what there is of it
         self._heard: SimpleQueue[Callable[[], Report | None]] = SimpleQueue()  # what to do about what happened
         tell("starting Ray" if address is None else f"joining Ray at {address}")
-        start_ray(address, engine.object_store_mb, _WORKER_ENV)
+        if not ray.is_initialized():  # planning may have started it
+            start_ray(address, engine.object_store_mb, WORKER_ENV)
         try:
             check_placement(engine.pools, nodes_of(ray.nodes()))
         except UnschedulableError:
@@ -84,7 +86,7 @@ class RayRunner:
     def commit(self, chunk: int) -> Future[None]:
         """On a cluster a task, repeated if its node dies; here a thread, which costs no start of a process."""
         rows = {number: self._rows[number] for number in self._plan.slices_of(chunk)}
-        request = self._job, self._plan, chunk, list(rows.values())
+        request = self._job, self._plan.extra, chunk, list(rows.values())
         task: Future[None]
         if self._committer is not None:
             task = self._committer.submit(_commit, *request)
@@ -190,10 +192,10 @@ def _packed(message: Work | Done) -> bytes:
     return msgspec.msgpack.encode(message)
 
 
-def _commit(job: JobSpec, plan: Plan, chunk: int, slices: Sequence[Any]) -> None:
+def _commit(job: JobSpec, extra: Mapping[str, ExtraType], chunk: int, slices: Sequence[Any]) -> None:
     """Commit a chunk; of its slices, references, one at a time is here. Raises OSError, ChunkLost, RayError."""
     try:
-        commit_chunk(job, plan, chunk, (ray.get(rows) for rows in slices))
+        commit_chunk(job, extra, chunk, (ray.get(rows) for rows in slices))
     except RayError as error:
         if not _is_lost(error):
             raise

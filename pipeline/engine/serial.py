@@ -58,7 +58,7 @@ class SerialRunner:
         """Commits before it returns."""
         done: Future[None] = Future()
         try:
-            commit_chunk(self._job, self._plan, chunk, self._spool.take(chunk))
+            commit_chunk(self._job, self._plan.extra, chunk, self._spool.take(chunk))
         except OSError as error:
             done.set_exception(error)
         else:

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import io
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from materia.base import leases, storage
 from materia.base.storage_settings import use_storage
+from materia.dataset.extra import ExtraType
 from materia.dataset.writer import write_chunk
 from pipeline.config import Config
 from pipeline.engine.messages import JobSpec
-from pipeline.plan import Plan
 from pipeline.preflight import RUN, lease_folder
 from stages.records import decode_rows
 
@@ -58,7 +58,7 @@ class Spool:
                 yield file.read(size)
 
 
-def commit_chunk(job: JobSpec, plan: Plan, chunk: int, slices: Iterable[bytes]) -> None:
+def commit_chunk(job: JobSpec, extra: Mapping[str, ExtraType], chunk: int, slices: Iterable[bytes]) -> None:
     """Write the shard, index and rejects of a chunk from its slices, in order, then its commit record. Raises OSError.
 
     A chunk that has its record is left as it is, and no slice is read: a repeated task may come after the commit.
@@ -70,7 +70,7 @@ def commit_chunk(job: JobSpec, plan: Plan, chunk: int, slices: Iterable[bytes]) 
         chunk,
         rows,
         provenance=job.provenance,
-        extra=plan.extra,
+        extra=extra,
         generation=job.fence if job.retry else 0,
         still_ours=lambda: leases.require(lease_folder(job.out), job.fence),
     )

@@ -20,7 +20,7 @@ from pipeline.engine.inline import InProcess
 from pipeline.engine.messages import Hello, JobSpec, Report, Work
 from pipeline.engine.spool import plan_folder
 from pipeline.engine.supervisor import Limits, SetupError, Supervisor
-from pipeline.plan import Plan, open_plan
+from pipeline.plan import Plan, frozen_plan
 from pipeline.sources.access import resolve
 from pipeline.sources.settings import SourceSettings
 from stages.records import Clip, Row, Sample
@@ -55,9 +55,7 @@ class PoolWorker:
     def __init__(self, job: JobSpec, pool: int, inline: bool = False) -> None:
         config = Config.model_validate_json(job.config_json)
         use_storage(config.storage)
-        plan = open_plan(plan_folder(job.out))
-        if plan is None:
-            raise FileNotFoundError(f"no plan in {plan_folder(job.out)}; workers must see the output's folder")
+        plan = frozen_plan(plan_folder(job.out))
         self._plan, self._source = plan, config.source
         self._first, self.is_last = pool == 0, pool == len(config.engine.pools) - 1
         settings = config.engine.pools[pool]
