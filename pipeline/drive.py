@@ -5,8 +5,12 @@ In: a runner, and numbers of slices. Out: every chunk of theirs committed, or Jo
 
 from __future__ import annotations
 
+import time
 from collections import Counter, deque
 from concurrent.futures import Future, wait
+from typing import Any
+
+import msgspec
 
 from materia.base import storage
 from materia.base.conditional import Conflict
@@ -20,6 +24,7 @@ from pipeline.plan import Plan
 from pipeline.preflight import RUN, JobError
 from pipeline.progress import Progress
 from pipeline.runlog import RunLog
+from pipeline.snapshot import free_bytes
 
 _SYSTEMATIC_ROWS = 64  # in failed slices without a healthy one between them: the failure is not of single clips
 
@@ -29,10 +34,18 @@ class SystematicFailure(JobError):
 
 
 class Drive:
-    """Of one start of a job, which holds the lease on the chunks that it works at."""
+    """Of one start of a job, which holds the lease on the chunks that it works at; `before`: those that are committed."""
 
     def __init__(
-        self, job: JobSpec, plan: Plan, runner: Runner, log: RunLog, progress: Progress, lease: Lease, ledger: Ledger
+        self,
+        job: JobSpec,
+        plan: Plan,
+        runner: Runner,
+        log: RunLog,
+        progress: Progress,
+        lease: Lease,
+        ledger: Ledger,
+        before: set[int],
     ) -> None:
         self._job = job
         self._plan = plan
@@ -42,8 +55,9 @@ class Drive:
         self._progress = progress
         self._lease = lease
         self._ledger = ledger
+        self._before = before
         self._committed: set[int] = set()  # chunks, by this start
-        lease.tell = lambda: {"chunks": spans(list(self._committed))}
+        self._last_commit = time.monotonic()
         self._finished: Counter[int] = Counter()  # chunk -> its slices that are finished
         self._whole: list[int] = []  # chunks ready to be committed
         self._commits: deque[tuple[int, Future[None]]] = deque()
@@ -52,6 +66,7 @@ class Drive:
         self._suspects: list[Report] = []  # failed slices since the last healthy one
         self._down: list[Report] = []  # slices of which a stage failed for every row that it was given
         self._reached = -1  # the last stage that did its work for some row of this start
+        lease.tell = self._told
 
     def run(self, todo: deque[int]) -> None:
         """Process slices and commit their chunks; raises JobError when the job cannot go on, LeaseLost if another took over."""
@@ -61,6 +76,18 @@ class Drive:
             self._try_again()
         self._finish_commits()
         self._ledger.finish()
+
+    def _told(self) -> dict[str, Any]:
+        """What others shall know of this start; called from another thread."""
+        snapshot = msgspec.structs.replace(
+            self._progress.snapshot(),
+            chunks_before=spans(list(self._before)),
+            chunks=spans(list(self._committed)),
+            since_commit_s=round(time.monotonic() - self._last_commit, 3),
+            free_bytes=free_bytes(self._job.out),
+        )
+        told: dict[str, Any] = msgspec.to_builtins(snapshot)
+        return told
 
     def _run_slices(self) -> None:
         while self._todo:
@@ -143,6 +170,7 @@ class Drive:
                 raise JobError(exit_code, sentence) from None
             else:
                 self._committed.add(chunk)
+                self._last_commit = time.monotonic()
                 self._ledger.add(chunk)
 
     def _finish_commits(self) -> None:

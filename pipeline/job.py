@@ -174,7 +174,8 @@ def _run(config: Config, asked: _Asked, lease: Lease, tasks: RayTasks) -> JobRes
         closing(_runner(job, plan, config, asked, bool(todo), progress.tell)) as runner,
         _signals_raise(),  # Ray has set handlers of its own
     ):
-        Drive(job, plan, runner, log, progress, lease, ledger).run(todo)
+        before = {chunk for chunk in ours if chunk in done} - again
+        Drive(job, plan, runner, log, progress, lease, ledger, before).run(todo)
     return _result(asked, plan, len(ours), rows, time.monotonic() - began)
 
 

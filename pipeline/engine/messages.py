@@ -9,6 +9,7 @@ the message.
 from __future__ import annotations
 
 import os
+import platform
 import struct
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -158,7 +159,7 @@ class Report(msgspec.Struct):
     turn, `notes` tell of children that died, `example` is the message of a row that the engine, not the method, rejected,
     `notices` are what models had to say (stages/notices.py), `ready` the workers that began with this slice. `reached`: the
     last of the stages (by their order, 0: source) that did its work for some row; `down`: one whose server or store failed for
-    every row that it was given.
+    every row that it was given; `node`: where the last pool's worker was.
     """
 
     chunk: int
@@ -176,6 +177,7 @@ class Report(msgspec.Struct):
     ready: list[Ready] = []
     reached: int = -1
     down: int | None = None
+    node: str = ""
 
 
 class Done(msgspec.Struct):
@@ -207,6 +209,7 @@ def report(work: Work) -> Report:
         ready=work.ready,
         reached=reached,
         down=next((stage for stage in failed if stage > reached), None),
+        node=platform.node(),
     )
 
 
