@@ -181,10 +181,11 @@ class Report(msgspec.Struct):
 
 
 class Done(msgspec.Struct):
-    """What the driver hears when a worker is done with a slice of which there are so many bytes now; `report` if the last pool
-    is, or if the job cannot go on."""
+    """What the driver hears when a worker on a node is done with a slice of which there are so many bytes now; `report` if the
+    last pool is, or if the job cannot go on."""
 
     bytes: int
+    node: str
     report: Report | None = None
 
 

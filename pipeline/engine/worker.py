@@ -21,6 +21,7 @@ from pipeline.engine.messages import Hello, JobSpec, Report, Work
 from pipeline.engine.spool import plan_folder
 from pipeline.engine.supervisor import Limits, SetupError, Supervisor
 from pipeline.plan import Plan, frozen_plan
+from pipeline.snapshot import UnderWay
 from pipeline.sources.access import resolve
 from pipeline.sources.settings import SourceSettings
 from stages.records import Clip, Row, Sample
@@ -39,6 +40,10 @@ class Runner(Protocol):
 
     def commit(self, chunk: int) -> Future[None]:
         """Start the commit of a chunk whose slices are all finished. Its result raises OSError, and ChunkLost."""
+        ...
+
+    def under_way(self) -> list[UnderWay]:
+        """What workers are at just now, and for how long; may be asked from another thread."""
         ...
 
     def close(self) -> None:
