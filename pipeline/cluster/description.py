@@ -23,23 +23,27 @@ NAME = re.compile(r"[a-z]([-a-z0-9]{0,38}[a-z0-9])?")
 
 
 class JobDescription(msgspec.Struct, frozen=True):
-    """`arguments`: of `materia run`, all but --config; `config`: the YAML of the file for it."""
+    """`config`: the YAML of the file for --config; `options`: further arguments of `materia run`."""
 
     name: str
     config: str
-    arguments: tuple[str, ...]
+    input: str
+    output: str
+    options: tuple[str, ...] = ()
 
     @property
     def fingerprint(self) -> str:
         """SHA-256 (hex) of what the job does; code and cluster have no part in it."""
-        return hashlib.sha256(json.dumps([self.config, self.arguments]).encode()).hexdigest()
+        return hashlib.sha256(json.dumps([self.config, self.input, self.output, self.options]).encode()).hexdigest()
 
     def command(self, config_file: str, *more: str) -> list[str]:
         """Arguments of `materia`, with the configuration's place on the cluster, and what belongs to a kind of cluster."""
-        return ["run", "--config", config_file, *self.arguments, *more]
+        return ["run", "--config", config_file, "--input", self.input, "--output", self.output, *self.options, *more]
 
 
-def describe(config: Config, *, input: str, output: str, name: str | None = None, options: tuple[str, ...] = ()) -> JobDescription:
+def describe(
+    config: Config, *, input: str, output: str, name: str | None = None, options: tuple[str, ...] = ()
+) -> JobDescription:
     """`options`: further ones of `materia run`. Local paths become absolute ones. Raises UserError for a name that will not do.
 
     Without a name it follows from the output's address, so that the same output is the same job.
@@ -52,7 +56,7 @@ def describe(config: Config, *, input: str, output: str, name: str | None = None
             " 40 characters"
         )
     settings = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-    return JobDescription(name, settings, ("--input", input, "--output", output, *options))
+    return JobDescription(name, settings, input, output, options)
 
 
 def _absolute(address: str) -> str:

@@ -11,6 +11,7 @@ import re
 import shlex
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -70,10 +71,13 @@ def exit_code_of(status: dict[str, Any]) -> int:
 
 def _follow(job: JobDescription, settings: KubeRaySettings, tell: Callable[[str], None], write: Callable[[str], None]) -> int:
     last = ""
+    shown: Counter[str] = Counter()  # lines of each attempt's log
     while True:
         there = _patiently(lambda: _look(job, settings))
         if there is None:
-            raise UserError(f"the RayJob {job.name} was deleted; the same command makes it anew, and it goes on with the output")
+            raise UserError(
+                f"the RayJob {job.name} was deleted; the same command makes it anew, and it goes on with the output"
+            )
         status = _status(there)
         state = status.get("jobDeploymentStatus") or "new"
         if state != last:
@@ -82,7 +86,7 @@ def _follow(job: JobDescription, settings: KubeRaySettings, tell: Callable[[str]
         if _is_done(there):
             break
         if state == "Running":
-            _stream(job, settings, write)
+            _stream(job, settings, shown, status.get("jobId") or "", write)
         time.sleep(POLL_S)
     code = exit_code_of(status)
     if code and not _EXIT_CODE.search(status.get("message") or ""):
@@ -91,13 +95,17 @@ def _follow(job: JobDescription, settings: KubeRaySettings, tell: Callable[[str]
     return code
 
 
-def _stream(job: JobDescription, settings: KubeRaySettings, write: Callable[[str], None]) -> None:
-    """Show what the submitter's pod says until it ends. If the connection ends before, it begins again with what is new."""
-    command = ["kubectl", "logs", f"job/{job.name}", "--namespace", settings.namespace, "--follow", "--since=10s"]
+def _stream(
+    job: JobDescription, settings: KubeRaySettings, shown: Counter[str], attempt: str, write: Callable[[str], None]
+) -> None:
+    """Show what the submitter's pod says until it ends or the connection does, but the lines that were shown before."""
+    command = ["kubectl", "logs", f"job/{job.name}", "--namespace", settings.namespace, "--follow"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, errors="replace") as process:
         assert process.stdout is not None
-        for line in process.stdout:
-            write(line)
+        for number, line in enumerate(process.stdout):
+            if number >= shown[attempt]:
+                write(line)
+                shown[attempt] += 1
 
 
 def _look(job: JobDescription, settings: KubeRaySettings) -> dict[str, Any] | None:

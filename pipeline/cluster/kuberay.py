@@ -10,7 +10,6 @@ from __future__ import annotations
 import shlex
 from importlib.metadata import version
 from typing import Any
-from urllib.parse import urlsplit
 
 import yaml
 
@@ -66,13 +65,12 @@ def as_yaml(documents: list[dict[str, Any]]) -> str:
 
 def _check_addresses(job: JobDescription, settings: KubeRaySettings) -> None:
     """A pod's own disk goes with the pod."""
-    for option, address in zip(job.arguments[::2], job.arguments[1::2], strict=False):
-        path = local_path(address) if option in ("--input", "--output") else None
+    for option, address in (("--input", job.input), ("--output", job.output)):
+        path = local_path(address)
         if path is not None and not any(path.is_relative_to(mounted) for mounted in settings.volumes):
-            scheme = urlsplit(address).scheme or "a local path"
             raise UserError(
-                f"{option} {address}: {scheme} is of each pod alone; give an address of an object store, or a folder of"
-                f" kuberay.volumes ({', '.join(settings.volumes) or 'none is named'})"
+                f"{option} {address}: each pod has a disk of its own; give an address of an object store, or a path below a folder"
+                f" of kuberay.volumes ({', '.join(settings.volumes) or 'none is named'})"
             )
 
 
@@ -81,7 +79,9 @@ def _config_map(job: JobDescription) -> str:
 
 
 def _cluster(job: JobDescription, settings: KubeRaySettings, pools: tuple[PoolSettings, ...]) -> dict[str, Any]:
-    shapes = [Node({"CPU": group.cpus, **group.resources}, [1.0] * group.gpus, dict(group.labels)) for group in settings.workers]
+    shapes = [
+        Node({"CPU": group.cpus, **group.resources}, [1.0] * group.gpus, dict(group.labels)) for group in settings.workers
+    ]
     try:
         needed = nodes_needed(pools, shapes)
     except UnschedulableError as error:

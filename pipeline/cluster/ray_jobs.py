@@ -47,10 +47,15 @@ def submit(
     """Hand the job in, or find it, and follow it to its end. Raises UserError."""
     client = _client(settings.address)
     attempts = sorted(
-        (one for one in client.list_jobs() if (one.metadata or {}).get(_NAME) == job.name), key=lambda one: _number(one.submission_id)
+        (one for one in client.list_jobs() if (one.metadata or {}).get(_NAME) == job.name),
+        key=lambda one: _number(one.submission_id),
     )
     last = attempts[-1] if attempts else None
-    if last is not None and last.metadata[_FINGERPRINT] == job.fingerprint and last.status in ("PENDING", "RUNNING", "SUCCEEDED"):
+    if (
+        last is not None
+        and last.metadata[_FINGERPRINT] == job.fingerprint
+        and last.status in ("PENDING", "RUNNING", "SUCCEEDED")
+    ):
         found = "finished before" if last.status == "SUCCEEDED" else "is there already"
         tell(f"{job.name} {found}, as {last.submission_id}; another --name starts another job")
         return _follow(client, last.submission_id, settings.address, tell, write)
@@ -143,7 +148,9 @@ def _send(client: Any, job: JobDescription, settings: RaySettings, folder: Path,
             client.submit_job(submission_id=submission, **_request(job, settings, str(archive)))
         except RuntimeError as error:
             if "already exists" not in str(error):
-                raise UserError(f"Ray at {settings.address} refuses {submission}: {str(error).strip().splitlines()[-1]}") from None
+                raise UserError(
+                    f"Ray at {settings.address} refuses {submission}: {str(error).strip().splitlines()[-1]}"
+                ) from None
         except requests.RequestException as error:
             raise UserError(f"Ray at {settings.address} does not answer: {error}; the same command tries again") from None
 

@@ -110,7 +110,9 @@ class SlurmSettings(Settings):
     """A Slurm cluster whose nodes see one file system."""
 
     folder: str = Field("slurm", description="scripts, logs and exit codes of jobs, on a disk that all nodes see")
-    setup: tuple[str, ...] = Field((), description="lines of bash before `materia`, e.g. '. /nas/prima-materia/.venv/bin/activate'")
+    setup: tuple[str, ...] = Field(
+        (), description="lines of bash before `materia`, e.g. '. /nas/prima-materia/.venv/bin/activate'"
+    )
     tasks: int = Field(8, ge=1, description="tasks of the array; each owns a range of chunks, and a node or a part of one")
     at_once: int | None = Field(None, ge=1, description="tasks that may run at a time; null: all")
     engine: Literal["ray", "serial"] = Field("ray", description="what runs the stages in a task; ray: a Ray of one node")
