@@ -22,6 +22,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, BinaryIO, TypeVar
 
+from materia.base import conditional
+from materia.base.conditional import ANY, Conflict
 from materia.base.errors import disk_trouble
 
 T = TypeVar("T")
@@ -70,14 +72,18 @@ class NotAFile(OSError):
 class Staged:
     """A file in the making. Write to `file`; readers see nothing until `publish`, and never see it if that is not called."""
 
-    def __init__(self, file: IO[bytes], publish: Callable[[], None]) -> None:
+    def __init__(self, file: IO[bytes], publish: Callable[[str | None], None]) -> None:
         self.file = file
         self._publish = publish
 
-    def publish(self) -> None:
-        """Make what was written visible under its name, whole and durable; replaces what was there."""
+    def publish(self, replaces: str | None = ANY) -> None:
+        """Make what was written visible under its name, whole and durable.
+
+        `replaces`: the version that must be there, None: no file must be; otherwise Conflict is raised, and another try may be
+        made.
+        """
         self.file.flush()
-        self._publish()
+        self._publish(replaces)
 
 
 def again(ask: Callable[[], T], may_pass: Callable[[Exception], bool]) -> T:
@@ -263,6 +269,31 @@ def local_copy(address: str) -> Iterator[Path]:
         yield copy
 
 
+def version(address: str) -> str | None:
+    """A mark of a file's present content, for `replaces`; None if there is no file."""
+    path = local_path(address)
+    return conditional.local_version(path) if path is not None else _ask(address, conditional.store_version)
+
+
+def checks_conditions(address: str) -> bool:
+    """Whether the storage refuses a conditional write when it should; tried out on a file of this name, which is removed."""
+    atomic_write(address, b"first")
+    old = version(address)
+    atomic_write(address, b"second")
+    try:
+        return _refuses(address, old) and _refuses(address, None)
+    finally:
+        remove(address)
+
+
+def _refuses(address: str, replaces: str | None) -> bool:
+    try:
+        atomic_write(address, b"third", replaces)
+    except Conflict:
+        return True
+    return False
+
+
 @contextmanager
 def staged(address: str) -> Iterator[Staged]:
     """Write a file of any size: yields a `Staged` whose local, seekable file becomes `address` when it is published."""
@@ -271,14 +302,17 @@ def staged(address: str) -> Iterator[Staged]:
         yield staging
 
 
-def atomic_write(address: str, data: bytes | Callable[[IO[bytes]], None]) -> None:
-    """Write a whole file, from bytes or by a callback that writes to a local file object. Raises OSError."""
+def atomic_write(address: str, data: bytes | Callable[[IO[bytes]], None], replaces: str | None = ANY) -> None:
+    """Write a whole file, from bytes or by a callback that writes to a local file object.
+
+    `replaces`: see `Staged.publish`. Raises OSError.
+    """
     with staged(address) as staging:
         if callable(data):
             data(staging.file)
         else:
             staging.file.write(data)
-        staging.publish()
+        staging.publish(replaces)
 
 
 @contextmanager
@@ -286,9 +320,9 @@ def _staged_rename(path: Path) -> Iterator[Staged]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
 
-    def publish() -> None:
+    def publish(replaces: str | None) -> None:
         os.fsync(file.fileno())
-        temporary.replace(path)
+        conditional.rename(temporary, path, replaces)
         _fsync_folder(path.parent)
 
     try:
@@ -300,8 +334,11 @@ def _staged_rename(path: Path) -> Iterator[Staged]:
 
 @contextmanager
 def _staged_upload(address: str) -> Iterator[Staged]:
+    def publish(replaces: str | None) -> None:
+        _ask(address, lambda store, name: conditional.put(store, name, Path(file.name), replaces))
+
     with tempfile.NamedTemporaryFile(prefix="materia-") as file, _writing_to(file.name):
-        yield Staged(file, lambda: _ask(address, lambda store, name: store.put_file(file.name, name)))
+        yield Staged(file, publish)
 
 
 @contextmanager
@@ -338,7 +375,7 @@ def _names(address: str) -> list[str]:
 
 def _may_pass(error: Exception) -> bool:
     """Every storage library has exceptions of its own; what none of them means by these is a failure of the storage."""
-    if isinstance(error, FileNotFoundError | NotADirectoryError | PermissionError | NotAFile | StorageFailed):
+    if isinstance(error, FileNotFoundError | NotADirectoryError | PermissionError | NotAFile | StorageFailed | Conflict):
         return False
     return disk_trouble(error) is None and not (isinstance(error, OSError) and error.errno in _NO_SUCH_FILE)
 
