@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 EXAMPLES = """\b
 Examples:
   materia submit --target ray --cluster cluster.yaml --config cluster --input s3://b/clips.jsonl --output s3://b/out
-  materia submit --target kuberay --cluster cluster.yaml --config cluster --input s3://b/clips.jsonl --output s3://b/out --dry-run
+  materia submit --target kuberay --cluster cluster.yaml --config cluster --input s3://b/in.jsonl --output s3://b/out --dry-run
   materia submit --target slurm --cluster cluster.yaml --config gpu --input /nas/clips.jsonl --output /nas/out
   materia submit --target slurm --cluster cluster.yaml --config gpu --input /nas/clips.jsonl --output /nas/out -- --limit 1000
 """
 
-_OURS = ("config_path", "input_address", "output", "overrides", "engine", "ray_address", "range")
-"""Options of `materia run` that are given to `submit` itself, or that it decides."""
+_DECIDED = {"engine": "--engine", "ray_address": "--ray-address", "chunks": "--range", "part": "--part", "wait": "--wait"}
+"""Options of `materia run` that `submit` decides."""
 
 
 @click.command(cls=Command, epilog=EXAMPLES)
@@ -82,15 +82,9 @@ def _check_run_options(options: tuple[str, ...]) -> None:
         context = run.make_context("materia run", [*needed, *options])
     except click.ClickException as error:
         raise click.UsageError(f"options of `materia run`: {error.format_message()}") from None
-    given = [name for name in context.params if name in _OURS[3:] and _is_given(context, name)]
-    if given:
-        raise click.UsageError(
-            f"options of `materia run`: --{given[0].replace('_', '-')} is not for after --; submit decides it"
-        )
-
-
-def _is_given(context: click.Context, name: str) -> bool:
-    return context.get_parameter_source(name) not in (None, click.core.ParameterSource.DEFAULT)
+    for name, option in _DECIDED.items():
+        if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"options of `materia run`: {option} is decided by submit")
 
 
 def _ray(job: JobDescription, cluster: ClusterSettings, config: Config, dry_run: bool, crd: str | None) -> int:

@@ -36,8 +36,8 @@ def archive(folder: Path, extra: dict[str, str]) -> bytes:
     if total > MOST_BYTES:
         largest = max(names, key=lambda name: (root / name).stat().st_size)
         raise UserError(
-            f"{root}: git tracks {total / 2**20:.0f} MiB there, e.g. {largest}, and at most {MOST_BYTES >> 20} travel with a job;"
-            " install the code on the nodes and say `code: nodes` in the cluster's file"
+            f"{root}: git tracks {total / 2**20:.0f} MiB there, e.g. {largest}, and at most {MOST_BYTES >> 20} travel with a"
+            " job; install the code on the nodes and say `code: nodes` in the cluster's file"
         )
     files = {name: (root / name).read_bytes() for name in names} | {name: text.encode() for name, text in extra.items()}
     return packed(files, {name for name in names if os.access(root / name, os.X_OK)})

@@ -1,7 +1,8 @@
-"""Whether an object is as a CustomResourceDefinition wants it, asked before it is handed in: Kubernetes drops fields that it does
-not know without a word, and a misspelt one is then simply not there.
+"""Whether an object is as a CustomResourceDefinition wants it, asked before it is handed in: Kubernetes drops fields that it
+does not know without a word, and a misspelt one is then simply not there.
 
-In: the CRD's file (YAML or JSON, of which one document is the CRD of the object's kind), an object. Out: what is wrong, a line each.
+In: the CRD's file (YAML or JSON, of which one document is the CRD of the object's kind), an object. Out: what is wrong, a line
+each.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ def _documents(file: Path) -> Iterator[dict[str, Any]]:
 
 
 def _strict(schema: Any) -> Any:
-    """The schema as JSON schema: a field that is not listed is an error, and Kubernetes' own words are said in JSON schema's."""
+    """The schema as JSON schema: a field that is not listed is an error, and Kubernetes' own words are translated."""
     if isinstance(schema, list):
         return [_strict(part) for part in schema]
     if not isinstance(schema, dict):

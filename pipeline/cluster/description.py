@@ -37,8 +37,11 @@ class JobDescription(msgspec.Struct, frozen=True):
         return hashlib.sha256(json.dumps([self.config, self.input, self.output, self.options]).encode()).hexdigest()
 
     def command(self, config_file: str, *more: str) -> list[str]:
-        """Arguments of `materia`, with the configuration's place on the cluster, and what belongs to a kind of cluster."""
-        return ["run", "--config", config_file, "--input", self.input, "--output", self.output, *self.options, *more]
+        """Arguments of `materia`, with the configuration's place on the cluster, and what belongs to a kind of cluster.
+
+        --wait: an attempt before this one may have been lost with its node, and its claim on the output outlives it.
+        """
+        return ["run", "--config", config_file, "--input", self.input, "--output", self.output, "--wait", *self.options, *more]
 
 
 def describe(
@@ -52,8 +55,8 @@ def describe(
     name = name if name is not None else _name_of(output)
     if not NAME.fullmatch(name):
         raise UserError(
-            f"--name {name!r}: must be of small letters, digits and -, begin with a letter, end with none of -, and have at most"
-            " 40 characters"
+            f"--name {name!r}: must be of small letters, digits and -, begin with a letter, end with no -, and have at most 40"
+            " characters"
         )
     settings = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
     return JobDescription(name, settings, input, output, options)

@@ -1,7 +1,8 @@
 """`materia submit --target kuberay`: hand a RayJob in through kubectl, follow its log, come back with its exit code.
 
-In: the objects of pipeline/cluster/kuberay.py. Out: the exit code of `materia run` in the cluster, which Ray tells in the message of
-a job that failed and KubeRay keeps in the RayJob's status. A job that is there is followed; one that failed is made anew.
+In: the objects of pipeline/cluster/kuberay.py. Out: the exit code of `materia run` in the cluster, which Ray tells in the
+message of a job that failed and KubeRay keeps in the RayJob's status. A job that is there is followed; one that failed is made
+anew.
 """
 
 from __future__ import annotations
@@ -144,7 +145,7 @@ def _kubectl(*arguments: str, input: str | None = None) -> str:
         return subprocess.run(["kubectl", *arguments], input=input, check=True, capture_output=True, text=True).stdout
     except FileNotFoundError:
         raise UserError(
-            "kubectl is not on the PATH; install it, or hand in by other means what --dry-run prints (`kubectl apply -f -` takes it)"
+            "kubectl is not on the PATH; install it, or hand in by other means what --dry-run prints, as `kubectl apply -f -`"
         ) from None
     except subprocess.CalledProcessError as error:
         raise UserError(f"kubectl {arguments[0]}: {error.stderr.strip() or f'exit code {error.returncode}'}") from None

@@ -1,8 +1,8 @@
 """The files of `materia submit --target kuberay`: a RayJob with its cluster, and a ConfigMap with what it runs.
 
-In: a `JobDescription`, the cluster's settings, the pools of the configuration. Out: Kubernetes objects (ray.io/v1 of KubeRay 1.5),
-as mappings and as YAML. The entrypoint is one constant word for every job: what a person wrote is quoted once, for bash, in a
-script of the ConfigMap, because KubeRay, `ray job submit` and Ray each read a command again.
+In: a `JobDescription`, the cluster's settings, the pools of the configuration. Out: Kubernetes objects (ray.io/v1 of KubeRay
+1.5), as mappings and as YAML. The entrypoint is one constant word for every job: what a person wrote is quoted once, for bash,
+in a script of the ConfigMap, because KubeRay, `ray job submit` and Ray each read a command again.
 """
 
 from __future__ import annotations
@@ -69,8 +69,8 @@ def _check_addresses(job: JobDescription, settings: KubeRaySettings) -> None:
         path = local_path(address)
         if path is not None and not any(path.is_relative_to(mounted) for mounted in settings.volumes):
             raise UserError(
-                f"{option} {address}: each pod has a disk of its own; give an address of an object store, or a path below a folder"
-                f" of kuberay.volumes ({', '.join(settings.volumes) or 'none is named'})"
+                f"{option} {address}: each pod has a disk of its own; give an address of an object store, or a path below a"
+                f" folder of kuberay.volumes ({', '.join(settings.volumes) or 'none is named'})"
             )
 
 
@@ -104,8 +104,8 @@ def _group(settings: KubeRaySettings, group: WorkerGroup, needed: int) -> dict[s
     most = needed if group.max_pods is None else group.max_pods
     if not group.min_pods <= needed <= most:
         raise UserError(
-            f"kuberay.workers, group {group.name}: the configuration's pools need {needed} such pods, which is not between min_pods"
-            f" {group.min_pods} and max_pods {most}; change these, or the workers of engine.pools"
+            f"kuberay.workers, group {group.name}: the configuration's pools need {needed} such pods, which is not between"
+            f" min_pods {group.min_pods} and max_pods {most}; change these, or the workers of engine.pools"
         )
     return {
         "groupName": group.name,

@@ -1,8 +1,8 @@
 """`materia submit --target ray`: the job as a Ray Job on a cluster that is there.
 
-In: a `JobDescription`. Out: the exit code of `materia run` on the cluster. A job that failed or was stopped is handed in again as
-another attempt, NAME-2, NAME-3, ...; the cluster keeps the logs of all. What git tracks travels as the job's working directory,
-with the configuration beside it.
+In: a `JobDescription`. Out: the exit code of `materia run` on the cluster. A job that failed or was stopped is handed in again
+as another attempt, NAME-2, NAME-3, ...; the cluster keeps the logs of all. What git tracks travels as the job's working
+directory, with the configuration beside it.
 """
 
 from __future__ import annotations
@@ -46,23 +46,17 @@ def submit(
 ) -> int:
     """Hand the job in, or find it, and follow it to its end. Raises UserError."""
     client = _client(settings.address)
-    attempts = sorted(
-        (one for one in client.list_jobs() if (one.metadata or {}).get(_NAME) == job.name),
-        key=lambda one: _number(one.submission_id),
-    )
-    last = attempts[-1] if attempts else None
-    if (
-        last is not None
-        and last.metadata[_FINGERPRINT] == job.fingerprint
-        and last.status in ("PENDING", "RUNNING", "SUCCEEDED")
-    ):
+    attempts = [one for one in client.list_jobs() if one.submission_id and (one.metadata or {}).get(_NAME) == job.name]
+    last = max(attempts, key=lambda one: _number(one.submission_id), default=None)
+    same = last is not None and last.metadata.get(_FINGERPRINT) == job.fingerprint
+    if last is not None and same and last.status in ("PENDING", "RUNNING", "SUCCEEDED"):
         found = "finished before" if last.status == "SUCCEEDED" else "is there already"
         tell(f"{job.name} {found}, as {last.submission_id}; another --name starts another job")
         return _follow(client, last.submission_id, settings.address, tell, write)
     if last is not None and last.status in ("PENDING", "RUNNING"):
         raise UserError(
-            f"{last.submission_id} at {settings.address} is another job of this name: {last.entrypoint}; wait for its end, stop it"
-            f" with `{stop_command(job, settings, last.submission_id)}`, or give another --name"
+            f"{last.submission_id} at {settings.address} is another job of this name: {last.entrypoint}; wait for its end, stop"
+            f" it with `{stop_command(job, settings, last.submission_id)}`, or give another --name"
         )
     submission = f"{job.name}-{_number(last.submission_id) + 1 if last is not None else 1}"
     _send(client, job, settings, folder, submission)
@@ -118,15 +112,15 @@ def _client(address: str) -> Any:
         return JobSubmissionClient(address, headers=_credentials())
     except AuthenticationError:
         raise UserError(
-            f"Ray at {address} asks for its token: put what `ray get-auth-token` prints on its head into ~/.ray/auth_token here,"
-            " or into RAY_AUTH_TOKEN"
+            f"Ray at {address} asks for its token: put what `ray get-auth-token` prints on its head into ~/.ray/auth_token"
+            " here, or into RAY_AUTH_TOKEN"
         ) from None
     except (ConnectionError, RuntimeError) as error:
         why = str(error).splitlines()[0]
         raise UserError(
-            f"no Ray takes jobs at {address} ({why}); the head needs ray[default] (pip install 'prima-materia[cluster]') and, to"
-            " be reached from other machines, `ray start --head --dashboard-host=0.0.0.0`; `ray: {address: ...}` in the cluster's"
-            " file says where it is"
+            f"no Ray takes jobs at {address} ({why}); the head needs ray[default] (pip install 'prima-materia[cluster]') and,"
+            " to be reached from other machines, `ray start --head --dashboard-host=0.0.0.0`; `ray: {address: ...}` in the"
+            " cluster's file says where it is"
         ) from None
 
 
@@ -201,8 +195,8 @@ def _persistently(ask: Callable[[], Any], address: str) -> Any:
         except (RuntimeError, OSError) as error:  # those of requests are OSErrors
             if time.monotonic() > ends:
                 raise UserError(
-                    f"Ray at {address} answers no more ({error}); the same command finds the job again, or, on a new cluster, goes"
-                    " on with the output"
+                    f"Ray at {address} answers no more ({error}); the same command finds the job again, or, on a new cluster,"
+                    " goes on with the output"
                 ) from None
             time.sleep(POLL_S)
 

@@ -1,7 +1,7 @@
 """The facts of a cluster, written down once in a file for `materia submit --cluster`: where jobs go and what nodes look like.
 
-In: a YAML file with a section for each kind of cluster that one has. Secrets have no field: nodes have them in their environment,
-pods out of Kubernetes' own secrets, which are named here.
+In: a YAML file with a section for each kind of cluster that one has. Secrets have no field: nodes have them in their
+environment, pods out of Kubernetes' own secrets, which are named here.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """`materia submit --target slurm`: hand scripts in, follow their logs, come back with the job's exit code.
 
-In: a `JobDescription` and the cluster's settings. Out: the exit code, which the last script leaves in the job's folder. The folder,
-on a disk that nodes and this machine see, has everything of a job: scripts, configuration, logs, exit code.
+In: a `JobDescription` and the cluster's settings. Out: the exit code, which the last script leaves in the job's folder. The
+folder, on a disk that nodes and this machine see, has everything of a job: scripts, configuration, logs, exit code.
 """
 
 from __future__ import annotations
@@ -127,13 +127,12 @@ def _follow(
 def _ended_without_a_code(job: JobDescription, script: Script) -> str:
     said = ""
     with contextlib.suppress(UserError):  # there may be no accounting
-        table = _slurm(
-            "sacct", f"--name={script.job_name}", "--allocations", "--noheader", "--parsable2", "--format=JobID,State,ExitCode"
-        )
+        columns = ["--allocations", "--noheader", "--parsable2", "--format=JobID,State,ExitCode"]
+        table = _slurm("sacct", f"--name={script.job_name}", *columns)
         said = table.strip().splitlines()[-1] if table.strip() else ""
     return (
-        f"{job.name} has left the queue without an exit code{f'; sacct says {said}' if said else ''}: it was cancelled, or its node"
-        " was lost; the same command hands it in again, and it goes on with the output"
+        f"{job.name} has left the queue without an exit code{f'; sacct says {said}' if said else ''}: it was cancelled, or its"
+        " node was lost; the same command hands it in again, and it goes on with the output"
     )
 
 
@@ -166,11 +165,8 @@ def _queued(written: list[Script]) -> dict[str, str]:
         name, _, state = line.strip().partition(" ")
         if name in states and state not in ("COMPLETED", "CANCELLED", "FAILED", "TIMEOUT"):
             states[name][state.lower()] += 1
-    return {
-        name: ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
-        for name, counts in states.items()
-        if counts
-    }
+    told = {name: ", ".join(f"{count} {state}" for state, count in sorted(counts.items())) for name, counts in states.items()}
+    return {name: text for name, text in told.items() if text}
 
 
 def _exit_code(folder: Path) -> int | None:
@@ -190,7 +186,7 @@ def _slurm(*command: str, input: str | None = None) -> str:
         done = subprocess.run(command, input=input, check=True, capture_output=True, text=True)
     except FileNotFoundError:
         raise UserError(
-            f"{command[0]} is not on the PATH; call this where one hands in to Slurm, or hand in by other means what --dry-run prints"
+            f"{command[0]} is not on the PATH; call this where one hands in to Slurm, or hand in what --dry-run prints"
         ) from None
     except subprocess.CalledProcessError as error:
         raise UserError(f"{command[0]}: {error.stderr.strip() or f'exit code {error.returncode}'}") from None

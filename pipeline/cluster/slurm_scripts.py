@@ -1,10 +1,10 @@
 """The scripts of `materia submit --target slurm`, and how sbatch is called for each.
 
-In: a `JobDescription` and the cluster's settings. Out: `Script`s in the order in which they are handed in. Options are arguments of
-sbatch and not `#SBATCH` lines, whose quoting is sbatch's own; in the scripts every value is quoted for bash.
+In: a `JobDescription` and the cluster's settings. Out: `Script`s in the order in which they are handed in. Options are
+arguments of sbatch and not `#SBATCH` lines, whose quoting is sbatch's own; in the scripts every value is quoted for bash.
 
-An array is three jobs: one plans (an empty range: nothing is computed), tasks that own a part of the chunks each, and one that waits
-for all tasks, however they ended, and runs the whole: mostly it finds nothing left to do. Its exit code is the job's.
+An array is three jobs: one plans (an empty range: nothing is computed), tasks that own a part of the chunks each, and one that
+waits for all tasks, however they ended, and runs the whole: mostly it finds nothing left to do. Its exit code is the job's.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def scripts(job: JobDescription, settings: SlurmSettings, folder: Path) -> list[
     def run(*more: str) -> str:
         return shlex.join(["materia", *job.command(str(folder / CONFIG), *engine), *more])
 
-    part = f'{run()} --range "$SLURM_ARRAY_TASK_ID/{settings.tasks}"'
+    part = f'{run()} --part "$SLURM_ARRAY_TASK_ID/{settings.tasks}"'
     return [
         Script("plan.sh", f"{job.name}-plan", (*common, _log(folder, "plan")), _script(settings, run("--range", "0:0"))),
         Script(
@@ -94,8 +94,8 @@ def _log(folder: Path, name: str) -> str:
 def _script(settings: SlurmSettings, command: str, exit_code: Path | None = None, before: str = "") -> str:
     """Run a command that hears of its end in time: when the time is nearly up it stops in good order and is queued again.
 
-    `before`: lines that may call `finish CODE`. The code of the second `wait` is the command's, also where a signal has ended the
-    first one.
+    `before`: lines that may call `finish CODE`. The code of the second `wait` is the command's, also where a signal has ended
+    the first one.
     """
     setup = "".join(f"{line}\n" for line in settings.setup)
     note = ""
@@ -134,10 +134,8 @@ port=$((20000 + SLURM_JOB_ID % 20000))
 {ray} --head --node-ip-address="$address" --port="$port" --include-dashboard=false &
 """
     if nodes > 1:
-        others = nodes - 1
-        before += (
-            f'srun --relative=1 --nodes={others} --ntasks={others} --ntasks-per-node=1 {ray} --address="$address:$port" &\n'
-        )
+        tasks = f"--relative=1 --nodes={nodes - 1} --ntasks={nodes - 1} --ntasks-per-node=1"
+        before += f'srun {tasks} {ray} --address="$address:$port" &\n'
     before += f'python -m pipeline.cluster.await_nodes "$address:$port" {nodes} || finish $?\n'
     command = shlex.join(["materia", *job.command(str(folder / CONFIG))]) + ' --ray-address "$address:$port"'
     options = (*_common(settings), f"--nodes={nodes}", "--ntasks-per-node=1", _log(folder, "run"))
