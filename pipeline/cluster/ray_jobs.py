@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 import os
 import shlex
 import tempfile
@@ -108,6 +109,8 @@ def _client(address: str) -> Any:
         from ray.job_submission import JobSubmissionClient
     except ImportError as error:
         raise UserError(f"Ray Jobs need {error.name}: pip install 'prima-materia[cluster]'") from None
+    for name in ("job.sdk", "dashboard_sdk"):  # which tell of uploads and connections
+        logging.getLogger(f"ray.dashboard.modules.{name}").setLevel(logging.WARNING)
     try:
         return JobSubmissionClient(address, headers=_credentials())
     except AuthenticationError:
