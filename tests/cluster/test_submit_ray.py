@@ -19,6 +19,7 @@ from heads import TOKEN, ray_head
 from jobs import contents, wait_for
 
 pytestmark = [
+    pytest.mark.gpu,  # whose environment has ray[default], as the image of a cluster
     pytest.mark.ray,
     pytest.mark.slow,
     pytest.mark.skipif(find_spec("opencensus") is None, reason="the head needs ray[default]: the extra `cluster`"),
