@@ -57,7 +57,12 @@ def main() -> None:
 
 @main.command(epilog=EXAMPLES)
 @_config_option
-@click.option("--input", "input_address", required=True, help="Manifest (.jsonl, .csv, .parquet) or folder of clips.")
+@click.option(
+    "--input",
+    "input_address",
+    required=True,
+    help="Manifest (.jsonl, .csv, .parquet), a pattern or folder of them, or a folder of clips.",
+)
 @click.option("--output", required=True, help="Folder or fsspec address of the shards; the same command resumes.")
 @click.option(
     "--engine",
@@ -67,6 +72,9 @@ def main() -> None:
     help="What runs the stages; serial: one after the other, without Ray; inline: in this process, to debug a backend.",
 )
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="Only the first N rows, as a job of their own.")
+@click.option(
+    "--append", is_flag=True, help="Go on with rows that were added to the input's files, and with files that were added."
+)
 @click.option(
     "--range",
     "chunks",
@@ -93,6 +101,7 @@ def run(
     output: str,
     engine: Literal["ray", "serial", "inline"],
     limit: int | None,
+    append: bool,
     chunks: tuple[int, int | None],
     part: tuple[int, int] | None,
     retry_transient: bool,
@@ -117,6 +126,7 @@ def run(
             engine=engine,
             ray_address=ray_address,
             limit=limit,
+            append=append,
             chunks=chunks,
             retry_transient=retry_transient,
             force_lease=force_lease,

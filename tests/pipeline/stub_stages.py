@@ -38,11 +38,18 @@ SIDE = 16
 STUB_SECONDS = "STUB_SECONDS"
 """Environment variable: how long the stub of the frames takes for a row."""
 
+STUB_BYTES = "STUB_BYTES"
+"""Environment variable: how large the clip is that the stub of the frames cuts out; from about 100 kB on, Ray keeps what there
+is of a slice where it was made, instead of with the driver."""
+
 BROKEN = "STUB_BROKEN"
 """Environment variable: every row crashes its worker."""
 
 DOWN = "STUB_DOWN"
 """Environment variable: a file; as long as it is there, the server that the stub of the entities asks is down."""
+
+BLIP = "STUB_BLIP"
+"""Environment variable: a file; as long as it is there, rows with "[blip]" in the caption fail for reasons that may pass."""
 
 NO_ROOM = "STUB_NO_ROOM"
 """Environment variable: a file; as long as it is there, a row with "[writes]" in its caption meets a full disk."""
@@ -125,6 +132,8 @@ class Stub:
                 Path(os.environ[DOWN]).unlink(missing_ok=True)
             if "[down]" in sample.clip.caption or Path(os.environ.get(DOWN, "none")).exists():
                 return reject(sample, "entities", "transient_exhausted", "the server is down")
+            if "[blip]" in sample.clip.caption and Path(os.environ.get(BLIP, "none")).exists():
+                return reject(sample, "entities", "transient_exhausted", "the server did not answer")
             if "[nothing]" in sample.clip.caption:
                 return reject(sample, "entities", "no_subject", "no subject in the caption")
             sample.entities = [EntityWord(word="dog", category="subject", spans=[(2, 5)])]
@@ -135,6 +144,7 @@ class Stub:
             sample.video = VideoInfo(
                 container="mp4", codec="h264", width=SIDE, height=SIDE, rotation=0, sar="1:1", fps=10, duration_s=1, n_frames=10
             )
+            sample.media = bytes(int(os.environ[STUB_BYTES])) if STUB_BYTES in os.environ else None
             sample.frames = [Frame(percent=p, index=p // 10, time_s=p / 100, jpeg=self.jpeg) for p in (5, 50, 95)]
         if self.name == "segment":
             box = (2.0, 2.0, 8.0, 8.0)
