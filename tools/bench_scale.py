@@ -40,7 +40,7 @@ def main() -> None:
 
 
 class Sampler:
-    """A context in which a thread looks at something every `every_s` seconds; `seen`: (seconds since the start, what it was)."""
+    """A context in which a thread looks at something every `every_s` seconds; `seen`: (seconds since the start, what)."""
 
     def __init__(self, look: Callable[[], Any], every_s: float) -> None:
         self._look, self._every_s = look, every_s
@@ -93,7 +93,8 @@ def rows(rows: int, workers: int) -> None:
         print(f"{number:5}  {tenth / (end - start):6.0f}  {max(held, default=0) / _MB:9.0f}")
     times = driver.cpu_times()
     print(
-        f"{len(ends)} rows, {whole_s:.0f} s with planning; driver {1000 * (times.user + times.system) / rows:.2f} ms of CPU a row"
+        f"{len(ends)} rows, {whole_s:.0f} s with planning; driver"
+        f" {1000 * (times.user + times.system) / rows:.2f} ms of CPU a row"
     )
 
 
