@@ -20,8 +20,8 @@ from typing import Literal
 import msgspec
 import numpy as np
 
-from materia.base import storage
-from materia.base.errors import disk_trouble, explain
+from materia.base import retries, storage
+from materia.base.errors import StorageFailed, explain, lasting_trouble
 from materia.base.signals import heard
 from materia.base.storage_settings import use_storage
 from materia.base.terminal import plural
@@ -93,7 +93,7 @@ def run_job(
     except JobError as error:
         return JobResult(error.exit_code, str(error))
     except OSError as error:
-        if disk_trouble(error) is None:
+        if lasting_trouble(error) is None and not isinstance(error, StorageFailed):
             raise
         sentence, exit_code = explain(error)
         return JobResult(exit_code, sentence)
@@ -121,6 +121,7 @@ def _run(
     todo = np.array([n for n in range(plan.n_slices) if n not in waiting and plan.chunk_of(n) not in done], np.int64)
     workers = {stage: pool.workers for pool in config.engine.pools for stage in pool.stages}
     with (
+        retries.patience(),  # until here it may have been a wrong address
         RunLog(output) as log,
         Progress(plan.rows, plan.rows - sum(_rows_in(plan, number) for number in todo.tolist()), workers) as progress,
         closing(_start(job, plan, config, engine if len(todo) else "serial", ray_address, progress.tell)) as runner,

@@ -27,6 +27,9 @@ class StorageOptions(Settings):
     requester_pays: bool = Field(False, description="agree to pay for the requests, which some buckets ask for")
     region: str | None = Field(None, description="region of the buckets; s3 only")
     profile: str | None = Field(None, description="profile of the AWS configuration files, which may hold keys; s3 only")
+    timeout_s: float | None = Field(
+        None, gt=0, description="silence after which a request is made again; not given: 15 s, 5 s for a connection; s3 only"
+    )
 
     @field_validator("endpoint")
     @classmethod
@@ -47,6 +50,7 @@ _FSSPEC: Mapping[str, Mapping[str, Callable[[Any], dict[str, Any]]]] = {
         "requester_pays": lambda value: {"requester_pays": value},
         "region": lambda value: {"client_kwargs": {"region_name": value}},
         "profile": lambda value: {"profile": value},
+        "timeout_s": lambda value: {"config_kwargs": {"read_timeout": value, "connect_timeout": value}},
     },
     "gs": {  # gcsfs.GCSFileSystem
         "endpoint": lambda value: {"endpoint_url": value},
@@ -82,6 +86,16 @@ def use_storage(settings: StorageSettings) -> None:
         import fsspec
 
         fsspec.config.set_conf_env(fsspec.config.conf)
+
+
+def request_options(scheme: str) -> dict[str, Any]:
+    """How the scheme's fsspec class is to make requests, whatever the settings say; materia/base/retries.py says why."""
+    if scheme != "s3":
+        return {}
+    import fsspec
+
+    known = fsspec.config.conf.get("s3", {}).get("config_kwargs", {})
+    return {"config_kwargs": {"retries": {"mode": "standard"}} | known}
 
 
 def fsspec_options(scheme: str, options: StorageOptions) -> dict[str, Any]:

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import click
 
-from materia.base.errors import UserError, explain
-from materia.base.storage import NoWayIn, StorageFailed
+from materia.base.errors import NoWayIn, StorageFailed, UserError, explain
 
 if TYPE_CHECKING:
     from rich.text import Text

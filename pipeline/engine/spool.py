@@ -5,7 +5,7 @@ Every file is keyed by slice or chunk and appears whole or not at all, so each o
 
 from __future__ import annotations
 
-from materia.base import storage
+from materia.base import retries, storage
 from materia.base.storage_settings import use_storage
 from materia.dataset.writer import write_chunk
 from pipeline.config import Config
@@ -34,6 +34,7 @@ def spooled(out: str) -> set[int]:
 def commit_chunk(job: JobSpec, chunk: int) -> None:
     """Write the shard, index and rejects of a chunk from the spool, then its commit record, then empty its spool."""
     use_storage(Config.model_validate_json(job.config_json).storage)  # a task may run in a process that nobody prepared
+    retries.be_patient()
     plan = open_plan(plan_folder(job.out))
     assert plan is not None
     numbers = plan.slices_of(chunk)
