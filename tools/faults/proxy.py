@@ -104,7 +104,8 @@ Matches = Callable[[Request], bool]
 class FaultProxy:
     """`faults` meet a share `rate` of all requests that they can meet; each takes `delay_s` besides.
 
-    `token`: the session token that requests must bear, all others are ExpiredToken. `requests` counts by sort, `met` by fault.
+    `token`: the session token that requests must bear, all others are ExpiredToken. `requests` counts by sort, `met` by fault;
+    `address` is where it is reached.
     """
 
     server: str
@@ -116,6 +117,7 @@ class FaultProxy:
     token: str | None = None
     requests: Counter[str] = field(default_factory=Counter)
     met: Counter[str] = field(default_factory=Counter)
+    address: str = ""
 
     def __post_init__(self) -> None:
         self._draws = random.Random(self.seed)
@@ -174,8 +176,9 @@ def serving(proxy: FaultProxy) -> Iterator[str]:
     server = _Server(("127.0.0.1", 0), _handler(proxy))
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
+    proxy.address = f"http://127.0.0.1:{server.server_port}"
     try:
-        yield f"http://127.0.0.1:{server.server_port}"
+        yield proxy.address
     finally:
         proxy.end()
         server.shutdown()
