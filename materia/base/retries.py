@@ -58,6 +58,8 @@ _REFUSED = {
 }
 _ELSEWHERE = {"AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "PermanentRedirect"}
 _TOO_SKEWED = {"RequestTimeTooSkewed"}
+# An upload in parts that was completed, though the answer was lost, or that the store has cleared away.
+_DONE_OR_LOST = "NoSuchUpload"
 _HOW_TO_GET_IN = (
     "set them in the environment (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, GOOGLE_APPLICATION_CREDENTIALS), or"
     " storage.s3.profile, or storage.s3.anonymous=true for public data"
@@ -198,6 +200,8 @@ def _may_pass(error: Exception) -> bool:
     """Every storage library has exceptions of its own; what none of them means by these is a failure of the storage."""
     if isinstance(error, NoWayIn):
         return error.expired
+    if store_code(error) == _DONE_OR_LOST:
+        return True
     if isinstance(error, FileNotFoundError | NotADirectoryError | PermissionError | NotAFile | StorageFailed | Conflict):
         return False
     return disk_trouble(error) is None and not (isinstance(error, OSError) and error.errno in _NO_SUCH_FILE)

@@ -246,8 +246,9 @@ def atomic_write(address: str, data: bytes | Callable[[IO[bytes]], None], replac
 
 
 class _StoreFile(io.RawIOBase):
-    """A file of an object store, read by its byte ranges, each asked for persistently: a library's own open file gives up at once,
-    or fetches far more than is read.
+    """A file of an object store, read by byte ranges, each asked for persistently.
+
+    The file that s3fs opens retries in its own way, and fetches 50 MiB for a byte.
     """
 
     def __init__(self, address: str) -> None:

@@ -1,8 +1,8 @@
 """An HTTP proxy before an S3 server that does what networks and busy stores do; the server behind it stays a real one.
 
-In: the address of a server, faults by their names (`FAULTS`), on command (`next`) or at a rate, drawn by a seed. Out: requests
-served, answered wrongly, cut, delayed or left without an answer, and counts of what was done to which. A request is read
-whole, sent on, its answer read whole and handed back, so a fault can be placed before the work, after it, or in between.
+In: the address of a server, faults by their names (`FAULTS`, `REFUSALS`), on command (`next`) or at a rate, drawn by a seed.
+Out: requests served, answered wrongly, cut, delayed or left without an answer, and counts of what was done to which. A request
+is read whole, sent on, its answer read whole and handed back, so a fault can be placed before the work, after it, or between.
 """
 
 from __future__ import annotations
@@ -59,6 +59,13 @@ FAULTS = {
     "refused": Fault("answer", False, 412, "PreconditionFailed"),
     "refused_done": Fault("answer", True, 412, "PreconditionFailed"),
 }
+REFUSALS = {
+    "denied": Fault("answer", False, 403, "AccessDenied"),
+    "unknown_key": Fault("answer", False, 403, "InvalidAccessKeyId"),
+    "elsewhere": Fault("answer", False, 400, "AuthorizationHeaderMalformed"),
+    "skewed": Fault("answer", False, 403, "RequestTimeTooSkewed"),
+}
+"""What no other attempt changes."""
 CONDITIONAL = ("conflict", "conflict_done", "refused", "refused_done")
 """Only writes with If-Match or If-None-Match meet these."""
 
@@ -148,7 +155,7 @@ class FaultProxy:
             if name is None:
                 return None
             self.met[name] += 1
-            return FAULTS[name]
+            return (FAULTS | REFUSALS)[name]
 
     def wait(self, seconds: float) -> None:
         """Let time pass, but not beyond the proxy's end."""
