@@ -13,7 +13,6 @@ import itertools
 import json
 import sqlite3
 import struct
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -25,7 +24,7 @@ import msgspec
 
 from materia.base import storage
 from materia.base.errors import disk_trouble
-from materia.base.terminal import printable
+from materia.base.terminal import say
 from materia.dataset.extra import ExtraColumns, ExtraType
 from pipeline.sources import SourceError, find_source, read_rows, stamp
 from pipeline.sources.access import absolute
@@ -105,11 +104,6 @@ class Plan:
         Raises SourceError if it is gone.
         """
         return stamp(find_source(input_address, settings)) != self.stamp
-
-
-def say(notice: str) -> None:
-    """Print what the user should know of the input on standard error."""
-    sys.stderr.write(f"notice: {printable(notice, max_chars=2000)}\n")
 
 
 def make_plan(

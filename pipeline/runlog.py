@@ -1,8 +1,9 @@
 """What happened while a job ran, outside every equality: files in `_run/`, appended to by line, start after start.
 
-`timings.jsonl`, a line a slice: {chunk, slice, rows, kept, wall_s, seconds{stage: s}, end_s}; `end_s` counts from this start of
-the job. `workers.jsonl`, a line for each worker that began: pipeline/engine/child.py, Ready. `workers.log`: the end of the logs
-of children that died, and notices of models. To an object store, which cannot append, the files go when the job ends.
+`timings.jsonl`, a line a slice: {chunk, slice, rows, kept, wall_s, seconds{stage: s}, end_s}; `end_s` counts from this start
+of the job. `workers.jsonl`, a line for each worker that began: pipeline/engine/child.py, Ready. `workers.log`: the end of the
+logs of children that died, and notices of models. To an object store, which cannot append, the files of a start go when it
+ends, with its number in their names: `timings-000003.jsonl`.
 """
 
 from __future__ import annotations
@@ -24,8 +25,9 @@ _NAMES = ("timings.jsonl", "workers.jsonl", "workers.log")
 class RunLog:
     """A context in which reports are logged."""
 
-    def __init__(self, out: str) -> None:
+    def __init__(self, out: str, start: int) -> None:
         self._run = storage.join(out, RUN)
+        self._start = start
         self._began = time.monotonic()
 
     def __enter__(self) -> RunLog:
@@ -34,9 +36,6 @@ class RunLog:
             if folder is None:
                 folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="materia-")))
                 stack.callback(self._upload, folder)
-                for name in _NAMES:
-                    if storage.exists(storage.join(self._run, name)):
-                        (folder / name).write_bytes(storage.read_bytes(storage.join(self._run, name)))
             # Unbuffered: a line is one write, whole even if the job is killed.
             files = (stack.enter_context((folder / name).open("ab", buffering=0)) for name in _NAMES)
             self._timings, self._workers, self._words = files
@@ -67,4 +66,5 @@ class RunLog:
 
     def _upload(self, folder: Path) -> None:
         for name in _NAMES:
-            storage.atomic_write(storage.join(self._run, name), (folder / name).read_bytes())
+            stem, _, suffix = name.partition(".")
+            storage.atomic_write(storage.join(self._run, f"{stem}-{self._start:06d}.{suffix}"), (folder / name).read_bytes())

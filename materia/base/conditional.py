@@ -5,14 +5,14 @@ In: what a file shall be replaced by, and the version that shall be there (None:
 answer to an earlier attempt was lost, or another writer made the same.
 On a local disk a new file is linked under its name, which fails if that exists; before a replacement the version is checked,
 but not in one step with it: there writers need a lock besides. S3 checks If-None-Match and If-Match in one step with the
-write. Other stores may check nothing: `honoured` tells.
+write. Other stores may check nothing: storage.py's `checks_conditions` tells.
 """
 
 from __future__ import annotations
 
 import errno
 import filecmp
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -79,16 +79,6 @@ def put(store: Any, name: str, path: Path, replaces: str | None) -> None:
     else:
         with _conflicts(store, name, path, replaces):
             _replace(store, name, path, replaces)
-
-
-def honoured(write: Callable[[bytes], None]) -> bool:
-    """Whether a store checks conditions: `write` creates one and the same object each time."""
-    try:
-        for content in (b"first", b"second"):
-            write(content)
-    except Conflict:
-        return True
-    return False
 
 
 @contextmanager

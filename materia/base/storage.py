@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 from materia.base import conditional, retries
-from materia.base.conditional import ANY
+from materia.base.conditional import ANY, Conflict
 from materia.base.errors import NoWayIn, StorageFailed, disk_trouble
 from materia.base.retries import NotAFile
 from materia.base.storage_settings import request_options
@@ -43,14 +43,18 @@ _WITHOUT_WORDS = {"400", "403"}
 class Staged:
     """A file in the making. Write to `file`; readers see nothing until `publish`, and never see it if that is not called."""
 
-    def __init__(self, file: IO[bytes], publish: Callable[[], None]) -> None:
+    def __init__(self, file: IO[bytes], publish: Callable[[str | None], None]) -> None:
         self.file = file
         self._publish = publish
 
-    def publish(self) -> None:
-        """Make what was written visible under its name, whole and durable; replaces what was there."""
+    def publish(self, replaces: str | None = ANY) -> None:
+        """Make what was written visible under its name, whole and durable.
+
+        `replaces`: the version that must be there, None: no file must be; otherwise Conflict is raised, and another try may be
+        made.
+        """
         self.file.flush()
-        self._publish()
+        self._publish(replaces)
 
 
 def local_path(address: str) -> Path | None:
@@ -215,34 +219,42 @@ def version(address: str) -> str | None:
 
 def checks_conditions(address: str) -> bool:
     """Whether the storage refuses a conditional write when it should; tried out on a file of this name, which is removed."""
-    remove(address)
-    honoured = conditional.honoured(lambda data: atomic_write(address, data, replaces=None))
-    remove(address)
-    return honoured
+    atomic_write(address, b"first")
+    old = version(address)
+    atomic_write(address, b"second")
+    try:
+        return _refuses(address, old) and _refuses(address, None)
+    finally:
+        remove(address)
+
+
+def _refuses(address: str, replaces: str | None) -> bool:
+    try:
+        atomic_write(address, b"third", replaces)
+    except Conflict:
+        return True
+    return False
 
 
 @contextmanager
-def staged(address: str, replaces: str | None = ANY) -> Iterator[Staged]:
-    """Write a file of any size: yields a `Staged` whose local, seekable file becomes `address` when it is published.
-
-    `replaces`: the version that must be there then, None: no file must be; if it is not so, publishing raises Conflict.
-    """
+def staged(address: str) -> Iterator[Staged]:
+    """Write a file of any size: yields a `Staged` whose local, seekable file becomes `address` when it is published."""
     path = local_path(address)
-    with _staged_upload(address, replaces) if path is None else _staged_rename(path, replaces) as staging:
+    with _staged_upload(address) if path is None else _staged_rename(path) as staging:
         yield staging
 
 
 def atomic_write(address: str, data: bytes | Callable[[IO[bytes]], None], replaces: str | None = ANY) -> None:
-    """Write a whole file, from bytes or by a callback that writes to a local file object; `replaces`: see `staged`.
+    """Write a whole file, from bytes or by a callback that writes to a local file object.
 
-    Raises OSError.
+    `replaces`: see `Staged.publish`. Raises OSError.
     """
-    with staged(address, replaces) as staging:
+    with staged(address) as staging:
         if callable(data):
             data(staging.file)
         else:
             staging.file.write(data)
-        staging.publish()
+        staging.publish(replaces)
 
 
 class _StoreFile(io.RawIOBase):
@@ -278,11 +290,11 @@ class _StoreFile(io.RawIOBase):
 
 
 @contextmanager
-def _staged_rename(path: Path, replaces: str | None) -> Iterator[Staged]:
+def _staged_rename(path: Path) -> Iterator[Staged]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
 
-    def publish() -> None:
+    def publish(replaces: str | None) -> None:
         os.fsync(file.fileno())
         conditional.rename(temporary, path, replaces)
         _fsync_folder(path.parent)
@@ -295,9 +307,12 @@ def _staged_rename(path: Path, replaces: str | None) -> Iterator[Staged]:
 
 
 @contextmanager
-def _staged_upload(address: str, replaces: str | None) -> Iterator[Staged]:
+def _staged_upload(address: str) -> Iterator[Staged]:
+    def publish(replaces: str | None) -> None:
+        _ask(address, lambda store, name: conditional.put(store, name, Path(file.name), replaces))
+
     with tempfile.NamedTemporaryFile(prefix="materia-") as file, _writing_to(file.name):
-        yield Staged(file, lambda: _ask(address, lambda store, name: conditional.put(store, name, Path(file.name), replaces)))
+        yield Staged(file, publish)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import unicodedata
 
 
@@ -19,3 +20,8 @@ def plural(count: int, noun: str, several: str | None = None) -> str:
 
 def _escaped(character: str) -> str:
     return character.encode("unicode_escape").decode("ascii")
+
+
+def say(notice: str) -> None:
+    """Tell the user something on standard error."""
+    sys.stderr.write(f"notice: {printable(notice, max_chars=2000)}\n")

@@ -15,7 +15,7 @@ import click
 from materia.cli import training
 from materia.cli.layers import layers
 from materia.cli.report import report
-from materia.cli.shared import Group, config_option, guarded, json_option, out_argument, print_table, set_option
+from materia.cli.shared import Chunks, Group, config_option, guarded, json_option, out_argument, print_table, set_option
 from materia.cli.sheet import sheet
 from materia.cli.stats import stats
 from materia.cli.view import audit, view
@@ -65,6 +65,20 @@ def main() -> None:
     help="What runs the stages; serial: one after the other, without Ray; inline: in this process, to debug a backend.",
 )
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="Only the first N rows, as a job of their own.")
+@click.option(
+    "--range",
+    "chunks",
+    type=Chunks(),
+    default=":",
+    metavar="A:B",
+    help="Only chunks A to before B, e.g. 0:500; others may run beside.",
+)
+@click.option("--retry-transient", is_flag=True, help="Build chunks again in which rows failed for reasons that may pass.")
+@click.option(
+    "--force-lease",
+    is_flag=True,
+    help="Write although another job seems to, or the store cannot tell: you know that none does.",
+)
 @click.option("--ray-address", help="An existing cluster, e.g. auto; default: Ray starts in process and ends with the job.")
 @set_option
 def run(
@@ -73,6 +87,9 @@ def run(
     output: str,
     engine: Literal["ray", "serial", "inline"],
     limit: int | None,
+    chunks: tuple[int, int | None],
+    retry_transient: bool,
+    force_lease: bool,
     ray_address: str | None,
     overrides: tuple[str, ...],
 ) -> None:
@@ -81,7 +98,17 @@ def run(
 
     config = _load(config_path, overrides)
     result = guarded(
-        lambda: run_job(config, input=input_address, output=output, engine=engine, ray_address=ray_address, limit=limit)
+        lambda: run_job(
+            config,
+            input=input_address,
+            output=output,
+            engine=engine,
+            ray_address=ray_address,
+            limit=limit,
+            chunks=chunks,
+            retry_transient=retry_transient,
+            force_lease=force_lease,
+        )
     )
     message = _with_command(result.message, config_path, overrides)
     click.echo(message if result.exit_code == 0 else f"error: {message}", err=True)

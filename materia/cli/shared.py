@@ -5,9 +5,10 @@ Light to import: every command of `materia` imports it.
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -22,6 +23,22 @@ PIPED_COLUMNS = 1_000_000  # wider than any row: nothing is folded
 set_option = click.option("--set", "overrides", multiple=True, metavar="A.B=VALUE", help="Override one field; repeatable.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
 out_argument = click.argument("out", type=click.Path())
+
+
+class Chunks(click.ParamType[tuple[int, int | None]]):
+    """`A:B`, from A to before B; either may be left out. Gives (first, one after the last or None)."""
+
+    name = "range"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int | None]:
+        """Raises click.BadParameter."""
+        found = re.fullmatch(r"(\d*):(\d*)", value) if isinstance(value, str) else None
+        if found is None:
+            self.fail(f"{value!r} is no range of chunks: write A:B, e.g. 0:500", param, ctx)
+        first, end = int(found[1] or 0), int(found[2]) if found[2] else None
+        if end is not None and end < first:
+            self.fail(f"{value!r} ends before it begins", param, ctx)
+        return first, end
 
 
 class Command(click.Command):

@@ -142,13 +142,18 @@ def read_frame(stream: BinaryIO) -> bytes | None:
 
 
 class JobSpec(msgspec.Struct, frozen=True):
-    """What every worker must know. `stage_factory` and `import_path`: see pipeline/engine/child.py, Hello."""
+    """What every worker must know. `stage_factory` and `import_path`: see pipeline/engine/child.py, Hello.
+
+    `fence`: the number of this start (materia/base/leases.py); `retry`: chunks that have a record are built again.
+    """
 
     config_json: bytes
     out: str
     provenance: Provenance
     stage_factory: str
     import_path: list[str]
+    fence: int = 0
+    retry: bool = False
 
 
 class Work(msgspec.Struct):

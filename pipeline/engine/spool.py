@@ -5,13 +5,15 @@ Every file is keyed by slice or chunk and appears whole or not at all, so each o
 
 from __future__ import annotations
 
-from materia.base import retries, storage
+from collections.abc import Callable
+
+from materia.base import leases, retries, storage
 from materia.base.storage_settings import use_storage
 from materia.dataset.writer import write_chunk
 from pipeline.config import Config
 from pipeline.engine.messages import JobSpec, Work, mostly_failed, report
 from pipeline.plan import open_plan
-from pipeline.preflight import RUN
+from pipeline.preflight import RUN, lease_folder
 from stages.records import decode_rows
 
 
@@ -40,17 +42,25 @@ def commit_chunk(job: JobSpec, chunk: int) -> None:
     numbers = plan.slices_of(chunk)
     rows = (row for number in numbers for row in decode_rows(storage.read_bytes(spool_address(job.out, number))))
     # Reads no row if a repeated task comes after the commit.
-    write_chunk(job.out, chunk, rows, provenance=job.provenance, extra=plan.extra)
+    write_chunk(
+        job.out,
+        chunk,
+        rows,
+        provenance=job.provenance,
+        extra=plan.extra,
+        generation=job.fence if job.retry else 0,
+        still_ours=lambda: leases.require(lease_folder(job.out), job.fence),
+    )
     for number in numbers:
         storage.remove(spool_address(job.out, number))
 
 
-def discard_failures(out: str) -> None:
-    """Take slices off the spool that mostly failed, or of which a stage failed for every row that it was given.
+def discard_failures(out: str, ours: Callable[[int], bool]) -> None:
+    """Take those of our slices off the spool that mostly failed, or of which a stage failed for every row that it was given.
 
     Their rows get another chance when the cause is gone.
     """
-    for number in spooled(out):
+    for number in filter(ours, spooled(out)):
         rows = decode_rows(storage.read_bytes(spool_address(out, number)))
         found = report(Work(chunk=0, slice=number, rows=rows))
         if mostly_failed(found) or found.down is not None:

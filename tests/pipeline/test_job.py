@@ -1,10 +1,11 @@
 """A job on the serial runner: what comes out, going on, refusing, stopping. test_ray_runner.py repeats it on Ray."""
 
-import fcntl
 import functools
+import getpass
 import json
 import os
 import signal
+import socket
 import subprocess
 from pathlib import Path
 
@@ -177,21 +178,13 @@ def test_two_jobs_never_write_one_output(run_here, manifest, tmp_path):
     with only_writer(str(tmp_path / "out")):
         result = run_here(manifest, tmp_path / "out")
     assert result.exit_code == 2
-    assert "another job: process" in result.message
-    assert run_here(manifest, tmp_path / "out").exit_code == 0
-
-
-def test_a_lock_file_that_nobody_holds_is_no_obstacle(run_here, manifest, tmp_path):
-    (tmp_path / "out/_run").mkdir(parents=True)
-    with (tmp_path / "out/_run/lock").open("w") as lock:
-        fcntl.lockf(lock, fcntl.LOCK_EX)
-        lock.write("process 1 on a machine that died")
+    assert f"another job: {getpass.getuser()}, process {os.getpid()} on {socket.gethostname()}, since 20" in result.message
     assert run_here(manifest, tmp_path / "out").exit_code == 0
 
 
 def test_when_everything_fails_the_job_stops_and_goes_on_once_the_cause_is_gone(tmp_path, monkeypatch):
     manifest = make_manifest(tmp_path / "clips", ["a dog"] * 12)
-    monkeypatch.setattr("pipeline.job._SYSTEMATIC_ROWS", 8)
+    monkeypatch.setattr("pipeline.drive._SYSTEMATIC_ROWS", 8)
     monkeypatch.setenv(BROKEN, "1")
     result = run(manifest, tmp_path / "out")
     assert result.exit_code == 5
