@@ -7,8 +7,10 @@ where the stores' libraries look for them, and so no record, log or message of o
 
 from __future__ import annotations
 
+import functools
 import json
 import os
+import socket
 import sys
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any
@@ -17,6 +19,9 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field, field_validator
 
 from materia.base.settings import Execution, Settings
+
+
+_TIMEOUT_S = 15.0  # s3fs's own for reading
 
 
 class StorageOptions(Settings):
@@ -95,7 +100,21 @@ def request_options(scheme: str) -> dict[str, Any]:
     import fsspec
 
     known = fsspec.config.conf.get("s3", {}).get("config_kwargs", {})
-    return {"config_kwargs": {"retries": {"mode": "standard"}} | known}
+    sockets = {"socket_factory": _sockets(known.get("read_timeout", _TIMEOUT_S))}
+    return {"config_kwargs": {"retries": {"mode": "standard"}, "connector_args": sockets} | known}
+
+
+@functools.cache
+def _sockets(timeout_s: float) -> Callable[[tuple[Any, ...]], socket.socket]:
+    """Makes sockets that also end when what was sent is not taken for so long; a time-out of reading begins only after that."""
+
+    def make(address: tuple[Any, ...]) -> socket.socket:
+        made = socket.socket(*address[:3])
+        if hasattr(socket, "TCP_USER_TIMEOUT"):  # not on macOS
+            made.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(timeout_s * 1000))
+        return made
+
+    return make
 
 
 def fsspec_options(scheme: str, options: StorageOptions) -> dict[str, Any]:

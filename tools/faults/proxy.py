@@ -25,15 +25,16 @@ from urllib.parse import urlsplit
 _BLOCK_BYTES = 1 << 16
 _HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "expect", "content-length"}
 
-Kind = Literal["answer", "lose", "cut", "reset", "silence", "stall"]
+Kind = Literal["answer", "lose", "cut", "reset", "deafness", "silence", "stall"]
 
 
 class Fault(NamedTuple):
     """What happens to a request. `done`: the server gets it and does it all the same.
 
     answer: `status` and the error `code` of S3 instead of the server's answer. lose: the connection ends without an answer.
-    cut: it ends in the middle of the answer's body. reset: it ends in the middle of the request's body. silence: nothing is
-    answered, nor closed, for the proxy's `silence_s`. stall: half of the answer's body comes, the rest after `silence_s`.
+    cut: it ends in the middle of the answer's body. reset: it ends in the middle of the request's body. deafness: there nothing
+    more is read for the proxy's `silence_s`, and then it ends. silence: nothing is answered, nor closed, for so long. stall: half
+    of the answer's body comes, the rest so long after.
     """
 
     kind: Kind
@@ -48,6 +49,7 @@ FAULTS = {
     "internal": Fault("answer", False, 500, "InternalError"),
     "internal_done": Fault("answer", True, 500, "InternalError"),
     "reset_request": Fault("reset", False),
+    "deaf": Fault("deafness", False),
     "cut_answer": Fault("cut", True),
     "lost_answer": Fault("lose", True),
     "silence": Fault("silence", False),
@@ -247,8 +249,9 @@ def _handler(proxy: FaultProxy) -> type[BaseHTTPRequestHandler]:
         def _body(self, length: int, fault: Fault | None) -> bytes:
             if self.headers.get("expect", "").lower() == "100-continue":
                 self.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-            if fault is not None and fault.kind == "reset":
+            if fault is not None and fault.kind in ("reset", "deafness"):
                 self.rfile.read(length // 2)
+                proxy.wait(proxy.silence_s if fault.kind == "deafness" else 0)
                 raise _HungUpError
             return self.rfile.read(length)
 
