@@ -160,7 +160,7 @@ def read_ledger(out: str, number: int) -> list[Commit]:
     try:
         return [msgspec.json.decode(line, type=Commit) for line in storage.read_bytes(address).splitlines()]
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise OutputError(f"{address} cannot be read: {error}; it only repeats records and may be deleted") from None
+        raise OutputError(f"{address} cannot be read: {error}; it only repeats records: delete it") from None
 
 
 def _ledger(out: str) -> Iterator[Commit]:

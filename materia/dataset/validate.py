@@ -395,11 +395,12 @@ def _check_ledger(report: Validation, out: str, seen: list[Commit]) -> None:
         try:
             told = read_ledger(out, number)
         except OutputError as error:
-            report.add(name, str(error))
+            report.add(name, str(error), cure="delete it: it only repeats records, and is written again")
             continue
         for commit in told:
             if records.get(commit.chunk) != commit:
-                report.add(name, f"does not say of chunk {commit.chunk} what its record says; delete it, it is written again")
+                cure = "delete it: it only repeats records, and is written again"
+                report.add(name, f"does not say of chunk {commit.chunk} what its record says", cure=cure)
                 break
 
 

@@ -4,7 +4,7 @@ import threading
 import uuid
 
 import pytest
-from s3_server import SECRET, s3_server
+from s3_server import s3_bucket
 
 from materia.base import conditional, storage
 from materia.base.conditional import Conflict
@@ -12,10 +12,8 @@ from materia.base.conditional import Conflict
 
 @pytest.fixture(scope="module")
 def bucket():
-    with s3_server() as address, pytest.MonkeyPatch.context() as patch:
-        for name, value in {"AWS_ENDPOINT_URL": address, "AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": SECRET}.items():
-            patch.setenv(name, value)
-        yield "s3://bucket"
+    with s3_bucket() as address:
+        yield address
 
 
 @pytest.fixture(params=["disk", "s3"])

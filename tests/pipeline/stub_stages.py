@@ -44,6 +44,9 @@ BROKEN = "STUB_BROKEN"
 DOWN = "STUB_DOWN"
 """Environment variable: a file; as long as it is there, the server that the stub of the entities asks is down."""
 
+BLIP = "STUB_BLIP"
+"""Environment variable: a file; as long as it is there, rows with "[blip]" in the caption fail for reasons that may pass."""
+
 NO_ROOM = "STUB_NO_ROOM"
 """Environment variable: a file; as long as it is there, a row with "[writes]" in its caption meets a full disk."""
 
@@ -125,6 +128,8 @@ class Stub:
                 Path(os.environ[DOWN]).unlink(missing_ok=True)
             if "[down]" in sample.clip.caption or Path(os.environ.get(DOWN, "none")).exists():
                 return reject(sample, "entities", "transient_exhausted", "the server is down")
+            if "[blip]" in sample.clip.caption and Path(os.environ.get(BLIP, "none")).exists():
+                return reject(sample, "entities", "transient_exhausted", "the server did not answer")
             if "[nothing]" in sample.clip.caption:
                 return reject(sample, "entities", "no_subject", "no subject in the caption")
             sample.entities = [EntityWord(word="dog", category="subject", spans=[(2, 5)])]
