@@ -20,7 +20,6 @@ from pydantic import AfterValidator, Field, field_validator
 
 from materia.base.settings import Execution, Settings
 
-
 _TIMEOUT_S = 15.0  # s3fs's own for reading
 
 

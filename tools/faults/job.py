@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import sys
 import tempfile
 from collections.abc import Iterable
@@ -18,8 +17,6 @@ import fsspec
 import numpy as np
 import pyarrow.parquet as pq
 
-from materia.base import storage
-from materia.base.storage_settings import StorageOptions, use_storage
 from pipeline.config import Config
 from pipeline.job import Engine, JobResult, run_job
 from stages.base import Stage

@@ -33,8 +33,8 @@ class Fault(NamedTuple):
 
     answer: `status` and the error `code` of S3 instead of the server's answer. lose: the connection ends without an answer.
     cut: it ends in the middle of the answer's body. reset: it ends in the middle of the request's body. deafness: there nothing
-    more is read for the proxy's `silence_s`, and then it ends. silence: nothing is answered, nor closed, for so long. stall: half
-    of the answer's body comes, the rest so long after.
+    more is read for the proxy's `silence_s`, and then it ends. silence: nothing is answered, nor closed, for so long. stall:
+    half of the answer's body comes, the rest so long after.
     """
 
     kind: Kind
