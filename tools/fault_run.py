@@ -76,6 +76,7 @@ def main(
 ) -> None:
     """See this file's first lines."""
     lines = []
+    os.environ.update(credentials())  # for Ray's workers, too
     with _cluster(engine) as ray_address:
         case = Case(engine, ray_address, kills, rate, seed)
         for server in servers or SERVERS:
@@ -96,7 +97,6 @@ def main(
 def _lines(server: str, faults: tuple[str, ...], rows: int, case: Case) -> Iterator[Line]:
     """Of one server, which holds the undisturbed output too."""
     with running(server) as behind:
-        os.environ.update(credentials(behind))
         job.make_input(behind, rows)
         calm = FaultProxy(behind)
         with serving(calm) as address:

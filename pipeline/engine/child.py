@@ -10,6 +10,7 @@ Processes that models start (vLLM's engine) end with it, however it ends.
 from __future__ import annotations
 
 import ctypes
+import functools
 import importlib
 import os
 import platform
@@ -20,7 +21,7 @@ import time
 import traceback
 from bdb import BdbQuit
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from importlib.metadata import packages_distributions, version
@@ -209,9 +210,15 @@ def _setup_problem(name: StageName, device: str, error: Exception) -> str:
 
 def _packages() -> dict[str, str]:
     """Top-level modules imported in this process, with the versions of the distributions that they come from."""
-    owners = packages_distributions()
+    owners = _owners()
     imported = {name.partition(".")[0] for name in sys.modules}
     return {module: version(owners[module][0]) for module in sorted(imported & owners.keys())}
+
+
+@functools.cache
+def _owners() -> Mapping[str, list[str]]:
+    """Top-level module -> distributions that bring it; half a second, which each job of a process would take anew."""
+    return packages_distributions()
 
 
 def _serve(requests: BinaryIO, send: Callable[[Reply], None]) -> None:

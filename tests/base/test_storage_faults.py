@@ -42,7 +42,7 @@ def hurried(monkeypatch, proxy):
     """All is asked of the proxy; pauses are short, and one layer retries."""
     monkeypatch.setattr(retries, "PAUSES_S", (0.0, *[0.01] * 5))
     monkeypatch.setattr(botocore.retries.standard.ExponentialBackoff, "delay_amount", lambda self, context: 0.0)
-    for name, value in (credentials(proxy.address) | {"AWS_MAX_ATTEMPTS": "1", "FSSPEC_S3": "{}"}).items():
+    for name, value in (credentials() | {"AWS_MAX_ATTEMPTS": "1", "FSSPEC_S3": "{}"}).items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(fsspec.config, "conf", {})
     use_storage({"s3": StorageOptions(endpoint=proxy.address, timeout_s=TIMEOUT_S)})

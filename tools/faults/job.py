@@ -53,7 +53,7 @@ def stages(config: Config, names: Iterable[StageName]) -> list[Stage]:
 
 def make_input(server: str, rows: int) -> str:
     """Put clips and a manifest into the bucket; gives the manifest's address."""
-    store = fsspec.filesystem("s3", endpoint_url=server, key="k", secret="s", skip_instance_cache=True)
+    store = fsspec.filesystem("s3", endpoint_url=server, key="k", secret="s", use_listings_cache=False)
     with tempfile.TemporaryDirectory() as folder:
         for number in range(CLIPS):
             clip = Path(folder, f"{number}.mp4")
@@ -68,15 +68,15 @@ def make_input(server: str, rows: int) -> str:
     return f"s3://{BUCKET}/in/manifest.jsonl"
 
 
-def configuration(server: str, timeout_s: float, workers: int = 1) -> Config:
+def configuration(server: str, timeout_s: float, anonymous: bool) -> Config:
     """Of the job, which reaches the server (or a proxy before it) with that patience for silence."""
-    pool = {"workers": workers, "num_cpus": 0.2, "memory_limit_gib": 1, "rows_per_batch": 2}
+    pool = {"workers": 1, "num_cpus": 0.2, "memory_limit_gib": 1, "rows_per_batch": 2}
     pools = [{"stages": STAGE_ORDER[:1], **pool}, {"stages": STAGE_ORDER[1:], **pool}]
     return Config.model_validate(
         {
-            "storage": {"s3": {"endpoint": server, "timeout_s": timeout_s}},
+            "storage": {"s3": {"endpoint": server, "timeout_s": timeout_s, "anonymous": anonymous}},
             "source": {"schemes": ["s3"]},
-            "engine": {"rows_per_chunk": 8, "rows_per_slice": 4, "object_store_mb": 100, "pools": pools},
+            "engine": {"rows_per_chunk": 4, "rows_per_slice": 2, "object_store_mb": 100, "pools": pools},
             "frames": {
                 "min_duration_s": 0.1,
                 "min_side_px": 16,
@@ -87,10 +87,17 @@ def configuration(server: str, timeout_s: float, workers: int = 1) -> Config:
     )
 
 
-def run(server: str, out: str, engine: Engine, timeout_s: float = 1.0, ray_address: str | None = None) -> JobResult:
+def run(
+    server: str,
+    out: str,
+    engine: Engine,
+    timeout_s: float = 1.0,
+    ray_address: str | None = None,
+    anonymous: bool = False,
+) -> JobResult:
     """The job, from where it stands to its end. `out`: a name below the bucket."""
     return run_job(
-        configuration(server, timeout_s),
+        configuration(server, timeout_s, anonymous),
         input=f"s3://{BUCKET}/in/manifest.jsonl",
         output=f"s3://{BUCKET}/{out}",
         engine=engine,
@@ -101,7 +108,7 @@ def run(server: str, out: str, engine: Engine, timeout_s: float = 1.0, ray_addre
 
 def contents(server: str, out: str) -> dict[str, bytes]:
     """Every file of an output that must be equal between runs, straight from the server."""
-    store = fsspec.filesystem("s3", endpoint_url=server, key="k", secret="s", skip_instance_cache=True)
+    store = fsspec.filesystem("s3", endpoint_url=server, key="k", secret="s", use_listings_cache=False)
     root = f"{BUCKET}/{out}/"
     found: dict[str, bytes] = store.cat([name for name in store.find(root) if not name.startswith(f"{root}_run/")])
     return {name.removeprefix(root): data for name, data in found.items()}
@@ -111,6 +118,12 @@ def rows_of(files: dict[str, bytes]) -> list[int]:
     """Row numbers of all samples and rejections, sorted."""
     tables = [pq.read_table(io.BytesIO(data)) for name, data in files.items() if name.startswith(("index/", "rejects/"))]
     return sorted(row for table in tables for row in table["row"].to_pylist())
+
+
+def reasons_of(files: dict[str, bytes]) -> list[str]:
+    """Of all rejections."""
+    tables = [pq.read_table(io.BytesIO(data)) for name, data in files.items() if name.startswith("rejects/")]
+    return [reason for table in tables for reason in table["reason"].to_pylist()]
 
 
 def main() -> None:

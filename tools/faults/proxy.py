@@ -13,7 +13,7 @@ import socket
 import struct
 import threading
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -110,6 +110,15 @@ Matches = Callable[[Request], bool]
 
 
 @dataclass
+class _Command:
+    """So many requests that match are to meet a fault."""
+
+    fault: str
+    times: int
+    matches: Matches
+
+
+@dataclass
 class FaultProxy:
     """`faults` meet a share `rate` of all requests that they can meet; each takes `delay_s` besides.
 
@@ -131,13 +140,13 @@ class FaultProxy:
     def __post_init__(self) -> None:
         self._draws = random.Random(self.seed)
         self._lock = threading.Lock()
-        self._commanded: deque[tuple[str, Matches]] = deque()
+        self._commanded: list[_Command] = []
         self._ended = threading.Event()
 
     def next(self, fault: str, times: int = 1, matches: Matches = lambda request: True) -> None:
         """The next requests that match meet this fault, before any by chance."""
         with self._lock:
-            self._commanded.extend([(fault, matches)] * times)
+            self._commanded.append(_Command(fault, times, matches))
 
     def calm(self) -> None:
         """From now on nothing goes wrong; counts begin anew."""
@@ -168,10 +177,11 @@ class FaultProxy:
         self._ended.set()
 
     def _commanded_for(self, request: Request) -> str | None:
-        for place, (name, matches) in enumerate(self._commanded):
-            if (request.conditional or name not in CONDITIONAL) and matches(request):
-                del self._commanded[place]
-                return name
+        for command in self._commanded:
+            able = command.times and (request.conditional or command.fault not in CONDITIONAL)
+            if able and command.matches(request):
+                command.times -= 1
+                return command.fault
         return None
 
     def _by_chance(self, request: Request) -> str | None:
