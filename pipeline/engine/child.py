@@ -217,7 +217,7 @@ def _packages() -> dict[str, str]:
 
 @functools.cache
 def _owners() -> Mapping[str, list[str]]:
-    """Top-level module -> distributions that bring it; half a second, which each job of a process would take anew."""
+    """Top-level module -> distributions that bring it, read once from the metadata of all packages."""
     return packages_distributions()
 
 
