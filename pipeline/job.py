@@ -1,8 +1,8 @@
 """`materia run` as a function: check, plan, run what is not yet committed, commit, and say how it ended.
 
 In: a configuration, the address of a manifest or folder, the address of an output. Out: a `JobResult` whose exit code is that
-of design.md. The same call again continues: chunks with a commit record are left alone, slices in the spool are used, so a job
-may be killed at any moment. The runners do the same work (pipeline/engine/); the driver only counts.
+of design.md. The same call again continues: chunks with a commit record are left alone, all others computed, so a job may be
+killed at any moment. The runners do the same work (pipeline/engine/); the driver only counts.
 """
 
 from __future__ import annotations
@@ -13,14 +13,12 @@ import signal
 import sys
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from importlib.metadata import version
 from typing import Literal, NamedTuple
 
 import msgspec
-import numpy as np
 
 from materia.base import retries, storage
 from materia.base.errors import StorageFailed, explain, lasting_trouble
@@ -29,23 +27,23 @@ from materia.base.signals import heard
 from materia.base.storage_settings import use_storage
 from materia.base.terminal import plural, say
 from materia.dataset.documents import Provenance
-from materia.dataset.layout import DatasetInfo, commits, inspect, record_address, write_info
+from materia.dataset.layout import commits, inspect, record_address
 from materia.dataset.writer import PASSING
 from pipeline.config import Config
-from pipeline.drive import Drive, SystematicFailure
+from pipeline.drive import Drive
 from pipeline.engine.child import load_stage_factory
 from pipeline.engine.messages import JobSpec
 from pipeline.engine.placement import UnschedulableError
+from pipeline.engine.ray_tasks import RayTasks
 from pipeline.engine.serial import SerialRunner
-from pipeline.engine.spool import discard_failures, plan_folder, spooled
 from pipeline.engine.worker import Runner
 from pipeline.ledger import Ledger
-from pipeline.plan import Plan, make_plan, open_plan
-from pipeline.preflight import JobError, check_nothing_missing, check_same, existing_dataset, only_writer, record_libraries
-from pipeline.progress import Progress
+from pipeline.opening import Opening
+from pipeline.plan import Plan
+from pipeline.preflight import JobError, check_nothing_missing, only_writer
+from pipeline.progress import Planning, Progress
 from pipeline.runlog import RunLog
-from stages.base import Stage
-from stages.specs import STAGE_ORDER, library_versions, stage_fingerprints
+from stages.specs import STAGE_ORDER
 
 Engine = Literal["ray", "serial", "inline"]
 
@@ -77,6 +75,7 @@ class _Asked(NamedTuple):
     engine: Engine
     ray_address: str | None
     limit: int | None
+    append: bool
     chunks: tuple[int, int | None]
     retry: bool
     stage_factory: str
@@ -95,6 +94,7 @@ def run_job(
     engine: Engine = "ray",
     ray_address: str | None = None,
     limit: int | None = None,
+    append: bool = False,
     chunks: tuple[int, int | None] = (0, None),
     retry_transient: bool = False,
     force_lease: bool = False,
@@ -103,20 +103,21 @@ def run_job(
     """Build an output, or go on with it. What a user can mend comes back as a result; errors of the configuration and the
     input raise ConfigError, BackendError, SourceError.
 
-    `limit`: its first rows only, as a job of their own. `chunks`: only those from the first number to before the second (None:
-    to the end); other jobs may build others at the same time. `retry_transient`: chunks with rows that failed for reasons that
-    may pass are built again. `force_lease`: whoever else holds them, or if the store cannot keep jobs apart. `stage_factory`
-    is an import path (pipeline/engine/child.py: StageFactory).
+    `limit`: its first rows only, as a job of their own. `append`: also with rows that the input has gained. `chunks`: only
+    those from the first number to before the second (None: to the end); other jobs may build others at the same time.
+    `retry_transient`: chunks with rows that failed for reasons that may pass are built again. `force_lease`: whoever else holds
+    them, or if the store cannot keep jobs apart. `stage_factory` is an import path (pipeline/engine/child.py: StageFactory).
     """
     use_storage(config.storage)
-    asked = _Asked(input, output, engine, ray_address, limit, chunks, retry_transient, stage_factory)
+    asked = _Asked(input, output, engine, ray_address, limit, append, chunks, retry_transient, stage_factory)
     lease: Lease | None = None
     try:
         with (
             _signals_raise(),
             only_writer(output, chunks, config.engine.lease_s, force=force_lease, on_loss=_stopper()) as lease,
+            closing(RayTasks(config, ray_address)) as tasks,
         ):
-            return _run(config, asked, lease)
+            return _run(config, asked, lease, tasks)
     except JobError as error:
         return JobResult(error.exit_code, str(error))
     except LeaseLost as lost:
@@ -142,11 +143,13 @@ def _stopper() -> Callable[[], None]:
     return lambda: None
 
 
-def _run(config: Config, asked: _Asked, lease: Lease) -> JobResult:
+def _run(config: Config, asked: _Asked, lease: Lease, tasks: RayTasks) -> JobResult:
     began = time.monotonic()
     stages = load_stage_factory(asked.stage_factory)(config, STAGE_ORDER)
     check_nothing_missing(stages)
-    plan, dataset = _open_output(config, stages, asked)
+    with Planning() as planning:
+        opening = Opening(config, stages, asked.input, asked.output, tasks if asked.engine == "ray" else None, planning.tell)
+        plan, dataset = opening.open(asked.limit, append=asked.append, others=asked.chunks != (0, None))
     lease.narrow(*asked.chunks)
     ours = [chunk for chunk in range(plan.n_chunks) if asked.is_ours(chunk)]
     job = JobSpec(
@@ -161,23 +164,19 @@ def _run(config: Config, asked: _Asked, lease: Lease) -> JobResult:
     done, ledger = _found(asked, plan, lease)
     again = _to_try_again(asked.output, done, asked.is_ours) if asked.retry else set()
     ledger.remove(again)
-    waiting = {number for number in spooled(asked.output) if asked.is_ours(plan.chunk_of(number))}
-    left = (number for chunk in ours if chunk not in done or chunk in again for number in plan.slices_of(chunk))
-    todo = np.fromiter((number for number in left if number not in waiting or plan.chunk_of(number) in again), np.int64)
-    rows = sum(_rows_of(plan, chunk) for chunk in ours)
+    left = (plan.slices_of(chunk) for chunk in ours if chunk not in done or chunk in again)
+    todo = deque(itertools.chain.from_iterable(left))
+    rows = sum(len(plan.rows_of_chunk(chunk)) for chunk in ours)
     workers = {stage: pool.workers for pool in config.engine.pools for stage in pool.stages}
-    try:
-        with (
-            retries.patience(),  # until here it may have been a wrong address
-            RunLog(asked.output, lease.claim.fence) as log,
-            Progress(rows, rows - sum(_rows_in(plan, number) for number in todo.tolist()), workers) as progress,
-            closing(_runner(job, plan, config, asked, bool(len(todo)), progress.tell)) as runner,
-            _signals_raise(),  # Ray has set handlers of its own
-        ):
-            Drive(job, plan, runner, log, progress, lease, ledger).run(todo, waiting, done)
-    except SystematicFailure:
-        discard_failures(asked.output, lambda number: asked.is_ours(plan.chunk_of(number)))  # only now: all workers have ended
-        raise
+    with (
+        retries.patience(),  # until here it may have been a wrong address
+        RunLog(asked.output, lease.claim.fence) as log,
+        Progress(rows, rows - sum(len(plan.rows_of(number)) for number in todo), workers) as progress,
+        closing(_runner(job, plan, config, asked, bool(todo), progress.tell)) as runner,
+        _signals_raise(),  # Ray has set handlers of its own
+    ):
+        before = {chunk for chunk in ours if chunk in done} - again
+        Drive(job, plan, runner, log, progress, lease, ledger, before).run(todo)
     return _result(asked, plan, len(ours), rows, time.monotonic() - began)
 
 
@@ -186,7 +185,6 @@ def _found(asked: _Asked, plan: Plan, lease: Lease) -> tuple[set[int], Ledger]:
     alone = asked.chunks == (0, None) and lease.alone
     if alone:
         storage.clean_temporaries(asked.output)
-    discard_failures(asked.output, lambda number: asked.is_ours(plan.chunk_of(number)))
     found = inspect(asked.output)
     for address in found.replaced if alone else ():
         storage.remove(address)
@@ -216,62 +214,6 @@ def _runner(job: JobSpec, plan: Plan, config: Config, asked: _Asked, is_work: bo
         return RayRunner(job, plan, config.engine, asked.ray_address, tell)
     except UnschedulableError as error:
         raise JobError(2, str(error)) from None
-
-
-def _open_output(config: Config, stages: list[Stage], asked: _Asked) -> tuple[Plan, DatasetInfo]:
-    """The output's plan and dataset.json, made if this is the first start; otherwise nothing that matters may have changed.
-
-    A manifest whose file changed is planned again: if its rows are the same, so is the plan.
-    """
-    output = asked.output
-    old = existing_dataset(output)
-    if old is not None:
-        check_same(output, old, _dataset(config, stages, old.rows, old.chunks, old.plan_sha256), library_versions())
-    folder = plan_folder(output)
-    plan = open_plan(folder) if old is not None else None  # one without dataset.json is of a start that died
-    if plan is not None and plan.limit != asked.limit:
-        planned = f"with --limit {plan.limit}" if plan.limit else "without --limit"
-        raise JobError(4, f"{output} was planned {planned}; give the same, or choose another output")
-    if plan is None or plan.changed(asked.input, config.source):
-        if plan is not None and asked.chunks != (0, None):  # other jobs are reading the plan
-            raise JobError(
-                4, f"{asked.input} was touched since {output} was planned; a start without --range looks at its rows"
-            )
-        storage.remove(storage.join(folder, "plan.json"))
-        engine = config.engine
-        plan = make_plan(asked.input, folder, config.source, engine.rows_per_chunk, engine.rows_per_slice, limit=asked.limit)
-    if old is not None and plan.sha256 != old.plan_sha256:
-        message = f"{asked.input} is not as it was when {output} was planned ({plural(old.rows, 'row')} then, {plan.rows} now)"
-        raise JobError(4, f"{message}; choose another output, or bring the input back")
-    dataset = old or _dataset(config, stages, plan.rows, plan.n_chunks, plan.sha256)
-    if old is None:
-        record_libraries(output, library_versions())
-    write_info(output, dataset)
-    return plan, dataset
-
-
-def _dataset(config: Config, stages: list[Stage], rows: int, chunks: int, plan_sha256: str) -> DatasetInfo:
-    return DatasetInfo(
-        version=version("prima-materia"),
-        rows=rows,
-        chunks=chunks,
-        rows_per_chunk=config.engine.rows_per_chunk,
-        plan_sha256=plan_sha256,
-        config=config.result_fields(),
-        prompt_sha=next(stage.identity() for stage in stages if stage.name == "entities")["prompt"],
-        stage_sha=stage_fingerprints(config, stages),
-    )
-
-
-def _rows_in(plan: Plan, number: int) -> int:
-    """Rows of a slice; the last one of a chunk may be short."""
-    chunk = plan.chunk_of(number)
-    first = (number - plan.slices_of(chunk).start) * plan.rows_per_slice
-    return min(plan.rows_per_slice, plan.rows_per_chunk - first, plan.rows - plan.first_row(chunk) - first)
-
-
-def _rows_of(plan: Plan, chunk: int) -> int:
-    return min(plan.rows_per_chunk, plan.rows - plan.first_row(chunk))
 
 
 def _result(asked: _Asked, plan: Plan, n_chunks: int, rows: int, wall_s: float) -> JobResult:

@@ -127,6 +127,17 @@ def walk(folder: str, skip: Callable[[str], bool] = lambda name: False) -> Itera
         yield place.strip("/").removeprefix(root.strip("/")).strip("/"), sorted(names)
 
 
+def glob(pattern: str) -> dict[str, dict[str, Any]]:
+    """What lies at the addresses that a pattern matches (`*`, `?`, `[...]`, `**`), seen afresh: address -> as `info` tells."""
+
+    def matches(store: Any, name: str) -> dict[str, dict[str, Any]]:
+        store.invalidate_cache()
+        return {store.unstrip_protocol(found): info for found, info in store.glob(name, detail=True).items()}
+
+    found = _ask(pattern, matches)
+    return found if "://" in pattern else {address.removeprefix("file://"): info for address, info in found.items()}
+
+
 def listdir(address: str) -> list[str]:
     """Sorted names in a folder, without temporary files; a missing folder is empty."""
     return [name for name in _names(address) if not _TEMPORARY.fullmatch(name)]

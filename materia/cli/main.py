@@ -18,6 +18,7 @@ from materia.cli.report import report
 from materia.cli.shared import Chunks, Group, config_option, guarded, json_option, out_argument, print_table, set_option
 from materia.cli.sheet import sheet
 from materia.cli.stats import stats
+from materia.cli.status import status
 from materia.cli.view import audit, view
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ Examples:
   materia doctor --config configs/local.yaml
   materia models pull --config configs/gpu.yaml
   materia run --config configs/local.yaml --input clips.jsonl --output out/
+  materia status out/
   materia stats out/
   materia sheet out/ --output sheet.png
   materia view out/
@@ -55,7 +57,12 @@ def main() -> None:
 
 @main.command(epilog=EXAMPLES)
 @_config_option
-@click.option("--input", "input_address", required=True, help="Manifest (.jsonl, .csv, .parquet) or folder of clips.")
+@click.option(
+    "--input",
+    "input_address",
+    required=True,
+    help="Manifest (.jsonl, .csv, .parquet), a pattern or folder of them, or a folder of clips.",
+)
 @click.option("--output", required=True, help="Folder or fsspec address of the shards; the same command resumes.")
 @click.option(
     "--engine",
@@ -65,6 +72,9 @@ def main() -> None:
     help="What runs the stages; serial: one after the other, without Ray; inline: in this process, to debug a backend.",
 )
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="Only the first N rows, as a job of their own.")
+@click.option(
+    "--append", is_flag=True, help="Go on with rows that were added to the input's files, and with files that were added."
+)
 @click.option(
     "--range",
     "chunks",
@@ -87,6 +97,7 @@ def run(
     output: str,
     engine: Literal["ray", "serial", "inline"],
     limit: int | None,
+    append: bool,
     chunks: tuple[int, int | None],
     retry_transient: bool,
     force_lease: bool,
@@ -105,6 +116,7 @@ def run(
             engine=engine,
             ray_address=ray_address,
             limit=limit,
+            append=append,
             chunks=chunks,
             retry_transient=retry_transient,
             force_lease=force_lease,
@@ -241,6 +253,7 @@ def _load(path: str, overrides: tuple[str, ...]) -> Config:
 
 for command in (
     stats,
+    status,
     sheet,
     view,
     audit,

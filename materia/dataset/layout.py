@@ -85,8 +85,8 @@ class Commit(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class DatasetInfo(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """dataset.json, written once when a job starts: the frozen plan's size and hash, and the configuration that can change
-    results, by section; stage -> fingerprint of its settings, prompt and weights.
+    """dataset.json, written when a job first starts, and again when rows are appended: the frozen plan's size and hash, and the
+    configuration that can change results, by section; stage -> fingerprint of its settings, prompt and weights.
     """
 
     schema: Version = VERSION
@@ -260,6 +260,11 @@ def write_info(out: str, info: DatasetInfo) -> None:
             raise FileExistsError(f"{address} was made by another job or configuration; choose another output")
         return
     storage.atomic_write(address, data)
+
+
+def replace_info(out: str, info: DatasetInfo) -> None:
+    """Write dataset.json anew: the plan has become longer. Who reads sees the old one or this."""
+    storage.atomic_write(storage.join(out, "dataset.json"), encode_record(info))
 
 
 def encode_record(record: msgspec.Struct) -> bytes:

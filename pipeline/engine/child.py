@@ -208,6 +208,12 @@ def _setup_problem(name: StageName, device: str, error: Exception) -> str:
     return problem
 
 
+@functools.cache
+def _owners() -> Mapping[str, list[str]]:
+    """Top-level module -> distributions; half a second, and inline each pool asks."""
+    return packages_distributions()
+
+
 def _packages() -> dict[str, str]:
     """Top-level modules imported in this process, with the versions of the distributions that they come from."""
     owners = _owners()

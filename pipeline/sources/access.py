@@ -79,17 +79,18 @@ def absolute(name: str, root: str) -> str:
     return f"/{path}" if scheme == "file" else f"{scheme}://{'' if path == '.' else path}"
 
 
-def relative(name: str, root: str) -> str:
+def relative(name: str, root: str, folder: str = "") -> str:
     """What a sample records for `name`: relative to `root` if it lies below it, else absolute; "." and ".." go by name.
 
-    The same wherever `root` is, so that keys do not depend on the machine.
+    A relative `name` starts at `folder`, itself relative to `root`. The same wherever `root` is, so that keys do not depend on
+    the machine.
     """
-    if not _URL.match(name) and not name.startswith("/"):
-        return posixpath.normpath(name)
+    if not name.startswith("/") and not ("://" in name and _URL.match(name)):
+        return posixpath.normpath(f"{folder}/{name}" if folder else name)
     address = absolute(name, root)
-    for folder in (root, real_folder(root)):
-        if is_below(address, folder) and address != folder:
-            return address.removeprefix(folder).lstrip("/")
+    for place in (root, real_folder(root)):
+        if is_below(address, place) and address != place:
+            return address.removeprefix(place).lstrip("/")
     return address
 
 

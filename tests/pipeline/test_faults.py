@@ -63,8 +63,6 @@ def undisturbed(server, always):
     return files
 
 
-
-
 def of_input(request):
     return request.path.startswith("/bucket/in/") and request.path.endswith(".mp4") and request.method == "GET"
 
