@@ -135,7 +135,7 @@ class Stub:
 
     def process(self, samples: list[Sample]) -> list[Row]:
         """The samples, by the last stage with all their parts."""
-        return [_finished(sample) if self.name == STAGE_ORDER[-1] else sample for sample in samples]
+        return [complete(sample) if self.name == STAGE_ORDER[-1] else sample for sample in samples]
 
 
 def stub_stages(_config: Config, names: Iterable[StageName]) -> list[Stub]:
@@ -143,7 +143,8 @@ def stub_stages(_config: Config, names: Iterable[StageName]) -> list[Stub]:
     return [Stub(name) for name in names]
 
 
-def _finished(sample: Sample) -> Sample:
+def complete(sample: Sample) -> Sample:
+    """The sample with all that it must have."""
     sample.entities = [EntityWord(word="dog", category="subject", spans=[(2, 5)])]
     sample.video = VideoInfo(
         container="mp4", codec="none", width=1, height=1, rotation=0, sar="1:1", fps=10, duration_s=1, n_frames=10

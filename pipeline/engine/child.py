@@ -31,8 +31,21 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import msgspec
 
-from materia.base.errors import disk_trouble
-from pipeline.engine.messages import Answer, Batch, Hello, NoRoom, Ready, Reply, SetupFailed, Started, pack_frame, read_frame
+from materia.base import retries
+from materia.base.errors import lasting_trouble
+from pipeline.engine.messages import (
+    Answer,
+    Batch,
+    Hello,
+    Ready,
+    Reply,
+    SetupFailed,
+    Started,
+    Trouble,
+    Waiting,
+    pack_frame,
+    read_frame,
+)
 from stages import notices
 from stages.base import Stage
 from stages.batching import is_out_of_memory
@@ -112,7 +125,7 @@ def run_side_by_side(
 def _process(stage: Stage, samples: list[Sample]) -> list[Row]:
     """Stages promise not to raise; should one do so, its rows run alone and those that fail become `internal_error`.
 
-    Raises OSError if a disk is full or read-only.
+    Raises OSError if a disk is full or read-only, or a storage lets nobody in.
     """
     try:
         return _checked(samples, stage.process(samples))
@@ -254,9 +267,9 @@ def _serve(requests: BinaryIO, send: Callable[[Reply], None]) -> None:
         hello = msgspec.msgpack.decode(first, type=Hello)
         stages, ready = set_up(hello)
     except Exception as error:
-        trouble = disk_trouble(error)
+        trouble = lasting_trouble(error)
         if trouble is not None:
-            send(_no_room(trouble))
+            send(Trouble.of(trouble))
             return
         traceback.print_exc()
         send(SetupFailed(str(error) if isinstance(error, _CannotSetUp) else f"{type(error).__name__}: {error}"))
@@ -271,10 +284,10 @@ def _serve(requests: BinaryIO, send: Callable[[Reply], None]) -> None:
             else:
                 answer = run_side_by_side(stages, samples, hello.rows_at_once, lambda stage: send(Started(stage)))
         except OSError as error:
-            trouble = disk_trouble(error)
+            trouble = lasting_trouble(error)
             if trouble is None:
                 raise
-            answer = _no_room(trouble)
+            answer = Trouble.of(trouble)
         try:
             send(answer)
         except (TypeError, ValueError, OverflowError) as error:
@@ -304,10 +317,6 @@ def _travels(row: Row) -> bool:
     return True
 
 
-def _no_room(trouble: OSError) -> NoRoom:
-    return NoRoom(trouble.errno or 0, trouble.filename)
-
-
 def _pass_breakpoint(*_: object, **__: object) -> None:
     """Instead of a debugger, which has no terminal here."""
     notices.notice("a breakpoint() was passed by; to stop there, run with --engine inline")
@@ -327,6 +336,8 @@ def main() -> None:
                 while frame:
                     frame = frame[answers.write(frame) :]
 
+        retries.be_patient()
+        retries.before_waiting(lambda: send(Waiting()))
         _serve(requests, send)
 
 

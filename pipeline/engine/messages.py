@@ -17,6 +17,7 @@ from typing import BinaryIO
 
 import msgspec
 
+from materia.base.errors import NoWayIn
 from materia.dataset.documents import Provenance
 from stages.records import Rejection, Row, Sample, StageName
 from stages.specs import ENGINE_REASONS, STAGE_ORDER
@@ -83,19 +84,39 @@ class Answer(msgspec.Struct, tag=True):
     traces: list[str] = []
 
 
-class NoRoom(msgspec.Struct, tag=True):
-    """A disk is full or read-only: the batch is not done, and no clip is at fault. As OSError's errno and file name."""
+class Trouble(msgspec.Struct, tag=True):
+    """What is no clip's fault and stops the job (materia.base.errors.lasting_trouble); the batch is not done.
 
-    number: int
+    Of a disk: OSError's `number` and file name. Of a storage that lets nobody in: what it says, and of which address.
+    """
+
     place: str | None
+    number: int = 0
+    said: str = ""
+    expired: bool = False
+
+    @classmethod
+    def of(cls, error: OSError) -> Trouble:
+        """As it travels."""
+        if isinstance(error, NoWayIn):
+            return cls(error.address, said=str(error), expired=error.expired)
+        return cls(error.filename, error.errno or 0)
 
     @property
     def error(self) -> OSError:
         """As it was raised."""
-        return OSError(self.number, os.strerror(self.number), self.place)
+        if not self.said:
+            return OSError(self.number, os.strerror(self.number), self.place)
+        closed = NoWayIn(self.said, self.expired)
+        closed.address = self.place or ""
+        return closed
 
 
-Reply = Ready | SetupFailed | Started | Answer | NoRoom
+class Waiting(msgspec.Struct, tag=True):
+    """A storage does not answer, and is asked again: the time allowed begins anew."""
+
+
+Reply = Ready | SetupFailed | Started | Waiting | Answer | Trouble
 _REPLIES = msgspec.msgpack.Decoder(Reply)
 _ENCODER = msgspec.msgpack.Encoder()
 
