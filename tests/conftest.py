@@ -4,10 +4,19 @@ import os
 
 import hypothesis
 import pytest
+import warm
 
 hypothesis.settings.register_profile("no deadline", deadline=None)  # a busy machine is no fault, and a first example imports
 hypothesis.settings.load_profile("no deadline")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # other processes run tests on the other cores; before torch is imported
+
+
+def pytest_configure(config):
+    """Processes of `-n 2` share the servers of warm.py."""
+    if not hasattr(config, "workerinput"):
+        servers = warm.serving()
+        servers.__enter__()
+        config.add_cleanup(lambda: servers.__exit__(None, None, None))
 
 
 def pytest_collection_modifyitems(items):
