@@ -5,6 +5,7 @@ import os
 import hypothesis
 import pytest
 import warm
+from bare_nodes import add_node
 
 hypothesis.settings.register_profile("no deadline", deadline=None)  # a busy machine is no fault, and a first example imports
 hypothesis.settings.load_profile("no deadline")
@@ -35,7 +36,7 @@ def ray_address():
 
     cluster = Cluster()
     try:
-        cluster.add_node(num_cpus=4, object_store_memory=100 * 2**20, include_dashboard=False)
+        add_node(cluster, num_cpus=4)
         yield cluster.address
     finally:
         cluster.shutdown()

@@ -3,6 +3,7 @@
 import threading
 
 import pytest
+from bare_nodes import add_node
 from jobs import STUBS, contents, make_config, make_manifest, wait_for
 from stub_stages import STUB_SECONDS, TRACES
 
@@ -13,7 +14,7 @@ pytestmark = pytest.mark.ray
 
 SOON = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 300, "health_check_failure_threshold": 5}
 """When the head sees that a node has gone."""
-NODE = {"num_cpus": 1, "resources": {"work": 4}, "object_store_memory": 80 * 2**20, "env_vars": {STUB_SECONDS: "0.1"}}
+NODE = {"num_cpus": 1, "resources": {"work": 4}, "env_vars": {STUB_SECONDS: "0.1"}}
 
 
 def config():
@@ -33,7 +34,7 @@ def cluster(monkeypatch):
     monkeypatch.delenv(TRACES, raising=False)
     started = Cluster()
     try:
-        started.add_node(num_cpus=1, object_store_memory=80 * 2**20, _system_config=SOON)  # the head; commits run here
+        add_node(started, num_cpus=1, _system_config=SOON)  # the head; commits run here
         yield started
     finally:
         started.shutdown()
@@ -44,7 +45,7 @@ def test_a_node_that_goes_costs_no_row_and_changes_no_byte(cluster, tmp_path):
     job = {"input": manifest, "stage_factory": STUBS}
     assert run_job(make_config(), output=str(tmp_path / "serial"), engine="inline", **job).exit_code == 0
     out = str(tmp_path / "out")
-    going, _ = cluster.add_node(**NODE), cluster.add_node(**NODE)
+    going, _ = add_node(cluster, **NODE), add_node(cluster, **NODE)
     cluster.wait_for_nodes()
 
     def lose_a_node():

@@ -87,7 +87,7 @@ def test_what_a_worker_finds_wrong_is_told_once_and_not_tried_again(reference_ru
     config = load_settings(TrainConfig, str(reference_run.config_path), ())
     ray.init(ray_address, log_to_driver=False)
     try:
-        mailbox = ray.remote(ray_launch._Mailbox).options(num_cpus=0).remote()
+        mailbox = ray.remote(ray_launch.Mailbox).options(num_cpus=0).remote()
         settings = {"config": config.model_dump_json(), "mailbox": mailbox}
         for run in ("first", "again"):
             paths = {"shards": [str(shards)], "output": str(tmp_path / run), "cache": None}
