@@ -256,6 +256,7 @@ def _become(request: dict[str, Any], own_path: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    sys.modules["warm"] = sys.modules[__name__]  # whose folder is not on the path of every program that imports it
     given = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     path = [entry for entry in sys.path[1:] if entry not in given]
     _become(_serve(str(Path(*sys.argv[1:])), MODULES[sys.argv[2]]), path)
