@@ -1,8 +1,8 @@
 """`materia run` as a function: check, plan, run what is not yet committed, commit, and say how it ended.
 
 In: a configuration, the address of a manifest or folder, the address of an output. Out: a `JobResult` whose exit code is that
-of design.md. The same call again continues: chunks with a commit record are left alone, slices in the spool are used, so a job
-may be killed at any moment. The runners do the same work (pipeline/engine/); the driver only counts.
+of design.md. The same call again continues: chunks with a commit record are left alone, all others computed, so a job may be
+killed at any moment. The runners do the same work (pipeline/engine/); the driver only counts.
 """
 
 from __future__ import annotations
@@ -13,13 +13,12 @@ import signal
 import sys
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from typing import Literal, NamedTuple
 
 import msgspec
-import numpy as np
 
 from materia.base import storage
 from materia.base.errors import disk_trouble, explain
@@ -31,13 +30,12 @@ from materia.dataset.documents import Provenance
 from materia.dataset.layout import commits, inspect, record_address
 from materia.dataset.writer import PASSING
 from pipeline.config import Config
-from pipeline.drive import Drive, SystematicFailure
+from pipeline.drive import Drive
 from pipeline.engine.child import load_stage_factory
 from pipeline.engine.messages import JobSpec
 from pipeline.engine.placement import UnschedulableError
 from pipeline.engine.ray_tasks import RayTasks
 from pipeline.engine.serial import SerialRunner
-from pipeline.engine.spool import discard_failures, spooled
 from pipeline.engine.worker import Runner
 from pipeline.ledger import Ledger
 from pipeline.opening import Opening
@@ -166,22 +164,18 @@ def _run(config: Config, asked: _Asked, lease: Lease, tasks: RayTasks) -> JobRes
     done, ledger = _found(asked, plan, lease)
     again = _to_try_again(asked.output, done, asked.is_ours) if asked.retry else set()
     ledger.remove(again)
-    waiting = {number for number in spooled(asked.output) if asked.is_ours(plan.chunk_of(number))}
-    left = (number for chunk in ours if chunk not in done or chunk in again for number in plan.slices_of(chunk))
-    todo = np.fromiter((number for number in left if number not in waiting or plan.chunk_of(number) in again), np.int64)
+    left = (plan.slices_of(chunk) for chunk in ours if chunk not in done or chunk in again)
+    todo = deque(itertools.chain.from_iterable(left))
     rows = sum(len(plan.rows_of_chunk(chunk)) for chunk in ours)
     workers = {stage: pool.workers for pool in config.engine.pools for stage in pool.stages}
-    try:
-        with (
-            RunLog(asked.output, lease.claim.fence) as log,
-            Progress(rows, rows - sum(len(plan.rows_of(number)) for number in todo.tolist()), workers) as progress,
-            closing(_runner(job, plan, config, asked, bool(len(todo)), progress.tell)) as runner,
-            _signals_raise(),  # Ray has set handlers of its own
-        ):
-            Drive(job, plan, runner, log, progress, lease, ledger).run(todo, waiting, done)
-    except SystematicFailure:
-        discard_failures(asked.output, lambda number: asked.is_ours(plan.chunk_of(number)))  # only now: all workers have ended
-        raise
+    with (
+        RunLog(asked.output, lease.claim.fence) as log,
+        Progress(rows, rows - sum(len(plan.rows_of(number)) for number in todo), workers) as progress,
+        closing(_runner(job, plan, config, asked, bool(todo), progress.tell)) as runner,
+        _signals_raise(),  # Ray has set handlers of its own
+    ):
+        before = {chunk for chunk in ours if chunk in done} - again
+        Drive(job, plan, runner, log, progress, lease, ledger, before).run(todo)
     return _result(asked, plan, len(ours), rows, time.monotonic() - began)
 
 
@@ -190,7 +184,6 @@ def _found(asked: _Asked, plan: Plan, lease: Lease) -> tuple[set[int], Ledger]:
     alone = asked.chunks == (0, None) and lease.alone
     if alone:
         storage.clean_temporaries(asked.output)
-    discard_failures(asked.output, lambda number: asked.is_ours(plan.chunk_of(number)))
     found = inspect(asked.output)
     for address in found.replaced if alone else ():
         storage.remove(address)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Mapping
 
 from rich.console import Console
@@ -21,10 +21,12 @@ from rich.text import Text
 from materia.base.terminal import plural, printable
 from pipeline.engine.messages import Report
 from pipeline.pace import Pace
+from pipeline.snapshot import Snapshot
 from stages.records import StageName
 
 _PLAIN_EVERY_S, _PLAIN_SELDOM_S = 10.0, 60.0
 _LIVE_EVERY_S = 0.5
+_KEPT_ERRORS = 5
 _MOST_NOTICES = 20  # that are shown; all are in the run's log
 
 
@@ -70,7 +72,9 @@ class Progress:
         self._done_before = self._done = done
         self._workers = workers
         self._kept = 0
-        self._rejected = 0
+        self._rejected: Counter[str] = Counter()
+        self._nodes: dict[str, float] = {}  # when a worker there finished a slice last
+        self._errors: deque[str] = deque(maxlen=_KEPT_ERRORS)
         self._seconds: defaultdict[StageName, float] = defaultdict(float)
         self._notices: Counter[str] = Counter()
         self._console = Console(stderr=True)
@@ -102,7 +106,9 @@ class Progress:
         """Count a finished slice."""
         self._done += report.rows
         self._kept += report.kept
-        self._rejected += report.rows - report.kept
+        self._rejected.update(report.rejected)
+        self._nodes[report.node] = self._clock()
+        self._errors.extend(note.strip().partition("\n")[0] for note in report.notes)
         for stage, seconds in report.seconds.items():
             self._seconds[stage] += seconds
         self._pace.add(self._clock(), report.rows, report.wall_s, self._step_s(report))
@@ -129,7 +135,7 @@ class Progress:
         parts = [
             clips,
             f"{self._kept} kept",
-            f"{self._rejected} rejected",
+            f"{self._rejected.total()} rejected",
             f"{per_s:.2f} clips/s over the last {_span(over_s)}",
             f"about {_span(self._pace.left_s(now, self._rows - self._done))} left",
         ]
@@ -137,6 +143,28 @@ class Progress:
             slowest = max(self._seconds, key=lambda stage: self._seconds[stage] / self._workers.get(stage, 1))
             parts.append(f"slowest step: {slowest}, {1000 * self._seconds[slowest] / finished:.0f} ms of a worker a clip")
         return ", ".join(parts)
+
+    def snapshot(self) -> Snapshot:
+        """The state, for others; of what only the driver knows, nothing."""
+        now, done = self._clock(), self._done - self._done_before
+        per_s, over_s = self._pace.rate(now) if done else (0.0, 0.0)
+        return Snapshot(
+            rows=self._rows,
+            done_before=self._done_before,
+            done=done,
+            kept=self._kept,
+            rejected=dict(self._rejected),
+            seconds={stage: round(seconds, 3) for stage, seconds in self._seconds.items()},
+            workers=dict(self._workers),
+            elapsed_s=round(now - self._began, 3),
+            clips_per_s=round(per_s, 4),
+            over_s=round(over_s, 3),
+            left_s=round(self._pace.left_s(now, self._rows - self._done), 3) if done else None,
+            slice_s=round(self._pace.slice_s, 3),
+            waits_for="" if done else self._waits_for,
+            nodes={node: round(now - last, 3) for node, last in self._nodes.items()},
+            errors=list(reversed(self._errors)),
+        )
 
     def _step_s(self, report: Report) -> float:
         """What a slice takes the step that is slowest for all its workers together: how often slices come when all work."""

@@ -52,8 +52,8 @@ class Holder(msgspec.Struct, frozen=True):
 
 
 class Claim(msgspec.Struct, frozen=True, kw_only=True):
-    """On the numbers `first` to before `end` (None: all from `first` on), since when (Unix time), and how it ended ("": it has
-    not).
+    """On the numbers `first` to before `end` (None: all from `first` on), since when (Unix time), how it ended ("": it has not)
+    and what the holder told last.
     """
 
     fence: int
@@ -62,6 +62,7 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     holder: Holder
     since_s: float
     ended: str = ""
+    told: dict[str, Any] = {}
 
     def overlaps(self, first: int, end: int | None) -> bool:
         """Whether it holds, and shares a number with a range."""
@@ -72,10 +73,11 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Renewal(msgspec.Struct, frozen=True, kw_only=True):
-    """What a holder last said: when (Unix time), and what it wants others to know."""
+    """What a holder last said: when (Unix time), for how long its claim lives, and what it wants others to know."""
 
     fence: int
     renewed_s: float
+    lease_s: float = 0.0
     ended: str = ""
     told: dict[str, Any] = {}
 
@@ -136,8 +138,8 @@ class Lease:
         if self.lost:
             return
         with suppress(OSError):
-            self._write(how)
-            ended = msgspec.structs.replace(self.claim, ended=how)
+            told = self._write(how)
+            ended = msgspec.structs.replace(self.claim, ended=how, told=told)
             _change(self._folder, lambda claims: [ended if one == self.claim else one for one in claims])
 
     def _keep_renewing(self) -> None:
@@ -158,9 +160,10 @@ class Lease:
         except OSError:
             self.lost = time.monotonic() - self._renewed > self._lease_s * _HELD_SHARE
 
-    def _write(self, ended: str) -> None:
-        said = Renewal(fence=self.claim.fence, renewed_s=time.time(), ended=ended, told=self.tell())
+    def _write(self, ended: str) -> dict[str, Any]:
+        said = Renewal(fence=self.claim.fence, renewed_s=time.time(), lease_s=self._lease_s, ended=ended, told=self.tell())
         storage.atomic_write(_renewal_address(self._folder, self.claim.fence), msgspec.json.encode(said) + b"\n")
+        return said.told
 
 
 @contextmanager
@@ -241,7 +244,7 @@ def _yielding(folder: str, old: Claim, new: Claim, lease_s: float, force: bool) 
     renewed_s = said.renewed_s if said else old.since_s
     if not force and not has_ended(old.holder) and time.time() - renewed_s < lease_s:
         raise Held(old, renewed_s)
-    return msgspec.structs.replace(old, ended=f"taken over by {new.fence}")
+    return msgspec.structs.replace(old, ended=f"taken over by {new.fence}", told=said.told if said else {})
 
 
 def _change(folder: str, change: Callable[[list[Claim]], list[Claim]]) -> list[Claim]:

@@ -1,13 +1,15 @@
 """What the processes of a job say to each other, all msgpack, never pickle.
 
-Driver to worker: `JobSpec`, then `Work`, which goes from pool to pool; the last one answers with a `Report`. Worker to its
-child (pipeline/engine/child.py): `Hello`, then a `Batch` at a time. Child to worker: `Ready` or `SetupFailed`, then a `Started`
-before each stage and one `Answer` for each batch, as frames: a 4-byte big-endian length, and the message.
+Driver to worker: `JobSpec`, then `Work`, which goes from pool to pool; each tells the driver `Done`, the last one with a
+`Report`. Worker to its child (pipeline/engine/child.py): `Hello`, then a `Batch` at a time. Child to worker: `Ready` or
+`SetupFailed`, then a `Started` before each stage and one `Answer` for each batch, as frames: a 4-byte big-endian length, and
+the message.
 """
 
 from __future__ import annotations
 
 import os
+import platform
 import struct
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -136,8 +138,7 @@ class JobSpec(msgspec.Struct, frozen=True):
 
 
 class Work(msgspec.Struct):
-    """A slice on its way. `failure` says why the job cannot go on, and `exit_code` how it ends then; such a slice passes
-    through without being touched."""
+    """A slice on its way. `failure` says why the job cannot go on, and `exit_code` how it ends then."""
 
     chunk: int
     slice: int
@@ -152,13 +153,13 @@ class Work(msgspec.Struct):
 
 
 class Report(msgspec.Struct):
-    """What the driver hears of a spooled slice; or, in `failure`, why the job must stop, with `exit_code`.
+    """What the driver hears of a finished slice; or, in `failure`, why the job must stop, with `exit_code`.
 
     `rejected` counts reason codes, `seconds` is per stage, `wall_s` what the slice took in all pools without waiting for its
     turn, `notes` tell of children that died, `example` is the message of a row that the engine, not the method, rejected,
     `notices` are what models had to say (stages/notices.py), `ready` the workers that began with this slice. `reached`: the
     last of the stages (by their order, 0: source) that did its work for some row; `down`: one whose server or store failed for
-    every row that it was given.
+    every row that it was given; `node`: where the last pool's worker was.
     """
 
     chunk: int
@@ -176,6 +177,15 @@ class Report(msgspec.Struct):
     ready: list[Ready] = []
     reached: int = -1
     down: int | None = None
+    node: str = ""
+
+
+class Done(msgspec.Struct):
+    """What the driver hears when a worker is done with a slice of which there are so many bytes now; `report` if the last pool
+    is, or if the job cannot go on."""
+
+    bytes: int
+    report: Report | None = None
 
 
 def report(work: Work) -> Report:
@@ -199,6 +209,7 @@ def report(work: Work) -> Report:
         ready=work.ready,
         reached=reached,
         down=next((stage for stage in failed if stage > reached), None),
+        node=platform.node(),
     )
 
 

@@ -38,6 +38,10 @@ SIDE = 16
 STUB_SECONDS = "STUB_SECONDS"
 """Environment variable: how long the stub of the frames takes for a row."""
 
+STUB_BYTES = "STUB_BYTES"
+"""Environment variable: how large the clip is that the stub of the frames cuts out; from about 100 kB on, Ray keeps what there
+is of a slice where it was made, instead of with the driver."""
+
 BROKEN = "STUB_BROKEN"
 """Environment variable: every row crashes its worker."""
 
@@ -140,6 +144,7 @@ class Stub:
             sample.video = VideoInfo(
                 container="mp4", codec="h264", width=SIDE, height=SIDE, rotation=0, sar="1:1", fps=10, duration_s=1, n_frames=10
             )
+            sample.media = bytes(int(os.environ[STUB_BYTES])) if STUB_BYTES in os.environ else None
             sample.frames = [Frame(percent=p, index=p // 10, time_s=p / 100, jpeg=self.jpeg) for p in (5, 50, 95)]
         if self.name == "segment":
             box = (2.0, 2.0, 8.0, 8.0)

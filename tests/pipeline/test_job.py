@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import subprocess
+from concurrent.futures import Future
 from pathlib import Path
 
 import psutil
@@ -17,6 +18,8 @@ from stub_stages import BROKEN, DOWN, HOLDS, STUB_SECONDS, TRACES
 
 from materia import open_dataset
 from materia.dataset.layout import committed
+from pipeline.engine.serial import SerialRunner
+from pipeline.engine.spool import ChunkLost
 from pipeline.job import run_job
 from pipeline.preflight import only_writer
 from stages import versions
@@ -65,14 +68,16 @@ def test_a_job_that_keeps_little_says_why(run_here, tmp_path, kept, words):
         assert f"{19 - kept} of {20 - kept} rejections: no_subject in entities, e.g. " in warning
 
 
-def test_each_slice_leaves_a_line_of_timings_and_the_spool_ends_empty(run_here, manifest, tmp_path):
+def test_each_slice_leaves_a_line_of_timings_and_no_rows(run_here, manifest, tmp_path):
     run_here(manifest, tmp_path / "out")
     lines = [json.loads(line) for line in (tmp_path / "out/_run/timings.jsonl").read_text().splitlines()]
     assert [(line["chunk"], line["slice"], line["rows"], line["kept"]) for line in lines] == [
         (0, 0, 4, 4), (0, 1, 4, 4), (1, 2, 4, 3), (1, 3, 4, 4), (2, 4, 4, 4)
     ]  # fmt: skip
     assert set(lines[0]["seconds"]) >= {"entities", "frames", "background"}
-    assert not list((tmp_path / "out/_run/spool").iterdir())
+    assert {path.name for path in (tmp_path / "out/_run").iterdir()} == {
+        "libraries.json", "lease", "plan", "timings.jsonl", "workers.jsonl", "workers.log"
+    }  # fmt: skip
 
 
 def test_a_finished_job_started_again_computes_nothing(run_here, manifest, tmp_path, monkeypatch):
@@ -96,6 +101,31 @@ def test_the_first_rows_are_a_job_of_their_own(run_here, manifest, tmp_path):
     run_here(manifest, tmp_path / "all")
     assert "without --limit" in run_here(manifest, tmp_path / "all", limit=11).message
     assert run_here(manifest, tmp_path / "more", limit=99).rows == 20
+
+
+def test_a_chunk_whose_slices_were_lost_is_run_again(run_here, manifest, tmp_path, monkeypatch, capsys):
+    run_here(manifest, tmp_path / "undisturbed")
+    monkeypatch.setattr("pipeline.job.SerialRunner", Losing)
+    assert run_here(manifest, tmp_path / "out").samples == 19
+    assert contents(tmp_path / "out") == contents(tmp_path / "undisturbed")
+    lines = [json.loads(line) for line in (tmp_path / "out/_run/timings.jsonl").read_text().splitlines()]
+    assert sorted(line["slice"] for line in lines) == [0, 1, 2, 2, 3, 3, 4, 4]
+
+
+class Losing(SerialRunner):
+    """Loses the slices of the last two chunks once, as when a node goes."""
+
+    def __init__(self, *settings, **more):
+        super().__init__(*settings, **more)
+        self.loses = {1, 2}
+
+    def commit(self, chunk):
+        if chunk not in self.loses:
+            return super().commit(chunk)
+        self.loses.remove(chunk)
+        lost = Future()
+        lost.set_exception(ChunkLost(chunk))
+        return lost
 
 
 def test_an_empty_manifest_is_done_at_once(run_here, tmp_path):

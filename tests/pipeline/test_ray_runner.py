@@ -4,8 +4,8 @@ import contextlib
 import os
 import signal
 import sys
+from collections import deque
 
-import numpy as np
 import psutil
 import pytest
 from jobs import STUBS, contents, helpers, make_config, make_manifest, outcomes, start, traces, wait_for
@@ -115,7 +115,7 @@ def test_workers_that_do_not_see_the_output_end_the_job_with_the_cause(manifest,
     runner = RayRunner(job, plan, config.engine, ray_address, tell=lambda text: None)
     try:
         with pytest.raises(JobError, match=r"no plan in .*elsewhere.*; workers must see the output's folder"):
-            next(runner.reports(np.arange(2)))
+            next(runner.reports(deque(range(2))))
     finally:
         runner.close()
 
