@@ -119,7 +119,7 @@ def _run(
         _signals_raise(),  # Ray has set handlers of its own
     ):
         _Drive(job, plan, runner, log, progress).run(todo)
-    return _result(output, plan, time.monotonic() - began)
+    return _result(output, plan, time.monotonic() - began, log.troubles())
 
 
 def _start(
@@ -182,8 +182,8 @@ def _rows_in(plan: Plan, number: int) -> int:
     return min(plan.rows_per_slice, plan.rows_per_chunk - first, plan.rows - plan.first_row(chunk) - first)
 
 
-def _result(output: str, plan: Plan, wall_s: float) -> JobResult:
-    """Every planned chunk must be there: nothing is dropped in silence."""
+def _result(output: str, plan: Plan, wall_s: float, troubles: str) -> JobResult:
+    """Every planned chunk must be there: nothing is dropped in silence. `troubles`: of workers, in words."""
     samples = rejections = chunks = 0
     for commit in commits(output):
         chunks += 1
@@ -193,7 +193,7 @@ def _result(output: str, plan: Plan, wall_s: float) -> JobResult:
         lost = sorted(set(range(plan.n_chunks)) - committed(output))
         raise JobError(1, f"the engine ended without chunks {lost[:10]} ({len(lost)} of {plan.n_chunks}); start again to go on")
     counts = f"{plural(plan.rows, 'row')} = {plural(samples, 'sample')} + {plural(rejections, 'rejection')}"
-    message = f"{output}: {counts}, {wall_s:.0f} s"
+    message = f"{output}: {counts}, {wall_s:.0f} s" + (f"\n{troubles}" if troubles else "")
     if rejections and samples <= _FEW * plan.rows:
         kept = "few rows were kept" if samples else "not one row was kept"
         message += f"\nwarning: {kept}: {_commonest_reason(output)}"

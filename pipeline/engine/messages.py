@@ -12,7 +12,7 @@ import os
 import struct
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 import msgspec
 
@@ -135,6 +135,22 @@ class JobSpec(msgspec.Struct, frozen=True):
     import_path: list[str]
 
 
+Cause = Literal["out_of_memory", "preempted", "clip", "killed"]
+
+
+class Trouble(msgspec.Struct):
+    """Why a worker's process ended before its time: it went beyond its memory (or a row did not fit its card: then it went on);
+    it or its node was told to leave; a clip ends it whenever it comes; or it was killed from outside, and nobody knows why.
+    `rows`: what it was working at, if that is known.
+    """
+
+    cause: Cause
+    stages: list[StageName]
+    node: str
+    rows: list[int] = []
+    message: str = ""
+
+
 class Work(msgspec.Struct):
     """A slice on its way. `failure` says why the job cannot go on, and `exit_code` how it ends then."""
 
@@ -146,6 +162,7 @@ class Work(msgspec.Struct):
     notes: list[str] = []
     notices: list[str] = []
     ready: list[Ready] = []
+    troubles: list[Trouble] = []
     failure: str = ""
     exit_code: int = 1
 
@@ -155,9 +172,9 @@ class Report(msgspec.Struct):
 
     `rejected` counts reason codes, `seconds` is per stage, `wall_s` what the slice took in all pools without waiting for its
     turn, `notes` tell of children that died, `example` is the message of a row that the engine, not the method, rejected,
-    `notices` are what models had to say (stages/notices.py), `ready` the workers that began with this slice. `reached`: the
-    last of the stages (by their order, 0: source) that did its work for some row; `down`: one whose server or store failed for
-    every row that it was given.
+    `notices` are what models had to say (stages/notices.py), `ready` the workers that began with this slice, `troubles` why
+    some ended at it. `reached`: the last of the stages (by their order, 0: source) that did its work for some row; `down`: one
+    whose server or store failed for every row that it was given.
     """
 
     chunk: int
@@ -173,6 +190,7 @@ class Report(msgspec.Struct):
     exit_code: int = 1
     notices: list[str] = []
     ready: list[Ready] = []
+    troubles: list[Trouble] = []
     reached: int = -1
     down: int | None = None
 
@@ -204,6 +222,7 @@ def report(work: Work) -> Report:
         exit_code=work.exit_code,
         notices=work.notices,
         ready=work.ready,
+        troubles=work.troubles,
         reached=reached,
         down=next((stage for stage in failed if stage > reached), None),
     )

@@ -24,9 +24,10 @@ import numpy as np
 import ray
 from ray.exceptions import ObjectLostError, OutOfDiskError, RayError
 
-from pipeline.config import EngineSettings, PoolSettings
+from pipeline.config import Config, EngineSettings, PoolSettings
 from pipeline.engine.flow import Flow, Given
 from pipeline.engine.messages import Done, JobSpec, Report, Work, report
+from pipeline.engine.notice import Notice
 from pipeline.engine.placement import COMMIT_CPUS, UnschedulableError, check_placement, nodes_of
 from pipeline.engine.spool import ChunkLost, commit_chunk
 from pipeline.engine.supervisor import CLOSE_S
@@ -166,6 +167,9 @@ class _PoolActor:
     """A worker of a pool: one slice in, the same out, as its next pool or its commit reads it. Messages are msgpack."""
 
     def __init__(self, job: JobSpec, pool: int) -> None:
+        settings = Config.model_validate_json(job.config_json).engine
+        self._notice = Notice(settings.notice_s, self.close)
+        self._troubles = self._notice.troubles_before(settings.pools[pool].stages)
         self._worker = PoolWorker(job, pool)
 
     def set_up(self) -> None:
@@ -178,10 +182,13 @@ class _PoolActor:
 
         Of arrays, unlike bytes, Ray makes no copy in the process that reads them.
         """
-        work = self._worker.advance(msgspec.msgpack.decode(message, type=Work))
-        finished = report(work) if self._worker.is_last or work.failure else None
-        packed = np.frombuffer(encode_rows(work.rows) if finished else _packed(work), np.uint8)
-        return _packed(Done(packed.nbytes, finished)), packed
+        with self._notice.busy():
+            work = msgspec.msgpack.decode(message, type=Work)
+            work.troubles, self._troubles = work.troubles + self._troubles, []
+            work = self._worker.advance(work)
+            finished = report(work) if self._worker.is_last or work.failure else None
+            packed = np.frombuffer(encode_rows(work.rows) if finished else _packed(work), np.uint8)
+            return _packed(Done(packed.nbytes, finished)), packed
 
     def close(self) -> None:
         """End the child; models may give back what they hold."""
