@@ -168,8 +168,7 @@ class _PoolActor:
 
     def __init__(self, job: JobSpec, pool: int) -> None:
         settings = Config.model_validate_json(job.config_json).engine
-        self._notice = Notice(settings.notice_s, self.close)
-        self._troubles = self._notice.troubles_before(settings.pools[pool].stages)
+        self._notice = Notice(settings.notice_s, self.close, settings.pools[pool].stages)
         self._worker = PoolWorker(job, pool)
 
     def set_up(self) -> None:
@@ -182,9 +181,8 @@ class _PoolActor:
 
         Of arrays, unlike bytes, Ray makes no copy in the process that reads them.
         """
-        with self._notice.busy():
-            work = msgspec.msgpack.decode(message, type=Work)
-            work.troubles, self._troubles = work.troubles + self._troubles, []
+        work = msgspec.msgpack.decode(message, type=Work)
+        with self._notice.at_work(work):
             work = self._worker.advance(work)
             finished = report(work) if self._worker.is_last or work.failure else None
             packed = np.frombuffer(encode_rows(work.rows) if finished else _packed(work), np.uint8)
@@ -235,6 +233,8 @@ def _told(error: RayError) -> JobError:
     cause = getattr(error, "cause", None) or error
     if isinstance(cause, OutOfDiskError):
         return JobError(
-            5, "the disk of Ray's folder (RAY_TMPDIR, TMPDIR or /tmp) is full; make room, and the same command goes on"
+            5,
+            "Ray's object store is full, and so is the disk of Ray's folder (RAY_TMPDIR, TMPDIR or /tmp), where it goes on; make"
+            " room, and the same command goes on",
         )
     return JobError(1, f"a worker on Ray cannot work: {str(cause).strip().splitlines()[-1]}")
