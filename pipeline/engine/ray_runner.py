@@ -234,7 +234,7 @@ def _told(error: RayError) -> JobError:
     if isinstance(cause, OutOfDiskError):
         return JobError(
             5,
-            "Ray's object store is full, and so is the disk of Ray's folder (RAY_TMPDIR, TMPDIR or /tmp), where it goes on; make"
-            " room, and the same command goes on",
+            "Ray's object store is full, and so is the disk of Ray's folder (RAY_TMPDIR, TMPDIR or /tmp), where it goes on;"
+            " make room, and the same command goes on",
         )
     return JobError(1, f"a worker on Ray cannot work: {str(cause).strip().splitlines()[-1]}")
