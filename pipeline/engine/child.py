@@ -221,12 +221,6 @@ def _packages() -> dict[str, str]:
     return {module: version(owners[module][0]) for module in sorted(imported & owners.keys())}
 
 
-@functools.cache
-def _owners() -> Mapping[str, list[str]]:
-    """Top-level module -> distributions that bring it, read once from the metadata of all packages."""
-    return packages_distributions()
-
-
 def _serve(requests: BinaryIO, send: Callable[[Reply], None]) -> None:
     first = read_frame(requests)
     if first is None:
