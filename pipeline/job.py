@@ -21,13 +21,13 @@ from typing import Literal, NamedTuple
 import msgspec
 
 from materia.base import retries, storage
-from materia.base.errors import StorageFailed, explain, lasting_trouble
+from materia.base.errors import StorageFailed, UserError, explain, lasting_trouble
 from materia.base.leases import Lease, LeaseLost
 from materia.base.signals import heard
 from materia.base.storage_settings import use_storage
 from materia.base.terminal import plural, say
 from materia.dataset.documents import Provenance
-from materia.dataset.layout import commits, inspect, record_address
+from materia.dataset.layout import commits, inspect, read_info, record_address
 from materia.dataset.writer import PASSING
 from pipeline.config import Config
 from pipeline.drive import Drive
@@ -98,6 +98,7 @@ def run_job(
     chunks: tuple[int, int | None] = (0, None),
     retry_transient: bool = False,
     force_lease: bool = False,
+    wait: bool = False,
     stage_factory: str = STAGE_FACTORY,
 ) -> JobResult:
     """Build an output, or go on with it. What a user can mend comes back as a result; errors of the configuration and the
@@ -106,7 +107,8 @@ def run_job(
     `limit`: its first rows only, as a job of their own. `append`: also with rows that the input has gained. `chunks`: only
     those from the first number to before the second (None: to the end); other jobs may build others at the same time.
     `retry_transient`: chunks with rows that failed for reasons that may pass are built again. `force_lease`: whoever else holds
-    them, or if the store cannot keep jobs apart. `stage_factory` is an import path (pipeline/engine/child.py: StageFactory).
+    them, or if the store cannot keep jobs apart. `wait`: for the claim of a dead job to run out. `stage_factory` is an import
+    path (pipeline/engine/child.py: StageFactory).
     """
     use_storage(config.storage)
     asked = _Asked(input, output, engine, ray_address, limit, append, chunks, retry_transient, stage_factory)
@@ -114,7 +116,7 @@ def run_job(
     try:
         with (
             _signals_raise(),
-            only_writer(output, chunks, config.engine.lease_s, force=force_lease, on_loss=_stopper()) as lease,
+            only_writer(output, chunks, config.engine.lease_s, force=force_lease, wait=wait, on_loss=_stopper()) as lease,
             closing(RayTasks(config, ray_address)) as tasks,
         ):
             return _run(config, asked, lease, tasks)
@@ -134,6 +136,18 @@ def run_job(
             )
         name = signal.Signals(interrupted.number).name
         return JobResult(128 + interrupted.number, f"stopped by {name}; the same command continues")
+
+
+def chunks_of_part(config: Config, output: str, part: int, parts: int) -> tuple[int, int]:
+    """The chunks, from a first one to before an end, of a part (from 0) of a planned output; parts differ by a chunk at most.
+
+    Raises UserError if it is not planned yet.
+    """
+    use_storage(config.storage)
+    info = read_info(output)
+    if info is None:
+        raise UserError(f"{output} is not planned, so that its parts are not known; the same command with --range 0:0 plans it")
+    return part * info.chunks // parts, (part + 1) * info.chunks // parts
 
 
 def _stopper() -> Callable[[], None]:

@@ -29,6 +29,7 @@ RUN = "_run"
 
 
 _LIBRARIES = f"{RUN}/libraries.json"
+_LOOK_S = 5.0  # at somebody else's claim
 
 
 class JobError(RuntimeError):
@@ -68,11 +69,13 @@ def only_writer(
     lease_s: float = 180.0,
     *,
     force: bool = False,
+    wait: bool = False,
     on_loss: Callable[[], None] = lambda: None,
 ) -> Iterator[Lease]:
     """Hold the lease on chunks (first, one after the last; None: to the end) of an output; on all of one that is not planned.
 
-    Raises JobError(2) naming the holder, or that the store cannot keep two jobs apart. `force`: whatever they say.
+    Raises JobError(2) naming the holder, or that the store cannot keep two jobs apart. `force`: whatever they say. `wait`:
+    until the holder's claim runs out, unless it is renewed in that time.
     """
     folder = lease_folder(out)
     if storage.local_path(out) is None and not storage.checks_conditions(storage.join(folder, f"probe-{secrets.token_hex(4)}")):
@@ -81,11 +84,20 @@ def only_writer(
             raise JobError(2, f"{unguarded}; see that only one runs, and say --force-lease")
         say(unguarded)
     first, end = chunks if storage.exists(storage.join(out, "dataset.json")) else (0, None)
-    try:
-        with hold(folder, first, end, lease_s, force=force, on_loss=on_loss) as lease:
-            yield lease
-    except Held as held:
-        raise JobError(2, _refusal(out, held, lease_s)) from None
+    seen: dict[int, float] = {}  # claim -> when it was renewed, as we first saw it
+    while True:
+        try:
+            with hold(folder, first, end, lease_s, force=force, on_loss=on_loss) as lease:
+                yield lease
+                return
+        except Held as held:
+            fence, renewed_s = held.claim.fence, held.renewed_s
+            if not wait or seen.get(fence, renewed_s) != renewed_s:
+                raise JobError(2, _refusal(out, held, lease_s)) from None
+            if fence not in seen:
+                say(f"waiting: {out} is claimed by {held.claim.holder}, which counts as dead after {lease_s:.0f} s of silence")
+            seen[fence] = renewed_s
+        time.sleep(min(_LOOK_S, lease_s / 10))
 
 
 def _refusal(out: str, held: Held, lease_s: float) -> str:

@@ -100,7 +100,7 @@ def overhead(as_json: bool) -> None:
     runs = {}
     with tempfile.TemporaryDirectory() as folder:
         for rows in _ROWS:
-            manifest = _stub_manifest(Path(folder), rows)
+            manifest = stub_manifest(Path(folder), rows)
             runs[rows] = _in_fresh_process("_ray_run", config, manifest, f"{folder}/{rows}", "tools.bench_pipeline:stub_stages")
     few, many = (runs[rows] for rows in _ROWS)
     result = {
@@ -279,7 +279,8 @@ def _repeat_manifest(manifest: Path, target: Path, clips: int) -> str:
     return str(target)
 
 
-def _stub_manifest(folder: Path, rows: int) -> str:
+def stub_manifest(folder: Path, rows: int) -> str:
+    """A manifest of so many rows that share one file, which is no video."""
     (folder / "clip.mp4").write_bytes(b"stub")
     target = folder / f"{rows}.jsonl"
     with target.open("w") as file:

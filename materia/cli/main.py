@@ -15,10 +15,11 @@ import click
 from materia.cli import training
 from materia.cli.layers import layers
 from materia.cli.report import report
-from materia.cli.shared import Chunks, Group, config_option, guarded, json_option, out_argument, print_table, set_option
+from materia.cli.shared import Chunks, Group, Part, config_option, guarded, json_option, out_argument, print_table, set_option
 from materia.cli.sheet import sheet
 from materia.cli.stats import stats
 from materia.cli.status import status
+from materia.cli.submit import submit
 from materia.cli.view import audit, view
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ Examples:
   materia doctor --config configs/local.yaml
   materia models pull --config configs/gpu.yaml
   materia run --config configs/local.yaml --input clips.jsonl --output out/
+  materia submit --target slurm --cluster cluster.yaml --config gpu --input /nas/clips.jsonl --output /nas/out
   materia status out/
   materia stats out/
   materia sheet out/ --output sheet.png
@@ -83,11 +85,15 @@ def main() -> None:
     metavar="A:B",
     help="Only chunks A to before B, e.g. 0:500; others may run beside.",
 )
+@click.option("--part", type=Part(), metavar="K/N", help="Only part K (from 0) of N equal ones of a planned output's chunks.")
 @click.option("--retry-transient", is_flag=True, help="Build chunks again in which rows failed for reasons that may pass.")
 @click.option(
     "--force-lease",
     is_flag=True,
     help="Write although another job seems to, or the store cannot tell: you know that none does.",
+)
+@click.option(
+    "--wait", is_flag=True, help="If another job holds the chunks, wait until it shows that it lives, or counts as dead."
 )
 @click.option("--ray-address", help="An existing cluster, e.g. auto; default: Ray starts in process and ends with the job.")
 @set_option
@@ -99,15 +105,21 @@ def run(
     limit: int | None,
     append: bool,
     chunks: tuple[int, int | None],
+    part: tuple[int, int] | None,
     retry_transient: bool,
     force_lease: bool,
+    wait: bool,
     ray_address: str | None,
     overrides: tuple[str, ...],
 ) -> None:
     """Build shards from captioned clips. The same command again continues where it stopped."""
-    from pipeline.job import run_job
+    from pipeline.job import chunks_of_part, run_job
 
     config = _load(config_path, overrides)
+    if part is not None:
+        if chunks != (0, None):
+            raise click.UsageError("--part takes no --range beside it")
+        chunks = guarded(lambda: chunks_of_part(config, output, *part))
     result = guarded(
         lambda: run_job(
             config,
@@ -120,6 +132,7 @@ def run(
             chunks=chunks,
             retry_transient=retry_transient,
             force_lease=force_lease,
+            wait=wait,
         )
     )
     message = _with_command(result.message, config_path, overrides)
@@ -252,6 +265,7 @@ def _load(path: str, overrides: tuple[str, ...]) -> Config:
 
 
 for command in (
+    submit,
     stats,
     status,
     sheet,

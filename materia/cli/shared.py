@@ -41,6 +41,19 @@ class Chunks(click.ParamType[tuple[int, int | None]]):
         return first, end
 
 
+class Part(click.ParamType[tuple[int, int]]):
+    """`K/N`: part K, from 0, of N. Gives (K, N)."""
+
+    name = "part"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        """Raises click.BadParameter."""
+        found = re.fullmatch(r"(\d+)/(\d+)", value) if isinstance(value, str) else None
+        if found is None or int(found[1]) >= int(found[2]):
+            self.fail(f"{value!r} is no part: write K/N with K from 0 to before N, e.g. 0/8", param, ctx)
+        return int(found[1]), int(found[2])
+
+
 class Command(click.Command):
     """A command that refuses an option given twice, where click would take the last one without a word."""
 

@@ -118,12 +118,15 @@ class Waiting(msgspec.Struct, tag=True):
 
 Reply = Ready | SetupFailed | Started | Waiting | Answer | Trouble
 _REPLIES = msgspec.msgpack.Decoder(Reply)
+_ENCODER = msgspec.msgpack.Encoder()
 
 
-def pack_frame(message: msgspec.Struct) -> bytes:
+def pack_frame(message: msgspec.Struct) -> bytearray:
     """One message as it goes through the pipe; at most 4 GiB."""
-    payload = msgspec.msgpack.encode(message)
-    return _LENGTH.pack(len(payload)) + payload
+    frame = bytearray(_LENGTH.size)
+    _ENCODER.encode_into(message, frame, _LENGTH.size)  # not copied once more: it may hold hundreds of megabytes
+    _LENGTH.pack_into(frame, 0, len(frame) - _LENGTH.size)
+    return frame
 
 
 def unpack_frames(received: bytearray) -> Iterator[Reply]:
@@ -132,9 +135,10 @@ def unpack_frames(received: bytearray) -> Iterator[Reply]:
         end = _LENGTH.size + _LENGTH.unpack_from(received)[0]
         if len(received) < end:
             return
-        payload = bytes(received[_LENGTH.size : end])
+        with memoryview(received) as view:
+            reply = _REPLIES.decode(view[_LENGTH.size : end])
         del received[:end]
-        yield _REPLIES.decode(payload)
+        yield reply
 
 
 def read_frame(stream: BinaryIO) -> bytes | None:

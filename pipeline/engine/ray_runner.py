@@ -22,6 +22,7 @@ from materia.base.ray_session import start_ray  # first, because it sets Ray's e
 
 # isort: split
 import msgspec
+import numpy as np
 import ray
 from ray.exceptions import ObjectLostError, OutOfDiskError, RayError
 
@@ -195,14 +196,15 @@ class _PoolActor:
         self._worker.set_up()
 
     @ray.method(num_returns=2)  # type: ignore[untyped-decorator]  # Ray's
-    def advance(self, message: bytes) -> tuple[bytes, bytes]:
-        """Do this pool's part of a slice: what the driver hears of it, and what there is of the slice now."""
+    def advance(self, message: bytes | memoryview) -> tuple[bytes, np.ndarray]:
+        """Do this pool's part of a slice: what the driver hears of it, and what there is of the slice now.
+
+        Of arrays, unlike bytes, Ray makes no copy in the process that reads them.
+        """
         work = self._worker.advance(msgspec.msgpack.decode(message, type=Work))
-        if not self._worker.is_last and not work.failure:
-            packed = _packed(work)
-            return _packed(Done(len(packed), platform.node())), packed
-        packed = encode_rows(work.rows)
-        return _packed(Done(len(packed), platform.node(), report(work))), packed
+        finished = report(work) if self._worker.is_last or work.failure else None
+        packed = np.frombuffer(encode_rows(work.rows) if finished else _packed(work), np.uint8)
+        return _packed(Done(packed.nbytes, platform.node(), finished)), packed
 
     def close(self) -> None:
         """End the child; models may give back what they hold."""
@@ -216,7 +218,7 @@ def _packed(message: Work | Done) -> bytes:
 def _commit(job: JobSpec, extra: Mapping[str, ExtraType], chunk: int, slices: Sequence[Any]) -> None:
     """Commit a chunk; of its slices, references, one at a time is here. Raises OSError, ChunkLost, RayError."""
     try:
-        commit_chunk(job, extra, chunk, (ray.get(rows) for rows in slices))
+        commit_chunk(job, extra, chunk, (ray.get(rows).data for rows in slices))
     except RayError as error:
         if not _is_lost(error):
             raise

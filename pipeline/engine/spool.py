@@ -58,7 +58,7 @@ class Spool:
                 yield file.read(size)
 
 
-def commit_chunk(job: JobSpec, extra: Mapping[str, ExtraType], chunk: int, slices: Iterable[bytes]) -> None:
+def commit_chunk(job: JobSpec, extra: Mapping[str, ExtraType], chunk: int, slices: Iterable[bytes | memoryview]) -> None:
     """Write the shard, index and rejects of a chunk from its slices, in order, then its commit record. Raises OSError.
 
     A chunk that has its record is left as it is, and no slice is read: a repeated task may come after the commit.

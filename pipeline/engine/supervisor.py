@@ -297,7 +297,7 @@ class _Child:
                 self._process.wait(timeout=CLOSE_S)
 
     def end(self) -> None:
-        """Kill the whole group and free pipes and log; may be called again."""
+        """End all its processes and free pipes and log; may be called again."""
         if self._log.closed:
             return
         self._kill()
@@ -307,14 +307,13 @@ class _Child:
 
     def _kill(self) -> int:
         """Its exit status; minus the signal's number if a signal ended it before this did."""
-        try:
-            status = self._process.wait(timeout=0.5) if self._hung_up() else None
-        except subprocess.TimeoutExpired:
-            status = None
+        if not self._hung_up():  # else it is ending
+            self._process.terminate()  # whoever watches over the child kills all below (child.py)
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout=CLOSE_S)
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
-        killed = self._process.wait()
-        return killed if status is None else status
+        return self._process.wait()
 
     def _hung_up(self) -> bool:
         poll = select.poll()
