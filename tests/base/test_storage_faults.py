@@ -142,6 +142,15 @@ def test_whatever_fails_for_a_while_is_done(server, proxy, address, name, fault)
     assert content(address) == operation.leaves
 
 
+def test_an_answer_without_words_is_of_no_other_file(proxy, address):
+    """HEAD is answered with 400: whoever asks on, to hear why, may hear that nothing is there, which was to be so."""
+    proxy.next("refused", 1)
+    proxy.next("expired", 1, lambda request: request.sort == "HEAD")
+    made(address)
+    assert proxy.met == {"refused": 1, "expired": 1}
+    assert content(address) == NEW
+
+
 @pytest.fixture
 def in_parts(monkeypatch):
     """Uploads are of parts from 10 MiB on."""
