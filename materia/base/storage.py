@@ -371,7 +371,8 @@ def _ask(address: str, question: Callable[[Any, str], T], listings: bool = False
             return question(store, name)
         except OSError as error:
             if retries.store_code(error) in _WITHOUT_WORDS:
-                store.cat_file(name, start=0, end=1)  # which is told what is wrong
+                with suppress(FileNotFoundError):
+                    store.cat_file(name, start=0, end=1)  # which is told what is wrong
             raise
 
     try:

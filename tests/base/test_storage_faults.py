@@ -1,7 +1,9 @@
 """S3 servers behind a proxy that fails in every way that networks and busy stores do: what was asked is done all the same."""
 
 import secrets
+import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from typing import NamedTuple
 
 import botocore.retries.standard
@@ -13,7 +15,7 @@ from materia.base import conditional, retries, storage
 from materia.base.conditional import ANY, Conflict
 from materia.base.errors import NoWayIn, StorageFailed, explain
 from materia.base.storage_settings import StorageOptions, use_storage
-from tools.faults.proxy import CONDITIONAL, FAULTS, FaultProxy, serving
+from tools.faults.proxy import CONDITIONAL, FaultProxy, serving
 from tools.faults.servers import BUCKET, SERVERS, credentials, running
 
 OLD, NEW = b"0123456789" * 100, b"abcdefghij" * 300
@@ -22,19 +24,29 @@ PART = 5 << 20
 IN_PARTS = bytes(2 * PART)
 
 
-@pytest.fixture(scope="module", params=SERVERS)
-def server(request) -> str:
-    """Which one."""
-    return request.param
-
-
 @pytest.fixture(scope="module")
-def proxy(server) -> Iterator[FaultProxy]:
-    """Before a server of its own."""
-    with running(server) as behind:
-        proxy = FaultProxy(behind, silence_s=3 * TIMEOUT_S)
-        with serving(proxy):
-            yield proxy
+def proxies() -> Iterator[dict[str, FaultProxy]]:
+    """Each before a server of its own."""
+    with ExitStack() as stack:
+        found = {name: FaultProxy(stack.enter_context(running(name)), silence_s=3 * TIMEOUT_S) for name in SERVERS}
+        for proxy in found.values():
+            stack.enter_context(serving(proxy))
+        yield found
+
+
+@pytest.fixture
+def server() -> str:
+    """Where it is of no weight what a server answers; other tests are told by `of_each`."""
+    return SERVERS[0]
+
+
+of_each = pytest.mark.parametrize("server", SERVERS)
+
+
+@pytest.fixture
+def proxy(server, proxies) -> FaultProxy:
+    """That one is asked for all here."""
+    return proxies[server]
 
 
 @pytest.fixture(autouse=True)
@@ -107,25 +119,36 @@ CONDITIONS = {
     "create": Operation(made, "PUT", None, NEW),
     "replace": Operation(replaced, "PUT", None, NEW),
 }
-PLAIN = [fault for fault in FAULTS if fault not in (*CONDITIONAL, "unavailable", "expired")]
+FAILED_READS = ("slow_down", "reset_request", "lost_answer", "cut_answer", "silence", "stalled_answer")
+FAILED_WRITES = ("slow_down", "internal_done", "reset_request", "lost_answer", "silence_done")
+OF_ANY_SERVER = [  # what it answers is of no weight here
+    *[(operation, fault) for operation in READS for fault in FAILED_READS],
+    *[(operation, fault) for operation in WRITES for fault in FAILED_WRITES],
+    *[(operation, "expired") for operation in ("size", "create")],
+]
 CASES = [
-    *[(operation, fault) for operation in READS for fault in PLAIN if not fault.endswith("_done")],
-    *[(operation, fault) for operation in WRITES for fault in PLAIN if "answer" not in fault],
-    *[(operation, fault) for operation in CONDITIONS for fault in [*PLAIN, *CONDITIONAL]],
-    *[(operation, "expired") for operation in ("read a range", "size", "create")],
+    *[(SERVERS[0], *case) for case in OF_ANY_SERVER],
+    *[(server, operation, fault) for server in SERVERS for operation in CONDITIONS for fault in (*FAILED_WRITES, *CONDITIONAL)],
 ]
 
 
-@pytest.mark.parametrize(("name", "fault"), CASES)
+@pytest.mark.parametrize(("server", "name", "fault"), CASES)
 def test_whatever_fails_for_a_while_is_done(server, proxy, address, name, fault):
-    if server != SERVERS[0] and name in READS:
-        pytest.skip("reads hang on no server's ways")
     operation = (READS | WRITES | CONDITIONS)[name]
     proxy.next(fault, 2, lambda request: request.sort == operation.request)
     assert operation.do(address) == operation.gives
     assert proxy.met[fault]
     proxy.calm()
     assert content(address) == operation.leaves
+
+
+def test_an_answer_without_words_is_of_no_other_file(proxy, address):
+    """HEAD is answered with 400: whoever asks on, to hear why, may hear that nothing is there, which was to be so."""
+    proxy.next("refused", 1)
+    proxy.next("expired", 2, lambda request: request.sort == "HEAD")  # of the file, and of the bucket, by botocore
+    made(address)
+    assert proxy.met == {"refused": 1, "expired": 2}
+    assert content(address) == NEW
 
 
 @pytest.fixture
@@ -135,9 +158,10 @@ def in_parts(monkeypatch):
     monkeypatch.setattr(conditional, "_PART_BYTES", PART)
 
 
+@of_each
 @pytest.mark.parametrize("condition", ["any", "new", "seen"])
 def test_an_upload_in_parts_comes_through(proxy, address, in_parts, condition):
-    """In a single try: a part that fails, and then all that can happen at its end."""
+    """Though a part fails, and whatever can happen at its end."""
     if condition == "new":
         storage.remove(address)
     replaces = {"any": ANY, "new": None, "seen": storage.version(address)}[condition]
@@ -149,6 +173,16 @@ def test_an_upload_in_parts_comes_through(proxy, address, in_parts, condition):
     assert proxy.requests["COMPLETE"] >= 2 and proxy.met["lost_answer"] == 1
     proxy.calm()
     assert content(address) == IN_PARTS
+
+
+def test_a_server_that_stops_reading_is_left_before_it_goes_on(proxy, address):
+    """What waits is more than the kernel takes off a process's hands."""
+    proxy.next("deaf", 1)
+    began = time.monotonic()
+    proxy.silence_s = 20.0
+    storage.atomic_write(address, bytes(24 << 20))
+    proxy.silence_s = 3 * TIMEOUT_S
+    assert time.monotonic() - began < 15
 
 
 @pytest.mark.parametrize("fault", ["slow_down", "silence", "cut_answer"])
@@ -215,6 +249,7 @@ def test_credentials_that_were_renewed_are_taken_without_a_stop(proxy, address, 
     assert storage.read_bytes(address, 3, 7) == b"3456"
 
 
+@of_each
 @pytest.mark.parametrize("condition", ["new", "seen"])
 def test_a_conflict_is_one_whatever_fails_besides(proxy, address, condition):
     replaces = None if condition == "new" else storage.version(address)

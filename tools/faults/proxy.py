@@ -192,7 +192,7 @@ class FaultProxy:
 @contextmanager
 def serving(proxy: FaultProxy) -> Iterator[str]:
     """The address at which a proxy is reached, while the block lasts."""
-    server = _Server(("127.0.0.1", 0), _handler(proxy))
+    server = Server(("127.0.0.1", 0), _handler(proxy))
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     proxy.address = f"http://127.0.0.1:{server.server_port}"
@@ -204,7 +204,9 @@ def serving(proxy: FaultProxy) -> Iterator[str]:
         server.server_close()
 
 
-class _Server(ThreadingHTTPServer):
+class Server(ThreadingHTTPServer):
+    """A thread for each connection, which nobody waits for at the end."""
+
     daemon_threads = True
     block_on_close = False
     request_queue_size = 128
