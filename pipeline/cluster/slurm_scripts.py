@@ -14,6 +14,7 @@ from pathlib import Path
 
 import msgspec
 
+from materia.base.errors import UserError
 from pipeline.cluster.description import JobDescription
 from pipeline.cluster.settings import SlurmSettings
 
@@ -33,9 +34,11 @@ class Script(msgspec.Struct, frozen=True):
 
 
 def scripts(job: JobDescription, settings: SlurmSettings, folder: Path) -> list[Script]:
-    """What is to be written into a job's folder and handed in, in this order."""
+    """What is to be written into a job's folder and handed in, in this order. Raises UserError for --append with an array."""
     if settings.nodes is not None:
         return [_allocation(job, settings, settings.nodes, folder)]
+    if "--append" in job.options:
+        raise UserError("--append makes the plan longer, which tasks of an array read; `slurm: {nodes: 1}` has one task for it")
     common = (*_common(settings), "--nodes=1", "--ntasks=1")
     throttle = f"%{settings.at_once}" if settings.at_once else ""
     engine = ("--engine", settings.engine)
