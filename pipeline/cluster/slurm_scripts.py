@@ -108,7 +108,7 @@ def _script(settings: SlurmSettings, command: str, exit_code: Path | None = None
     return f"""\
 #!/bin/bash
 # Written by `materia submit`.
-finish() {{ {note}exit "$1"; }}
+finish() {{ {note}kill $(jobs -p) 2>/dev/null; exit "$1"; }}
 {setup}{before}again=
 trap 'again=yes; kill -TERM "$run"' USR1
 trap 'kill -TERM "$run"' TERM INT
@@ -132,7 +132,7 @@ def _allocation(job: JobDescription, settings: SlurmSettings, nodes: int, folder
     ray = 'ray start --num-cpus="$SLURM_CPUS_PER_TASK" --disable-usage-stats --block'
     before = f"""\
 export RAY_AUTH_MODE=token RAY_AUTH_TOKEN="$(od -An -N32 -tx1 /dev/urandom | tr -d ' \\n')"
-address="$(hostname --ip-address | cut -d' ' -f1)"
+address="$(hostname --all-ip-addresses | cut -d' ' -f1)"
 port=$((20000 + SLURM_JOB_ID % 20000))
 {ray} --head --node-ip-address="$address" --port="$port" --include-dashboard=false &
 """
