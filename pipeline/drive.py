@@ -6,7 +6,7 @@ In: a runner, and numbers of slices. Out: every chunk of theirs committed, or Jo
 from __future__ import annotations
 
 import time
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from concurrent.futures import Future, wait
 from typing import Any
 
@@ -26,6 +26,8 @@ from pipeline.progress import Progress
 from pipeline.runlog import RunLog
 from pipeline.snapshot import free_bytes
 
+_KEPT = ""
+_SLOWEST = 5  # slices that others are told of
 _SYSTEMATIC_ROWS = 64  # in failed slices without a healthy one between them: the failure is not of single clips
 
 
@@ -63,6 +65,8 @@ class Drive:
         self._commits: deque[tuple[int, Future[None]]] = deque()
         self._todo: deque[int] = deque()
         self._repeated: set[int] = set()  # slices that were finished and lost
+        self._open: defaultdict[int, Counter[str]] = defaultdict(Counter)  # chunk -> what became of its rows until now
+        self._outcomes: Counter[str] = Counter()  # of committed rows: reason, or `_KEPT`
         self._suspects: list[Report] = []  # failed slices since the last healthy one
         self._down: list[Report] = []  # slices of which a stage failed for every row that it was given
         self._reached = -1  # the last stage that did its work for some row of this start
@@ -81,9 +85,12 @@ class Drive:
         """What others shall know of this start; called from another thread."""
         snapshot = msgspec.structs.replace(
             self._progress.snapshot(),
+            kept=self._outcomes[_KEPT],
+            rejected={reason: rows for reason, rows in self._outcomes.items() if reason != _KEPT},
             chunks_before=spans(list(self._before)),
             chunks=spans(list(self._committed)),
             since_commit_s=round(time.monotonic() - self._last_commit, 3),
+            under_way=sorted(self._runner.under_way(), key=lambda one: -one.seconds)[:_SLOWEST],
             free_bytes=free_bytes(self._job.out),
         )
         told: dict[str, Any] = msgspec.to_builtins(snapshot)
@@ -109,8 +116,7 @@ class Drive:
             self._finish_commits()
             raise self._systematic_failure()
         for report in self._down:
-            self._progress.add(report)
-            self._count(report.chunk)
+            self._count(report)
 
     def _take(self, report: Report) -> None:
         self._log.add(report)
@@ -118,9 +124,7 @@ class Drive:
             raise JobError(report.exit_code, f"{report.failure}\nsee {self._words}" if report.notes else report.failure)
         self._reached = max(self._reached, report.reached)
         if report.down is None:
-            if report.slice not in self._repeated:
-                self._progress.add(report)
-            self._count(report.chunk)
+            self._count(report)
         else:
             self._down.append(report)
         if not mostly_failed(report):
@@ -142,7 +146,11 @@ class Drive:
             f"see {self._words}; then start again",
         )
 
-    def _count(self, chunk: int) -> None:
+    def _count(self, report: Report) -> None:
+        if report.slice not in self._repeated:
+            self._progress.add(report)
+        chunk = report.chunk
+        self._open[chunk].update({_KEPT: report.kept, **report.rejected})
         self._finished[chunk] += 1
         if self._finished[chunk] == len(self._plan.slices_of(chunk)):
             del self._finished[chunk]
@@ -161,6 +169,7 @@ class Drive:
             try:
                 commit.result()
             except ChunkLost:
+                del self._open[chunk]
                 self._repeated.update(self._plan.slices_of(chunk))
                 self._todo.extendleft(reversed(self._plan.slices_of(chunk)))
             except (LeaseLost, Conflict) as error:
@@ -170,6 +179,7 @@ class Drive:
                 raise JobError(exit_code, sentence) from None
             else:
                 self._committed.add(chunk)
+                self._outcomes.update(self._open.pop(chunk))
                 self._last_commit = time.monotonic()
                 self._ledger.add(chunk)
 

@@ -20,8 +20,8 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
-from materia.base import storage
-from materia.base.errors import UserError, disk_trouble, explain
+from materia.base import retries, storage
+from materia.base.errors import StorageFailed, UserError, explain, lasting_trouble
 from materia.base.leases import Lease, LeaseLost
 from materia.base.signals import heard
 from materia.base.storage_settings import use_storage
@@ -125,7 +125,7 @@ def run_job(
     except LeaseLost as lost:
         return JobResult(5, f"stopped: {lost}; nothing of {output} was damaged")
     except OSError as error:
-        if disk_trouble(error) is None:
+        if lasting_trouble(error) is None and not isinstance(error, StorageFailed):
             raise
         sentence, exit_code = explain(error)
         return JobResult(exit_code, sentence)
@@ -183,6 +183,7 @@ def _run(config: Config, asked: _Asked, lease: Lease, tasks: RayTasks) -> JobRes
     rows = sum(len(plan.rows_of_chunk(chunk)) for chunk in ours)
     workers = {stage: pool.workers for pool in config.engine.pools for stage in pool.stages}
     with (
+        retries.patience(),  # until here it may have been a wrong address
         RunLog(asked.output, lease.claim.fence) as log,
         Progress(rows, rows - sum(len(plan.rows_of(number)) for number in todo), workers) as progress,
         closing(_runner(job, plan, config, asked, bool(todo), progress.tell)) as runner,

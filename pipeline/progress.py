@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from materia.base.terminal import plural, printable
+from materia.base.terminal import duration, plural, printable
 from pipeline.engine.messages import Report
 from pipeline.pace import Pace
 from pipeline.snapshot import Snapshot
@@ -52,7 +52,7 @@ class Planning:
         if now - self._shown < (_LIVE_EVERY_S if self._console.is_terminal else _PLAIN_EVERY_S):
             return
         self._shown = now
-        text = f"planning, {plural(rows, 'row')} so far, {_span(now - self._began)}"
+        text = f"planning, {plural(rows, 'row')} so far, {duration(now - self._began)}"
         if not self._console.is_terminal:
             sys.stderr.write(text + "\n")
             return
@@ -130,14 +130,14 @@ class Progress:
         clips, now = f"{self._done}/{plural(self._rows, 'clip')}", self._clock()
         finished = self._done - self._done_before
         if not finished:
-            return f"{clips}, {self._waits_for}, {_span(now - self._began)}"
+            return f"{clips}, {self._waits_for}, {duration(now - self._began)}"
         per_s, over_s = self._pace.rate(now)
         parts = [
             clips,
             f"{self._kept} kept",
             f"{self._rejected.total()} rejected",
-            f"{per_s:.2f} clips/s over the last {_span(over_s)}",
-            f"about {_span(self._pace.left_s(now, self._rows - self._done))} left",
+            f"{per_s:.2f} clips/s over the last {duration(over_s)}",
+            f"about {duration(self._pace.left_s(now, self._rows - self._done))} left",
         ]
         if self._seconds:
             slowest = max(self._seconds, key=lambda stage: self._seconds[stage] / self._workers.get(stage, 1))
@@ -188,10 +188,3 @@ class Progress:
             sys.stderr.write(self.line() + "\n")
         else:
             self._live.update(Text(self.line(), no_wrap=True, overflow="ellipsis"), refresh=True)
-
-
-def _span(seconds: float) -> str:
-    """90 -> "1:30", 3700 -> "1:01:40"."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

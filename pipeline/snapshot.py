@@ -28,9 +28,9 @@ class UnderWay(msgspec.Struct, frozen=True):
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     """Of a start. Rows and chunks are of those that were asked for; spans are (first, one after the last), ascending.
 
-    `done_before`: rows of chunks that were committed when it began, which are `chunks_before`. `done`, `kept`, `rejected`
-    (reason -> rows) and `seconds` (stage -> seconds of workers) are of its own rows, finished or committed; `chunks` are
-    those it committed. `clips_per_s` over the last `over_s` seconds; 0 until a slice is there. `slice_s`: for which a
+    `done_before`: rows of chunks that were committed when it began, which are `chunks_before`. `done` and `seconds` (stage
+    -> seconds of workers) are of rows that it finished, `kept`, `rejected` (reason -> rows) and `chunks` of those that it
+    committed. `clips_per_s` over the last `over_s` seconds; 0 until a slice is there. `slice_s`: for which a
     slice is worked at, lately. `workers`: stage -> workers that share its work. `nodes`: node -> seconds since a worker
     there finished a slice. `under_way`: the slices that have been worked at for longest. `free_bytes`: place -> room on
     its disk. `errors`: the last ones, newest first.

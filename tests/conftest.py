@@ -4,10 +4,20 @@ import os
 
 import hypothesis
 import pytest
+import warm
+from bare_nodes import add_node
 
 hypothesis.settings.register_profile("no deadline", deadline=None)  # a busy machine is no fault, and a first example imports
 hypothesis.settings.load_profile("no deadline")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # other processes run tests on the other cores; before torch is imported
+
+
+def pytest_configure(config):
+    """Processes of `-n 2` share the servers of warm.py."""
+    if not hasattr(config, "workerinput"):
+        servers = warm.serving()
+        servers.__enter__()
+        config.add_cleanup(lambda: servers.__exit__(None, None, None))
 
 
 def pytest_collection_modifyitems(items):
@@ -26,7 +36,7 @@ def ray_address():
 
     cluster = Cluster()
     try:
-        cluster.add_node(num_cpus=4, object_store_memory=100 * 2**20, include_dashboard=False)
+        add_node(cluster, num_cpus=4)
         yield cluster.address
     finally:
         cluster.shutdown()

@@ -1,16 +1,15 @@
 """The documentation is true: commands run in order, in one place, as a newcomer types them; tables are the code's."""
 
 import json
-import multiprocessing
 import os
 import re
 import shlex
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import pytest
+import warm
 
 from materia.dataset.filters import ALIASES
 from materia.dataset.json_schema import json_schema
@@ -20,7 +19,8 @@ from stages.specs import CURES
 from tools import demo_clips
 
 ROOT = Path(__file__).parents[1]
-PATH = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+BIN = Path(sys.executable).parent
+PATH = f"{BIN}{os.pathsep}{os.environ['PATH']}"
 ENV = os.environ | {"PATH": PATH, "RAY_USAGE_STATS_ENABLED": "0", "HF_HUB_OFFLINE": "1"}
 
 
@@ -47,50 +47,32 @@ def commands(document: Path) -> list[str]:
     return [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
 
 
-COLD = ("run",)
-"""Starts Ray. The other commands spend most of their time here in imports: a process that has them forks for each."""
+PROGRAMS = {"python": sys.executable, **{name: BIN / name for name in ("materia", "energon")}}
+"""Those in Python. They spend most of their time here in imports, and begin with them done."""
 
 
 def run(command: list[str], cwd: Path, **environment: str) -> str:
-    if command[:1] == ["materia"] and command[1] not in COLD:
-        return run_warm(command, cwd)
-    result = subprocess.run(command, cwd=cwd, env=ENV | environment, capture_output=True, text=True, check=False, timeout=280)
+    name, *arguments = command
+    env = ENV | environment
+    if name in PROGRAMS:
+        result = warm.run([PROGRAMS[name], *arguments], "heavy", cwd=cwd, env=env)
+    else:
+        result = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, check=False, timeout=280)
     assert result.returncode == 0, f"{command}\n{result.stdout}\n{result.stderr}"
     return result.stdout
 
 
-def run_warm(command: list[str], cwd: Path) -> str:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(
-        ["materia.cli.main", "trainer.run.loop", "torch._dynamo", "transformers.models.bert.modeling_bert"]
-    )
-    with tempfile.NamedTemporaryFile("r+") as output:
-        process = context.Process(target=be_command, args=(command, cwd, output.name))
-        process.start()
-        process.join(280)
-        process.kill()  # if it is not done yet
-        process.join()
-        assert process.exitcode == 0, f"{command}\n{output.read()}"
-        return output.read()
-
-
-def be_command(command: list[str], cwd: Path, output: str) -> None:
-    """What `materia` does, in a process of its own."""
-    descriptor = os.open(output, os.O_WRONLY | os.O_APPEND)
-    os.dup2(descriptor, 1)
-    os.dup2(descriptor, 2)
-    os.chdir(cwd)
-    from materia.cli.main import main
-
-    main(command[1:], prog_name="materia")
+CLIPS = ("man_in_car", "waiting_cyclist", "photo_astronaut", "photo_cat", "photo_coffee", "broken_truncated")
+"""Four samples and two kinds of rejections."""
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A folder like a clone's: the configurations, and the demo's clips where `make demo` puts them."""
+    """A folder like a clone's: the configurations, and of the demo's clips, where `make demo` puts them, a half."""
     folder = tmp_path_factory.mktemp("readme")
     (folder / "configs").symlink_to(ROOT / "configs")
-    demo_clips.make(folder / "demo" / "clips")
+    manifest = demo_clips.make(folder / "demo" / "clips")
+    manifest.write_text("".join(line for line in manifest.open() if json.loads(line)["id"] in CLIPS))
     return folder
 
 
@@ -116,8 +98,8 @@ def after_readme(folder):
 def test_readme_commands_run_in_order(after_readme):
     assert (after_readme / "demo" / "sheet.png").stat().st_size > 50_000
     face, plain = blocks(ROOT / "README.md", "python")
-    assert "photo_astronaut" in run([sys.executable, "-c", plain], after_readme)
-    assert "man_in_car A man in a black suit" in run([sys.executable, "-c", face], after_readme)
+    assert "photo_astronaut" in run(["python", "-c", plain], after_readme)
+    assert "man_in_car A man in a black suit" in run(["python", "-c", face], after_readme)
 
 
 @pytest.mark.slow
@@ -150,10 +132,10 @@ def test_readmes_storage_section_is_a_configuration(tmp_path):
 def test_page_of_the_data_set_is_followed_after_the_readme(after_readme):
     follow("docs/data.md", after_readme)
     layer, questions, energon = blocks(ROOT / "docs" / "data.md", "python")
-    assert "['key', 'width_share']" in run([sys.executable, "-c", layer], after_readme)
-    answers = run([sys.executable, "-c", questions], after_readme)
+    assert "['key', 'width_share']" in run(["python", "-c", layer], after_readme)
+    answers = run(["python", "-c", questions], after_readme)
     assert "man_in_car" in answers and "key_count" in answers and answers.rstrip().endswith(", 4)")
-    said = run([sys.executable, "-c", energon], after_readme)
+    said = run(["python", "-c", energon], after_readme)
     assert "man_in_car A man in a black suit" in said and "('RGBA', " in said
     run(["materia", "validate", "demo/out"], after_readme)  # energon has left files of its own
 
@@ -163,7 +145,7 @@ def test_page_of_looking_is_followed_after_the_readme(after_readme):
     follow("docs/looking.md", after_readme)
     report, people = ((after_readme / "demo" / name).read_text(encoding="utf-8") for name in ("report.html", "people.html"))
     assert "photo_astronaut" in report and people.count('<article class="card sample">') >= 1
-    said = run([sys.executable, "-c", "\n".join(blocks(ROOT / "docs" / "looking.md", "python"))], after_readme)
+    said = run(["python", "-c", "\n".join(blocks(ROOT / "docs" / "looking.md", "python"))], after_readme)
     assert "man_in_car" in said and "A man in a black suit" in said and "threshold" in said
 
 

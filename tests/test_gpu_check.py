@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 import psutil
 import pytest
+import warm
 
 from pipeline.config import Config
 from pipeline.job import run_job
@@ -97,7 +98,7 @@ def test_the_page_of_results_names_every_step():
 
 def check(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "tools.gpu_check", "--device", "cpu", "--tiny", "--out", str(tmp_path), *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280, check=False)
+    return warm.run(command, "heavy", cwd=ROOT)
 
 
 def test_a_step_without_its_packages_names_them(tmp_path):
@@ -115,7 +116,7 @@ def test_an_unknown_step_and_a_missing_card_are_usage_errors(tmp_path):
 
     if not torch.cuda.is_available():
         command = [sys.executable, "-m", "tools.gpu_check", "--out", str(tmp_path)]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        done = warm.run(command, "heavy", cwd=ROOT)
         assert done.returncode == 2
         assert "--device cpu --tiny" in done.stderr
 

@@ -100,7 +100,7 @@ def overhead(as_json: bool) -> None:
     runs = {}
     with tempfile.TemporaryDirectory() as folder:
         for rows in _ROWS:
-            manifest = _stub_manifest(Path(folder), rows)
+            manifest = stub_manifest(Path(folder), rows)
             runs[rows] = _in_fresh_process("_ray_run", config, manifest, f"{folder}/{rows}", "tools.bench_pipeline:stub_stages")
     few, many = (runs[rows] for rows in _ROWS)
     result = {
@@ -135,7 +135,7 @@ class Stub:
 
     def process(self, samples: list[Sample]) -> list[Row]:
         """The samples, by the last stage with all their parts."""
-        return [_finished(sample) if self.name == STAGE_ORDER[-1] else sample for sample in samples]
+        return [complete(sample) if self.name == STAGE_ORDER[-1] else sample for sample in samples]
 
 
 def stub_stages(_config: Config, names: Iterable[StageName]) -> list[Stub]:
@@ -143,7 +143,8 @@ def stub_stages(_config: Config, names: Iterable[StageName]) -> list[Stub]:
     return [Stub(name) for name in names]
 
 
-def _finished(sample: Sample) -> Sample:
+def complete(sample: Sample) -> Sample:
+    """The sample with all that it must have."""
     sample.entities = [EntityWord(word="dog", category="subject", spans=[(2, 5)])]
     sample.video = VideoInfo(
         container="mp4", codec="none", width=1, height=1, rotation=0, sar="1:1", fps=10, duration_s=1, n_frames=10
@@ -278,7 +279,8 @@ def _repeat_manifest(manifest: Path, target: Path, clips: int) -> str:
     return str(target)
 
 
-def _stub_manifest(folder: Path, rows: int) -> str:
+def stub_manifest(folder: Path, rows: int) -> str:
+    """A manifest of so many rows that share one file, which is no video."""
     (folder / "clip.mp4").write_bytes(b"stub")
     target = folder / f"{rows}.jsonl"
     with target.open("w") as file:

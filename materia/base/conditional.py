@@ -72,25 +72,31 @@ def put(store: Any, name: str, path: Path, replaces: str | None) -> None:
     if replaces == ANY:
         store.put_file(str(path), name)
     elif replaces is None:
-        with _conflicts(store, name, path):
+        with _conflicts(store, name, path, replaces):
             store.put_file(str(path), name, mode="create")
     elif not _is_s3(store):
         store.put_file(str(path), name)
     else:
-        with _conflicts(store, name, path):
+        with _conflicts(store, name, path, replaces):
             _replace(store, name, path, replaces)
 
 
 @contextmanager
-def _conflicts(store: Any, name: str, path: Path) -> Iterator[None]:
-    """Turn a store's refusal into Conflict, unless what is there is what was to be written."""
+def _conflicts(store: Any, name: str, path: Path, replaces: str | None) -> Iterator[None]:
+    """Turn a store's refusal into Conflict, unless what is there is what was to be written.
+
+    A refusal although all is as it was to be says nothing yet: that error goes on, and the write is tried again.
+    """
     try:
         yield
     except Exception as error:
         if not _refused(error):
             raise
-        if not _same(store, name, path):
-            raise Conflict(errno.EEXIST, "was written by somebody else meanwhile", name) from None
+        if _same(store, name, path):
+            return
+        if store_version(store, name) == replaces:
+            raise TimeoutError("refused, though nothing had changed") from error
+        raise Conflict(errno.EEXIST, "was written by somebody else meanwhile", name) from None
 
 
 def _refused(error: Exception) -> bool:

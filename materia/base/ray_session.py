@@ -12,15 +12,15 @@ import secrets
 import socket
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 os.environ.update(RAY_USAGE_STATS_ENABLED="0", RAY_DATA_USAGE_DISABLED="1")
 os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its "errors" are advice to Ray's authors
 
-import psutil
 import ray
+from ray._private.node import Node
 
 from materia.base.errors import UserError
 
@@ -30,7 +30,8 @@ _ANSWER_S = 10.0
 _ADVICE = "give HOST:PORT as `ray start --head` told it, or leave the address out and Ray starts here"
 _HTTP2_SETTINGS = b"\x04"
 _HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + _HTTP2_SETTINGS + bytes(5)
-_OF_NO_USE_HERE = ("ray/autoscaler/_private/monitor.py", "ray/_private/log_monitor.py")
+_OF_NO_USE_HERE = ("start_monitor", "start_log_monitor", "start_api_server")
+"""Methods of Ray's Node (2.60) that start daemons for clusters that grow, for logs on the terminal and for a dashboard."""
 
 
 def start_ray(address: str | None, object_store_mb: int, worker_env: Mapping[str, str] | None = None) -> None:
@@ -51,7 +52,7 @@ def start_ray(address: str | None, object_store_mb: int, worker_env: Mapping[str
     warnings.filterwarnings("ignore", module=r"ray\..*")
     own: dict[str, Any] = {"object_store_memory": object_store_mb * 2**20, "include_dashboard": False}
     try:
-        with _silent_stderr():  # the C++ side greets there
+        with _silent_stderr(), nullcontext() if address else _without_daemons():  # the C++ side greets there
             # "local": a wrong RAY_ADDRESS in the environment must not change where a job runs
             ray.init(
                 address=address or "local",
@@ -61,8 +62,6 @@ def start_ray(address: str | None, object_store_mb: int, worker_env: Mapping[str
             )
     except ConnectionError as error:
         raise UserError(f"no Ray is to be reached ({str(error).splitlines()[0]}); {_ADVICE}") from None
-    if address is None:
-        _end_idle_daemons()
 
 
 def _check_socket_path() -> None:
@@ -99,15 +98,20 @@ def _check_answers(address: str) -> None:
         raise UserError(f"what answers at {address} is no Ray; {_ADVICE}")
 
 
-def _end_idle_daemons() -> None:
-    """End what Ray starts beside every session for clusters that grow and for logs on the terminal: nothing of either is here.
+@contextmanager
+def _without_daemons() -> Iterator[None]:
+    """A session that starts meanwhile has only what it needs: neither its cluster grows nor has it a terminal or dashboard.
 
-    They take a second of a core and more, and `ray.shutdown` would wait a second for the first, deaf to SIGTERM by then.
+    The daemons take three seconds of a core, the start waits for one, and `ray.shutdown` for another, deaf to SIGTERM by then.
     """
-    for process in psutil.Process().children():
-        with suppress(psutil.Error):
-            if any(word.endswith(_OF_NO_USE_HERE) for word in process.cmdline()):
-                process.kill()
+    kept = {name: vars(Node)[name] for name in _OF_NO_USE_HERE}
+    for name in kept:
+        setattr(Node, name, lambda *_, **__: None)
+    try:
+        yield
+    finally:
+        for name, method in kept.items():
+            setattr(Node, name, method)
 
 
 @contextmanager

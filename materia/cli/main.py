@@ -18,6 +18,7 @@ from materia.cli.report import report
 from materia.cli.shared import Chunks, Group, Part, config_option, guarded, json_option, out_argument, print_table, set_option
 from materia.cli.sheet import sheet
 from materia.cli.stats import stats
+from materia.cli.status import status
 from materia.cli.submit import submit
 from materia.cli.view import audit, view
 
@@ -31,6 +32,7 @@ Examples:
   materia models pull --config configs/gpu.yaml
   materia run --config configs/local.yaml --input clips.jsonl --output out/
   materia submit --target slurm --cluster cluster.yaml --config gpu --input /nas/clips.jsonl --output /nas/out
+  materia status out/
   materia stats out/
   materia sheet out/ --output sheet.png
   materia view out/
@@ -265,6 +267,7 @@ def _load(path: str, overrides: tuple[str, ...]) -> Config:
 for command in (
     submit,
     stats,
+    status,
     sheet,
     view,
     audit,

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from materia.base.errors import UserError, explain
-from materia.base.storage import NoWayIn, StorageFailed
+from materia.base.errors import NoWayIn, StorageFailed, UserError, explain
 
 if TYPE_CHECKING:
     from rich.text import Text

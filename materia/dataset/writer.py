@@ -18,8 +18,9 @@ from typing import IO, Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from materia.base import storage
+from materia.base import retries, storage
 from materia.base.conditional import Conflict
+from materia.base.errors import StorageFailed, lasting_trouble
 from materia.dataset.documents import Provenance, document_of, encode_document
 from materia.dataset.extra import ExtraType
 from materia.dataset.layout import Commit, FileHash, encode_record, read_commit, record_address, relative_path
@@ -228,7 +229,7 @@ def _add_clip(tar: Tar, sample: Sample, name: str) -> Member:
         tar.rewind(start)
         return _copy_clip(tar, sample, member, name)
 
-    return storage.again(copy, lambda error: isinstance(error, LostClip) and error.transient)
+    return retries.again(copy, lambda error: isinstance(error, LostClip) and error.transient)
 
 
 def _copy_clip(tar: Tar, sample: Sample, member: str, name: str) -> Member:
@@ -262,10 +263,14 @@ def _reading(uri: str) -> Iterator[None]:
         yield
     except FileNotFoundError:
         raise LostClip("not_found", f"{uri} was there when it was decoded and has gone since") from None
-    except storage.NotAFile:
+    except retries.NotAFile:
         raise LostClip("not_a_file", f"{uri} is no longer a regular file") from None
     except Exception as error:  # what an object store's client raises is up to the client
-        message = f"{uri} cannot be read any more ({type(error).__name__}); read {len(storage.PAUSES_S)} times"
+        if lasting_trouble(error) is not None:
+            raise
+        if isinstance(error, StorageFailed):  # it was asked often enough
+            raise LostClip("transient_exhausted", f"{uri} cannot be read any more: {error}") from error
+        message = f"{uri} cannot be read any more ({type(error).__name__}); read {len(retries.pauses_s())} times"
         raise LostClip("transient_exhausted", message, transient=True) from error
 
 

@@ -17,6 +17,7 @@ from typing import BinaryIO
 
 import msgspec
 
+from materia.base.errors import NoWayIn
 from materia.dataset.documents import Provenance
 from stages.records import Rejection, Row, Sample, StageName
 from stages.specs import ENGINE_REASONS, STAGE_ORDER
@@ -83,26 +84,49 @@ class Answer(msgspec.Struct, tag=True):
     traces: list[str] = []
 
 
-class NoRoom(msgspec.Struct, tag=True):
-    """A disk is full or read-only: the batch is not done, and no clip is at fault. As OSError's errno and file name."""
+class Trouble(msgspec.Struct, tag=True):
+    """What is no clip's fault and stops the job (materia.base.errors.lasting_trouble); the batch is not done.
 
-    number: int
+    Of a disk: OSError's `number` and file name. Of a storage that lets nobody in: what it says, and of which address.
+    """
+
     place: str | None
+    number: int = 0
+    said: str = ""
+    expired: bool = False
+
+    @classmethod
+    def of(cls, error: OSError) -> Trouble:
+        """As it travels."""
+        if isinstance(error, NoWayIn):
+            return cls(error.address, said=str(error), expired=error.expired)
+        return cls(error.filename, error.errno or 0)
 
     @property
     def error(self) -> OSError:
         """As it was raised."""
-        return OSError(self.number, os.strerror(self.number), self.place)
+        if not self.said:
+            return OSError(self.number, os.strerror(self.number), self.place)
+        closed = NoWayIn(self.said, self.expired)
+        closed.address = self.place or ""
+        return closed
 
 
-Reply = Ready | SetupFailed | Started | Answer | NoRoom
+class Waiting(msgspec.Struct, tag=True):
+    """A storage does not answer, and is asked again: the time allowed begins anew."""
+
+
+Reply = Ready | SetupFailed | Started | Waiting | Answer | Trouble
 _REPLIES = msgspec.msgpack.Decoder(Reply)
+_ENCODER = msgspec.msgpack.Encoder()
 
 
-def pack_frame(message: msgspec.Struct) -> bytes:
+def pack_frame(message: msgspec.Struct) -> bytearray:
     """One message as it goes through the pipe; at most 4 GiB."""
-    payload = msgspec.msgpack.encode(message)
-    return _LENGTH.pack(len(payload)) + payload
+    frame = bytearray(_LENGTH.size)
+    _ENCODER.encode_into(message, frame, _LENGTH.size)  # not copied once more: it may hold hundreds of megabytes
+    _LENGTH.pack_into(frame, 0, len(frame) - _LENGTH.size)
+    return frame
 
 
 def unpack_frames(received: bytearray) -> Iterator[Reply]:
@@ -111,9 +135,10 @@ def unpack_frames(received: bytearray) -> Iterator[Reply]:
         end = _LENGTH.size + _LENGTH.unpack_from(received)[0]
         if len(received) < end:
             return
-        payload = bytes(received[_LENGTH.size : end])
+        with memoryview(received) as view:
+            reply = _REPLIES.decode(view[_LENGTH.size : end])
         del received[:end]
-        yield _REPLIES.decode(payload)
+        yield reply
 
 
 def read_frame(stream: BinaryIO) -> bytes | None:
@@ -181,10 +206,11 @@ class Report(msgspec.Struct):
 
 
 class Done(msgspec.Struct):
-    """What the driver hears when a worker is done with a slice of which there are so many bytes now; `report` if the last pool
-    is, or if the job cannot go on."""
+    """What the driver hears when a worker on a node is done with a slice of which there are so many bytes now; `report` if the
+    last pool is, or if the job cannot go on."""
 
     bytes: int
+    node: str
     report: Report | None = None
 
 

@@ -9,6 +9,8 @@ whose results went with a node begins anew.
 
 from __future__ import annotations
 
+import platform
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,6 +22,7 @@ from materia.base.ray_session import start_ray  # first, because it sets Ray's e
 
 # isort: split
 import msgspec
+import numpy as np
 import ray
 from ray.exceptions import ObjectLostError, OutOfDiskError, RayError
 
@@ -33,6 +36,7 @@ from pipeline.engine.supervisor import CLOSE_S
 from pipeline.engine.worker import PoolWorker, what_loads
 from pipeline.plan import Plan
 from pipeline.preflight import JobError
+from pipeline.snapshot import UnderWay
 from stages.records import encode_rows
 
 # An actor that is not needed any more ends its child itself, after the models were closed; Ray would kill the child first.
@@ -55,6 +59,8 @@ class RayRunner:
         self._flow = Flow([], 0)  # anew with each call of `reports`
         self._rows: dict[int, Any] = {}  # slice -> reference to what there is of it
         self._heard: SimpleQueue[Callable[[], Report | None]] = SimpleQueue()  # what to do about what happened
+        self._asked: dict[Given, float] = {}  # what workers have to do, and since when
+        self._nodes: dict[tuple[int, int], str] = {}  # (pool, worker) -> where it was last
         tell("starting Ray" if address is None else f"joining Ray at {address}")
         if not ray.is_initialized():  # planning may have started it
             start_ray(address, engine.object_store_mb, WORKER_ENV)
@@ -96,6 +102,17 @@ class RayRunner:
         task.add_done_callback(lambda _: self._heard.put(partial(self._committed, chunk, rows)))
         return _plain(task)
 
+    def under_way(self) -> list[UnderWay]:
+        """What each worker has been working at, and for how long; a second slice that it was given is only waiting there."""
+        first: dict[tuple[int, int], tuple[Given, float]] = {}
+        for given, since in list(self._asked.items()):
+            first.setdefault((given.pool, given.worker), (given, since))
+        now = time.monotonic()
+        return [
+            UnderWay(given.slice, list(self._pools[given.pool].stages), self._nodes.get(worker, ""), round(now - since, 3))
+            for worker, (given, since) in first.items()
+        ]
+
     def close(self) -> None:
         """End the session; on an existing cluster, only this job's part of it."""
         if self._committer is not None:
@@ -106,6 +123,7 @@ class RayRunner:
         """Have a worker do its part of a slice, of which nothing is here if it comes to the first pool."""
         work = Work(chunk=self._plan.chunk_of(given.slice), slice=given.slice)
         done, rows = pool.actors[given.worker].advance.remote(self._rows.get(given.slice) if given.pool else _packed(work))
+        self._asked[given] = time.monotonic()
         self._when_there(done, partial(self._done, given, rows, slices))
 
     def _when_there(self, ref: Any, react: Callable[[Future[Any]], Report | None]) -> None:
@@ -117,6 +135,9 @@ class RayRunner:
         self._tell(what_loads(loading))
 
     def _done(self, given: Given, rows: Any, slices: deque[int], future: Future[bytes]) -> Report | None:
+        del self._asked[given]
+        for other in [other for other in self._asked if other[:2] == given[:2]]:
+            self._asked[other] = time.monotonic()  # it begins now
         try:
             done = msgspec.msgpack.decode(future.result(), type=Done)
         except RayError as error:
@@ -126,6 +147,7 @@ class RayRunner:
             self._rows.pop(given.slice, None)
             slices.appendleft(given.slice)
             return None
+        self._nodes[given[:2]] = done.node
         self._rows[given.slice] = rows
         self._flow.done(given, done.bytes)
         return done.report
@@ -174,14 +196,15 @@ class _PoolActor:
         self._worker.set_up()
 
     @ray.method(num_returns=2)  # type: ignore[untyped-decorator]  # Ray's
-    def advance(self, message: bytes) -> tuple[bytes, bytes]:
-        """Do this pool's part of a slice: what the driver hears of it, and what there is of the slice now."""
+    def advance(self, message: bytes | memoryview) -> tuple[bytes, np.ndarray]:
+        """Do this pool's part of a slice: what the driver hears of it, and what there is of the slice now.
+
+        Of arrays, unlike bytes, Ray makes no copy in the process that reads them.
+        """
         work = self._worker.advance(msgspec.msgpack.decode(message, type=Work))
-        if not self._worker.is_last and not work.failure:
-            packed = _packed(work)
-            return _packed(Done(len(packed))), packed
-        packed = encode_rows(work.rows)
-        return _packed(Done(len(packed), report(work))), packed
+        finished = report(work) if self._worker.is_last or work.failure else None
+        packed = np.frombuffer(encode_rows(work.rows) if finished else _packed(work), np.uint8)
+        return _packed(Done(packed.nbytes, platform.node(), finished)), packed
 
     def close(self) -> None:
         """End the child; models may give back what they hold."""
@@ -195,7 +218,7 @@ def _packed(message: Work | Done) -> bytes:
 def _commit(job: JobSpec, extra: Mapping[str, ExtraType], chunk: int, slices: Sequence[Any]) -> None:
     """Commit a chunk; of its slices, references, one at a time is here. Raises OSError, ChunkLost, RayError."""
     try:
-        commit_chunk(job, extra, chunk, (ray.get(rows) for rows in slices))
+        commit_chunk(job, extra, chunk, (ray.get(rows).data for rows in slices))
     except RayError as error:
         if not _is_lost(error):
             raise

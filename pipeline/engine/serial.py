@@ -5,6 +5,8 @@ The engine of most tests, and the baseline for Ray's overhead (engine: decision 
 
 from __future__ import annotations
 
+import platform
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
@@ -14,6 +16,7 @@ from pipeline.engine.messages import JobSpec, Report, Work, report
 from pipeline.engine.spool import Spool, commit_chunk
 from pipeline.engine.worker import PoolWorker, told, what_loads
 from pipeline.plan import Plan
+from pipeline.snapshot import UnderWay
 from stages.records import encode_rows
 
 
@@ -30,6 +33,7 @@ class SerialRunner:
         self._inline = inline
         self._workers: list[PoolWorker] = []
         self._spool = Spool(job.out)
+        self._at: tuple[int, int, float] | None = None  # slice, pool, since when
 
     def reports(self, slices: deque[int]) -> Iterator[Report]:
         """Reports in the order of the slices."""
@@ -44,15 +48,24 @@ class SerialRunner:
             yield self._run(Work(chunk=self._plan.chunk_of(number), slice=number))
 
     def _run(self, work: Work) -> Report:
-        for worker in self._workers:
+        for pool, worker in enumerate(self._workers):
             if not work.failure:
+                self._at = work.slice, pool, time.monotonic()
                 work = worker.advance(work)
+        self._at = None
         finished = report(work)
         try:
             self._spool.add(work.chunk, work.slice, encode_rows(work.rows))
         except OSError as error:
             finished.failure, finished.exit_code = told(error)
         return finished
+
+    def under_way(self) -> list[UnderWay]:
+        """The slice that is worked at."""
+        if (at := self._at) is None:
+            return []
+        number, pool, since = at
+        return [UnderWay(number, list(self._pools[pool].stages), platform.node(), round(time.monotonic() - since, 3))]
 
     def commit(self, chunk: int) -> Future[None]:
         """Commits before it returns."""

@@ -10,7 +10,7 @@ import io
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 
-from materia.base import leases, storage
+from materia.base import leases, retries, storage
 from materia.base.storage_settings import use_storage
 from materia.dataset.extra import ExtraType
 from materia.dataset.writer import write_chunk
@@ -58,12 +58,13 @@ class Spool:
                 yield file.read(size)
 
 
-def commit_chunk(job: JobSpec, extra: Mapping[str, ExtraType], chunk: int, slices: Iterable[bytes]) -> None:
+def commit_chunk(job: JobSpec, extra: Mapping[str, ExtraType], chunk: int, slices: Iterable[bytes | memoryview]) -> None:
     """Write the shard, index and rejects of a chunk from its slices, in order, then its commit record. Raises OSError.
 
     A chunk that has its record is left as it is, and no slice is read: a repeated task may come after the commit.
     """
     use_storage(Config.model_validate_json(job.config_json).storage)  # a task may run in a process that nobody prepared
+    retries.be_patient()
     rows = (row for packed in slices for row in decode_rows(packed))
     write_chunk(
         job.out,

@@ -28,7 +28,19 @@ import msgspec
 import psutil
 
 from pipeline.engine.environment import for_models
-from pipeline.engine.messages import Answer, Batch, Hello, NoRoom, Ready, Reply, SetupFailed, Started, pack_frame, unpack_frames
+from pipeline.engine.messages import (
+    Answer,
+    Batch,
+    Hello,
+    Ready,
+    Reply,
+    SetupFailed,
+    Started,
+    Trouble,
+    Waiting,
+    pack_frame,
+    unpack_frames,
+)
 from stages.records import Row, Sample, StageName, reject
 
 _LOOK_S = 1.0  # how often the memory of a working child is looked at; what it sends, and its end, are heard at once
@@ -110,7 +122,7 @@ class Supervisor:
     def process(self, rows: list[Row]) -> Processed:
         """Run the samples among the rows through the stages; rejections stay where they are.
 
-        Raises SetupError, and OSError if a disk is full or read-only.
+        Raises SetupError, and OSError if a disk is full or read-only, or a storage lets nobody in.
         """
         done = Processed(list(rows), {}, [], [], [])
         in_batches(done.rows, self._limits.rows_per_batch, lambda samples: self._run(samples, done))
@@ -119,7 +131,10 @@ class Supervisor:
         return done
 
     def set_up(self) -> None:
-        """Wait until the child has loaded its models. Raises SetupError, and OSError if a disk is full or read-only."""
+        """Wait until the child has loaded its models.
+
+        Raises SetupError, and OSError if a disk is full or read-only, or a storage lets nobody in.
+        """
         for last in (False, True):
             if self._ready:
                 return
@@ -131,7 +146,7 @@ class Supervisor:
                     raise self._setup_error(death.message, death.log) from None
                 self._restart()  # perhaps killed from outside
                 continue
-            if isinstance(reply, NoRoom):
+            if isinstance(reply, Trouble):
                 self._child.end()
                 raise reply.error
             if isinstance(reply, SetupFailed):
@@ -181,7 +196,7 @@ class Supervisor:
         except _ChildDied:
             self._restart()
             raise
-        if isinstance(answer, NoRoom):
+        if isinstance(answer, Trouble):
             raise answer.error
         assert isinstance(answer, Answer)
         self._row_seconds.append((time.monotonic() - began) / len(samples))
@@ -251,10 +266,13 @@ class _Child:
         while True:
             if self._wait_for_bytes(min(_LOOK_S, max(0.0, ends - time.monotonic()))):
                 for reply in unpack_frames(self._received):
-                    if not isinstance(reply, Started):
+                    if isinstance(reply, Waiting):
+                        ends = time.monotonic() + deadline_s
+                    elif isinstance(reply, Started):
+                        self._stage = reply.stage
+                    else:
                         self._idle = True
                         return reply
-                    self._stage = reply.stage
             elif time.monotonic() >= ends:
                 limit = f"engine.min_deadline_s = {self._limits.min_deadline_s:g}"
                 self._die("timeout", f"still running at its deadline, the larger of {limit} and 20 times the usual; ended")
@@ -279,7 +297,7 @@ class _Child:
                 self._process.wait(timeout=CLOSE_S)
 
     def end(self) -> None:
-        """Kill the whole group and free pipes and log; may be called again."""
+        """End all its processes and free pipes and log; may be called again."""
         if self._log.closed:
             return
         self._kill()
@@ -289,14 +307,13 @@ class _Child:
 
     def _kill(self) -> int:
         """Its exit status; minus the signal's number if a signal ended it before this did."""
-        try:
-            status = self._process.wait(timeout=0.5) if self._hung_up() else None
-        except subprocess.TimeoutExpired:
-            status = None
+        if not self._hung_up():  # else it is ending
+            self._process.terminate()  # whoever watches over the child kills all below (child.py)
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout=CLOSE_S)
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
-        killed = self._process.wait()
-        return killed if status is None else status
+        return self._process.wait()
 
     def _hung_up(self) -> bool:
         poll = select.poll()

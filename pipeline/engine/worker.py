@@ -12,8 +12,8 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
 from typing import Protocol
 
+from materia.base import retries
 from materia.base.errors import explain
-from materia.base.storage import NoWayIn, StorageFailed
 from materia.base.storage_settings import use_storage
 from pipeline.config import Config, PoolSettings
 from pipeline.engine.inline import InProcess
@@ -21,6 +21,7 @@ from pipeline.engine.messages import Hello, JobSpec, Report, Work
 from pipeline.engine.spool import plan_folder
 from pipeline.engine.supervisor import Limits, SetupError, Supervisor
 from pipeline.plan import Plan, frozen_plan
+from pipeline.snapshot import UnderWay
 from pipeline.sources.access import resolve
 from pipeline.sources.settings import SourceSettings
 from stages.records import Clip, Row, Sample
@@ -41,6 +42,10 @@ class Runner(Protocol):
         """Start the commit of a chunk whose slices are all finished. Its result raises OSError, and ChunkLost."""
         ...
 
+    def under_way(self) -> list[UnderWay]:
+        """What workers are at just now, and for how long; may be asked from another thread."""
+        ...
+
     def close(self) -> None:
         """End every process that this runner started."""
         ...
@@ -55,6 +60,7 @@ class PoolWorker:
     def __init__(self, job: JobSpec, pool: int, inline: bool = False) -> None:
         config = Config.model_validate_json(job.config_json)
         use_storage(config.storage)
+        retries.be_patient()
         plan = frozen_plan(plan_folder(job.out))
         self._plan, self._source = plan, config.source
         self._first, self.is_last = pool == 0, pool == len(config.engine.pools) - 1
@@ -102,11 +108,8 @@ class PoolWorker:
 
 def told(error: OSError) -> tuple[str, int]:
     """(sentence, exit code) of what storage did to a running job: 5 where the same command may go on."""
-    where = f" (on {platform.node()})"
-    if isinstance(error, StorageFailed):
-        return f"{error.address or 'storage'}: {error}{where}", 2 if isinstance(error, NoWayIn) else 5
     sentence, exit_code = explain(error)
-    return sentence + where, exit_code
+    return f"{sentence} (on {platform.node()})", exit_code
 
 
 def read_rows(plan: Plan, number: int, source: SourceSettings) -> list[Row]:

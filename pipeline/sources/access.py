@@ -21,6 +21,7 @@ from typing import Any, NamedTuple, TypeVar
 import msgspec
 
 from materia.base import storage
+from materia.base.errors import NoWayIn, StorageFailed
 from materia.base.settings_file import set_argument
 from pipeline.sources.settings import SourceSettings
 from stages.records import Clip, Rejection, Sample, reject
@@ -239,10 +240,12 @@ def _nfc(text: str) -> str:
 
 
 def _attempt(look: Callable[[], T], shown: str) -> T:
-    """Ask the storage. Raises Denied."""
+    """Ask the storage. Raises Denied, and NoWayIn, which is no clip's fault."""
     try:
         return look()
-    except storage.StorageFailed as failed:
+    except NoWayIn:
+        raise
+    except StorageFailed as failed:
         raise Denied("transient_exhausted", f"{shown}: {failed}") from None
     except PermissionError:
         raise Denied("not_found", f"{shown} cannot be seen: permission denied") from None

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import model_server
 import pytest
+import warm
 from model_server import COMMIT, sha256
 
 ROOT = Path(__file__).parents[2]
@@ -38,7 +39,7 @@ def server():
 
 @pytest.fixture
 def start(server, tmp_path):
-    """The command in a process of its own, since the hub's library reads its environment once."""
+    """The command in a process of its own, since the hub's library reads its variables once; no warm one has imported it."""
 
     def start(*command, offline=False, **options):
         env = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
@@ -58,14 +59,8 @@ def start(server, tmp_path):
         }
         sets |= {f"localise.options.{name}": value for name, value in options.items()}
         args = [part for name, value in sets.items() for part in ("--set", f"{name}={value}")]
-        return subprocess.Popen(
-            [MATERIA, *command, "--config", "configs/local.yaml", *args],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            cwd=ROOT,
-            env=env,
-        )
+        program = [MATERIA, *command, "--config", "configs/local.yaml", *args]
+        return warm.Program(program, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
     return start
 
@@ -97,7 +92,7 @@ def test_a_pull_brings_what_a_model_needs_and_nothing_of_other_frameworks(materi
 
 def test_a_configuration_of_training_names_the_weights_of_its_encoders():
     command = [MATERIA, "models", "list", "--json", "--config", "train/paper-stage1", "--set"]
-    done = subprocess.run([*command, "encoders.text.options.checkpoint=hf://a/b"], capture_output=True, text=True, check=False)
+    done = warm.run([*command, "encoders.text.options.checkpoint=hf://a/b"])
     found = pulled(done)
     assert found["hf://a/b"]["options"] == ["encoders.text.options.checkpoint"]
     assert {model["options"][0].split(".")[1] for model in found.values()} == {"text", "image", "video"}

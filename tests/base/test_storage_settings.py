@@ -9,6 +9,7 @@ from pathlib import Path
 
 import fsspec
 import pytest
+import warm
 from jobs import STUBS, contents, make_config, make_manifest
 from s3_server import SECRET, s3_server
 
@@ -114,7 +115,11 @@ def test_the_configuration_goes_before_the_environment_and_reaches_child_process
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("s3.secret", SECRET, "unknown field 'storage.s3.secret'; known: endpoint, anonymous, requester_pays, region, profile"),
+        (
+            "s3.secret",
+            SECRET,
+            "unknown field 'storage.s3.secret'; known: endpoint, anonymous, requester_pays, region, profile, timeout_s",
+        ),
         ("s3.endpoint", f"https://k:{SECRET}@store", "storage.s3.endpoint: must hold no credentials"),
         ("s3.endpoint", f"https://store?signature={SECRET}", "storage.s3.endpoint: must hold no credentials"),
         ("s3.endpoint", "store:9000", "storage.s3.endpoint: must look like https://host:port"),
@@ -133,7 +138,7 @@ def test_what_was_set_is_not_repeated():
         load_config("local", (f"storage.s3.endpoint={{{SECRET}: [",))
     assert "--set storage.s3.endpoint: the value is not YAML" in str(refused.value) and SECRET not in str(refused.value)
     command = ["doctor", "--config", "gpu", "--set", f"storage.s3.endpoint=https://{SECRET}", "--set", "device=cpu"]
-    told = subprocess.run([MATERIA, *command], capture_output=True, text=True, check=False, timeout=60)
+    told = warm.run([MATERIA, *command], "heavy")
     assert "--set device=cpu" in told.stdout and SECRET not in told.stdout + told.stderr
 
 

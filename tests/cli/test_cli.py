@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+import warm
 
 ROOT = Path(__file__).parents[2]
 MATERIA = Path(sys.executable).with_name("materia")
@@ -15,20 +16,18 @@ MATERIA = Path(sys.executable).with_name("materia")
 
 def materia(*args: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
     env = os.environ | {"RAY_USAGE_STATS_ENABLED": "0", "HF_HUB_OFFLINE": "1"} | environment
-    command = [str(MATERIA), *map(str, args)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, env=env, timeout=120)
+    return warm.run([MATERIA, *args], cwd=ROOT, env=env)
 
 
 def test_help_answers_in_under_a_second_and_shows_examples():
-    materia("--help")
-    fastest = min(_seconds("--help") for _ in range(3))
-    assert fastest < 1.0
     assert "materia run --config configs/local.yaml" in materia("--help").stdout
+    assert min(_seconds("--help") for _ in range(3)) < 1.0
 
 
 def _seconds(*args: str) -> float:
+    """Of a new process."""
     start = time.monotonic()
-    assert materia(*args).returncode == 0
+    subprocess.run([MATERIA, *args], stdout=subprocess.DEVNULL, check=True, timeout=120)
     return time.monotonic() - start
 
 

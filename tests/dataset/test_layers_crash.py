@@ -1,14 +1,13 @@
 """A layer that is replaced is the old one or the new one, whoever is killed and however many write at a time."""
 
-import os
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pyarrow as pa
 import pytest
+import warm
 from samples import make_output
 
 from materia.base import storage
@@ -38,9 +37,7 @@ def out(tmp_path):
 
 def start(out, first):
     command = [sys.executable, "-c", WRITER, str(first), out]
-    return subprocess.Popen(
-        command, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
-    )
+    return warm.Program(command, stdout=subprocess.PIPE)
 
 
 def whole(out):

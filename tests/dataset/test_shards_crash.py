@@ -1,11 +1,11 @@
 """A writer that is killed at any moment leaves nothing that a reader takes for whole, and the next start finishes the job."""
 
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import warm
 from samples import make_output
 
 from materia.base import storage
@@ -40,9 +40,7 @@ print("events:", *events)
 
 def write(out, clips, kill_at):
     script = WRITER.format(root=str(ROOT), here=str(Path(__file__).parent), out=str(out), clips=str(clips))
-    return subprocess.run(
-        [sys.executable, "-c", script, str(kill_at)], check=False, capture_output=True, text=True, timeout=120
-    )
+    return warm.run([sys.executable, "-c", script, str(kill_at)])
 
 
 def contents(out):

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import psutil
+import warm
 
 from pipeline.config import Config
 from stages.specs import STAGE_ORDER
@@ -69,17 +70,17 @@ def helpers(folder: Path) -> list[psutil.Process]:
 
 def start(
     manifest: str, out: Path, engine: str, largest_file: int | None = None, stdin=None, stdout=None, **settings
-) -> subprocess.Popen:
+) -> warm.Program:
     """The same job in a process of its own, as a person would start it; with a limit (`ulimit -f`) of so many bytes a file."""
     request = json.dumps([manifest, str(out), engine, largest_file, settings])
     env = {
         name: value for name, value in os.environ.items() if name != "PYTHONBREAKPOINT"
     }  # Ray sets it, also in a test's process
     command = [sys.executable, __file__, request]
-    return subprocess.Popen(command, stdin=stdin, stdout=stdout, stderr=subprocess.PIPE, text=True, env=env)
+    return warm.Program(command, stdin=stdin, stdout=stdout, stderr=subprocess.PIPE, env=env)
 
 
-def kill_all(process: subprocess.Popen) -> None:
+def kill_all(process: warm.Program) -> None:
     """SIGKILL the driver and everything below it, and wait until all of it is gone."""
     family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
     for member in family:

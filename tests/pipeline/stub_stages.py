@@ -61,6 +61,9 @@ TRACES = "STUB_TRACES"
 """Environment variable: a folder in which stubs of the frames say where they run, which process they started, and that they
 were closed. That process outlives its parent, if nobody ends it."""
 
+HELPER = ["sh", "-c", "trap '' TERM INT HUP; while :; do sleep 1; done"]
+"""In a session of its own, as the engine of a language model may be, and deaf to polite signals."""
+
 GATES = "STUB_GATES"
 """Environment variable: a folder. A row with "[gate]" in its caption writes its process into KEY.here, and waits
 for KEY.open."""
@@ -101,7 +104,7 @@ class Stub:
         self.jpeg, self.png = picture("JPEG"), picture("PNG")
         self.batches = Batches("localise.options.batch_size", 4)
         if TRACES in os.environ:
-            helper = subprocess.Popen(["sleep", "1000"]) if self.name == "frames" else None
+            helper = subprocess.Popen(HELPER, start_new_session=True) if self.name == "frames" else None
             self.leave_trace({"helper": helper and helper.pid})
 
     def leave_trace(self, more: dict) -> None:

@@ -5,6 +5,7 @@ import threading
 from collections import deque
 
 import pytest
+from bare_nodes import add_node
 from jobs import STUBS, contents, make_config, make_manifest, wait_for
 from stub_stages import STUB_BYTES, STUB_SECONDS, TRACES
 
@@ -44,7 +45,7 @@ def head():
 
     started = Cluster()
     try:
-        started.add_node(num_cpus=1, object_store_memory=80 * 2**20, _system_config=SOON)  # commits run here
+        add_node(started, num_cpus=1, _system_config=SOON)  # the head; commits run here
         yield started
     finally:
         started.shutdown()
@@ -65,7 +66,7 @@ def test_a_node_that_goes_costs_no_row_and_changes_no_byte(cluster, tmp_path):
     job = {"input": manifest, "stage_factory": STUBS}
     assert run_job(config(), output=str(tmp_path / "serial"), engine="inline", **job).exit_code == 0
     timings = tmp_path / "out/_run/timings.jsonl"
-    going, _ = cluster.add_node(**NODE), cluster.add_node(**NODE)
+    going, _ = add_node(cluster, **NODE), add_node(cluster, **NODE)
     cluster.wait_for_nodes()
 
     def lose_a_node():
@@ -88,13 +89,13 @@ def test_slices_that_went_with_their_node_before_the_commit_are_made_again(clust
     plan = make_plan(manifest, plan_folder(out), settings.source, 8, 4)
     provenance = Provenance("0" * 64, dict.fromkeys(STAGE_ORDER[:-1], "0" * 64))
     job = JobSpec(settings.model_dump_json().encode(), out, provenance, STUBS, [entry for entry in sys.path if entry])
-    going = cluster.add_node(**NODE)
+    going = add_node(cluster, **NODE)
     cluster.wait_for_nodes()
     runner = RayRunner(job, plan, settings.engine, cluster.address, tell=lambda text: None)
     try:
         assert len(list(runner.reports(deque([0, 1])))) == 2
         cluster.remove_node(going, allow_graceful=False)
-        cluster.add_node(**NODE)
+        add_node(cluster, **NODE)
         cluster.wait_for_nodes()
         runner.commit(0).result(timeout=100)
     finally:

@@ -1,6 +1,7 @@
 """Pools on a real cluster of unlike nodes: three raylets on this machine, with labels, and with cards that Ray believes in."""
 
 import pytest
+from bare_nodes import add_node
 from jobs import STUBS, helpers, make_manifest, outcomes, traces, wait_for
 from stub_stages import NODE, TRACES
 
@@ -27,7 +28,7 @@ def cluster(tmp_path_factory):
     started = Cluster()
     try:
         for name, node in NODES.items():
-            started.add_node(**node, env_vars={NODE: name, TRACES: str(folder)}, object_store_memory=80 * 2**20)
+            add_node(started, **node, env_vars={NODE: name, TRACES: str(folder)})
         started.wait_for_nodes()
         yield started.address, folder
     finally:

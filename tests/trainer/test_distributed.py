@@ -1,13 +1,13 @@
 """Two processes must learn what one learns from the same batches, in every layout; and take up each other's state."""
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import lockstep
 import pytest
 import torch
+import warm
 from lockstep import CASES, START, Case
 from reference import logged_steps
 from safetensors.torch import load_file, save_file
@@ -45,7 +45,7 @@ def two(alone, tmp_path_factory):
 def torchrun(command):
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*launcher, *command], env=env, capture_output=True, text=True, timeout=120, check=False)
+    done = warm.run([*launcher, *command], "heavy", env=env)
     assert done.returncode == 0, done.stderr
 
 

@@ -1,10 +1,10 @@
 """Interoperability: Megatron-Energon reads the shards as `materia run` wrote them, nothing converted."""
 
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import warm
 from samples import make_output
 
 from materia.dataset.reader import Dataset
@@ -16,7 +16,7 @@ def test_energon_prepares_and_reads_the_shards_as_they_are(tmp_path: Path) -> No
     before = {path: path.read_bytes() for path in (tmp_path / "out" / "shards").iterdir()}
     options = ["--non-interactive", "--split-ratio", "1,0,0", "--sample-type", "CrudeWebdataset"]
     energon = [sys.executable, "-c", "from megatron.energon.cli.main import main; main()"]
-    subprocess.run([*energon, "prepare", *options, out], check=True, capture_output=True, timeout=120)
+    warm.run([*energon, "prepare", *options, out], "heavy").check_returncode()
 
     samples = Dataset(out)
     expected = {samples.key(number): samples.read(number, samples.members(number)) for number in range(len(samples))}

@@ -12,6 +12,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
+import warm
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from real_clips import make_real_output, same_item
@@ -199,7 +200,7 @@ except TrainError as error:
 def test_workers_that_hang_when_they_are_forked_are_replaced(tmp_path: Path, hanging: int, in_turns: bool) -> None:
     command = [sys.executable, "-c", HANGING, str(tmp_path), str(hanging), str(in_turns)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    ended = subprocess.run(command, check=False, env=environment, capture_output=True, text=True, timeout=60)
+    ended = warm.run(command, "heavy", env=environment, timeout=60)
     wanted = " ".join(map(str, range(20))) if hanging == 1 else "processes that read ahead did not start, 3 times"
     assert ended.stdout.startswith(wanted), ended.stderr
 
@@ -215,7 +216,7 @@ os.kill(os.getpid(), 9)
 """
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, "-c", script]
-    ended = subprocess.run(command, check=False, env=environment, capture_output=True, text=True, timeout=60)
+    ended = warm.run(command, "heavy", env=environment, timeout=60)
     assert ended.returncode == -signal.SIGKILL
     assert_gone({int(pid) for pid in ended.stdout.split()})
 

@@ -3,7 +3,6 @@
 import os
 import shutil
 import signal
-import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from types import SimpleNamespace
 
 import psutil
 import pytest
+import warm
 from reference import STEPS, logged_steps
 
 from materia.base.settings_file import load_settings
@@ -22,23 +22,23 @@ pytestmark = pytest.mark.ray
 
 
 @contextmanager
-def on_ray(command: list[str], errors: Path) -> Iterator[subprocess.Popen]:
+def on_ray(command: list[str], errors: Path) -> Iterator[warm.Program]:
     env = {**os.environ, "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5", "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
-    with subprocess.Popen([*command, "--ray", "--workers", "2"], stderr=errors.open("a"), env=env) as process:
+    with warm.Program([*command, "--ray", "--workers", "2"], "heavy", stderr=errors.open("a"), env=env) as process:
         try:
             yield process
         finally:
             process.kill()  # if the test failed
 
 
-def wait_for(condition, process: subprocess.Popen, errors: Path) -> None:
+def wait_for(condition, process: warm.Program, errors: Path) -> None:
     end = time.monotonic() + 120
     while not condition():
         assert process.poll() is None and time.monotonic() < end, errors.read_text()
         time.sleep(0.02)
 
 
-def workers_of(process: subprocess.Popen) -> list[psutil.Process]:
+def workers_of(process: warm.Program) -> list[psutil.Process]:
     return [child for child in psutil.Process(process.pid).children(recursive=True) if "RayTrainWorker" in child.name()]
 
 
@@ -87,7 +87,7 @@ def test_what_a_worker_finds_wrong_is_told_once_and_not_tried_again(reference_ru
     config = load_settings(TrainConfig, str(reference_run.config_path), ())
     ray.init(ray_address, log_to_driver=False)
     try:
-        mailbox = ray.remote(ray_launch._Mailbox).options(num_cpus=0).remote()
+        mailbox = ray.remote(ray_launch.Mailbox).options(num_cpus=0).remote()
         settings = {"config": config.model_dump_json(), "mailbox": mailbox}
         for run in ("first", "again"):
             paths = {"shards": [str(shards)], "output": str(tmp_path / run), "cache": None}

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import pyarrow.parquet as pq
 import pytest
+import warm
 import yaml
 from real_clips import make_real_output
 from small_run import SECONDS, config
@@ -245,12 +246,10 @@ def test_each_kind_of_error_is_one_line_and_an_exit_code(given: Given, kind: str
 
 
 def as_program(command: list[str], before: str = "") -> subprocess.CompletedProcess[str]:
-    """`materia` in a process of its own, after a line of the shell; tests' encoders are found."""
+    """`materia` in a process of its own, after a line of Python; tests' encoders are found."""
     path = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[2])])
-    shell = ["bash", "-c", f'{before} exec "$@"', "bash", str(Path(sys.executable).with_name("materia")), *command]
-    return subprocess.run(
-        shell, capture_output=True, text=True, check=False, timeout=60, env={**os.environ, "PYTHONPATH": path}
-    )
+    program = [sys.executable, "-c", f"{before}\nfrom prima_materia import main; main()", *command]
+    return warm.run(program, "heavy", env={**os.environ, "PYTHONPATH": path})
 
 
 @pytest.mark.parametrize(
@@ -272,7 +271,7 @@ def test_nothing_that_had_begun_speaks_up_when_the_program_ends(given: Given, ki
 
 
 def test_a_disk_that_takes_no_checkpoint_can_be_mended(given: Given) -> None:
-    result = as_program(given.command(), "ulimit -f 4096;")  # KiB a file
+    result = as_program(given.command(), "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 22, 1 << 22))")
     assert result.returncode == 5
     assert_one_line(result.stderr, r"/checkpoints/.*model.safetensors: File too large; .*the same command goes on")
     assert as_program(given.command()).returncode == 0

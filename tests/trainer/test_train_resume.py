@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import small_run
+import warm
 from real_clips import make_real_output
 from small_run import SECONDS, config, run
 
@@ -44,19 +45,19 @@ def assert_same(found: list[dict], expected: list[dict]) -> None:
     assert [entry["loss"] for entry in found] == pytest.approx([entry["loss"] for entry in expected], abs=1e-6)
 
 
-def start(out: str, folder: Path, workers: int) -> subprocess.Popen:
+def start(out: str, folder: Path, workers: int) -> warm.Program:
     """The program, which trains with so many workers; its last checkpoint is far from its end."""
     settings = config(**SECTIONS, data=config().data.model_dump() | {"workers": workers})
     path = os.pathsep.join([*sys.path, str(Path(__file__).parents[2])])
     command = [sys.executable, small_run.__file__, out, str(folder), settings.model_dump_json()]
-    return subprocess.Popen(command, env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE)
+    return warm.Program(command, "heavy", env={**os.environ, "PYTHONPATH": path}, stderr=subprocess.PIPE)
 
 
-def wait_for_steps(process: subprocess.Popen, folder: Path, steps: int) -> None:
+def wait_for_steps(process: warm.Program, folder: Path, steps: int) -> None:
     deadline = time.monotonic() + 60
     path = folder / "steps.jsonl"
     while not path.exists() or path.read_bytes().count(b"\n") < steps:
-        assert process.poll() is None, process.stderr.read().decode()
+        assert process.poll() is None, process.stderr.read()
         assert time.monotonic() < deadline
         time.sleep(0.005)
 
@@ -77,7 +78,7 @@ def test_sigterm_ends_after_a_step_with_a_checkpoint(out, undisturbed, tmp_path)
     process = start(out, tmp_path, workers=2)
     wait_for_steps(process, tmp_path, 2)
     process.send_signal(signal.SIGTERM)
-    said = process.communicate()[1].decode()
+    said = process.communicate()[1]
     assert process.returncode == 128 + signal.SIGTERM
     assert "Traceback" not in said
     done = checkpoints.latest(tmp_path, pytest.fail).state.step

@@ -28,6 +28,7 @@ from materia.base.signals import Interrupt, interruptible
 from trainer.config import TrainConfig
 from trainer.data.samples import Addresses, addresses
 from trainer.errors import TrainError
+from trainer.run.mailbox import Mailbox
 from trainer.run.progress import tell
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def launch(
     try:
         needs = {"CPU": cpus_per_worker, "GPU": float(_wants_cards(config))}
         _check_room(workers, needs)
-        mailbox = ray.remote(_Mailbox).options(num_cpus=0).remote()
+        mailbox = ray.remote(Mailbox).options(num_cpus=0).remote()
         trainer = TorchTrainer(
             _work,
             train_loop_config={
@@ -117,34 +118,6 @@ def _work(settings: dict[str, Any]) -> TrainResult | None:
         if _all_failed(mailbox):
             return None
         raise  # ends the others, who may wait for this one; Ray starts all again, and then all see the failure and end
-
-
-class _Mailbox:
-    """An actor: lines of workers for the user, errors that end the run, the number of the signal that shall end it."""
-
-    def __init__(self) -> None:
-        self._lines: list[str] = []
-        self._failures: list[UserError] = []
-        self._signal: int | None = None
-
-    def post(self, line: str) -> None:
-        self._lines.append(line)
-
-    def take(self) -> list[str]:
-        lines, self._lines = self._lines, []
-        return lines
-
-    def fail(self, error: UserError) -> None:
-        self._failures.append(error)
-
-    def failures(self) -> list[UserError]:
-        return self._failures
-
-    def interrupt(self, number: int) -> None:
-        self._signal = number
-
-    def interrupted(self) -> int | None:
-        return self._signal
 
 
 def _all_failed(mailbox: Any) -> bool:
