@@ -68,7 +68,7 @@ def make_input(server: str, rows: int) -> str:
     return f"s3://{BUCKET}/in/manifest.jsonl"
 
 
-def configuration(server: str, timeout_s: float, anonymous: bool, deadline_s: float) -> Config:
+def configuration(server: str, timeout_s: float, anonymous: bool) -> Config:
     """Of the job, which reaches the server (or a proxy before it) with that patience for silence."""
     pool = {"workers": 1, "num_cpus": 0.2, "memory_limit_gib": 1, "rows_per_batch": 2}
     pools = [{"stages": STAGE_ORDER[:1], **pool}, {"stages": STAGE_ORDER[1:], **pool}]
@@ -79,7 +79,6 @@ def configuration(server: str, timeout_s: float, anonymous: bool, deadline_s: fl
             "engine": {
                 "rows_per_chunk": 4,
                 "rows_per_slice": 2,
-                "min_deadline_s": deadline_s,
                 "object_store_mb": 100,
                 "pools": pools,
             },
@@ -100,11 +99,10 @@ def run(
     timeout_s: float = 1.0,
     ray_address: str | None = None,
     anonymous: bool = False,
-    deadline_s: float = 60.0,
 ) -> JobResult:
-    """The job, from where it stands to its end. `out`: a name below the bucket; `deadline_s`: for rows, in a child."""
+    """The job, from where it stands to its end. `out`: a name below the bucket."""
     return run_job(
-        configuration(server, timeout_s, anonymous, deadline_s),
+        configuration(server, timeout_s, anonymous),
         input=f"s3://{BUCKET}/in/manifest.jsonl",
         output=f"s3://{BUCKET}/{out}",
         engine=engine,
