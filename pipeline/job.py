@@ -191,7 +191,7 @@ def _run(config: Config, asked: _Asked, lease: Lease, tasks: RayTasks) -> JobRes
     ):
         before = {chunk for chunk in ours if chunk in done} - again
         Drive(job, plan, runner, log, progress, lease, ledger, before).run(todo)
-    return _result(asked, plan, len(ours), rows, time.monotonic() - began)
+    return _result(asked, plan, len(ours), rows, time.monotonic() - began, log.troubles())
 
 
 def _found(asked: _Asked, plan: Plan, lease: Lease) -> tuple[set[int], Ledger]:
@@ -230,8 +230,8 @@ def _runner(job: JobSpec, plan: Plan, config: Config, asked: _Asked, is_work: bo
         raise JobError(2, str(error)) from None
 
 
-def _result(asked: _Asked, plan: Plan, n_chunks: int, rows: int, wall_s: float) -> JobResult:
-    """Every chunk that was asked for must be there: nothing is dropped in silence."""
+def _result(asked: _Asked, plan: Plan, n_chunks: int, rows: int, wall_s: float, troubles: str) -> JobResult:
+    """Every chunk that was asked for must be there: nothing is dropped in silence. `troubles`: of workers, in words."""
     output, first_end = asked.output, asked.chunks
     samples = rejections = 0
     lost = {chunk for chunk in range(plan.n_chunks) if asked.is_ours(chunk)}
@@ -245,7 +245,7 @@ def _result(asked: _Asked, plan: Plan, n_chunks: int, rows: int, wall_s: float) 
         raise JobError(1, f"the engine ended without chunks {some} ({len(lost)} of {n_chunks}); start again to go on")
     part = "" if first_end == (0, None) else f" (chunks {first_end[0]}:{'' if first_end[1] is None else first_end[1]})"
     counts = f"{plural(rows, 'row')} = {plural(samples, 'sample')} + {plural(rejections, 'rejection')}"
-    message = f"{output}{part}: {counts}, {wall_s:.0f} s"
+    message = f"{output}{part}: {counts}, {wall_s:.0f} s" + (f"\n{troubles}" if troubles else "")
     if rejections and samples <= _FEW * rows:
         kept = "few rows were kept" if samples else "not one row was kept"
         message += f"\nwarning: {kept}: {_commonest_reason(output)}"

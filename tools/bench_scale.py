@@ -12,6 +12,8 @@ from __future__ import annotations
 import heapq
 import itertools
 import json
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -40,7 +42,7 @@ def main() -> None:
 
 
 class Sampler:
-    """A context in which a thread looks at something every `every_s` seconds; `seen`: (seconds since the start, what)."""
+    """A context in which a thread looks at something every `every_s` seconds; `seen`: (seconds since it began, what it was)."""
 
     def __init__(self, look: Callable[[], Any], every_s: float) -> None:
         self._look, self._every_s = look, every_s
@@ -91,22 +93,19 @@ def rows(rows: int, workers: int) -> None:
         planned_s = memory.seen[-1][0] - bounds[-1]  # about; the planning comes before
         held = [rss for at, rss in memory.seen if start <= at - planned_s <= end]
         print(f"{number:5}  {tenth / (end - start):6.0f}  {max(held, default=0) / _MB:9.0f}")
-    times = driver.cpu_times()
-    print(
-        f"{len(ends)} rows, {whole_s:.0f} s with planning; driver"
-        f" {1000 * (times.user + times.system) / rows:.2f} ms of CPU a row"
-    )
+    cpu_ms = 1000 * (driver.cpu_times().user + driver.cpu_times().system) / rows
+    print(f"{len(ends)} rows, {whole_s:.0f} s with planning; {cpu_ms:.2f} ms of the driver's CPU a row")
 
 
 class Sleeper(Stub):
-    """A stage that takes `_SECONDS[name]` for a row; the frames make half a megabyte of it."""
+    """A stage that takes `_SECONDS[name]` for a row; the frames make a quarter of a megabyte of it."""
 
     def process(self, samples: list[Sample]) -> list[Row]:
         """The samples."""
         time.sleep(_SECONDS[self.name] * len(samples))
         if self.name == "frames":
             for sample in samples:
-                sample.media = bytes(_MB // 2)
+                sample.media = bytes(_MB // 4)
         return super().process(samples)
 
 
@@ -187,7 +186,9 @@ def memory(config_path: str, clip: str, caption: str, rows: int, overrides: tupl
     config = load_config(config_path, overrides)
     with tempfile.TemporaryDirectory() as folder:
         manifest = Path(folder, "clips.jsonl")
-        enlarge(clip, Path(folder, "clip.mp4"))
+        # In a process of its own: the encoder's memory is none of the driver's.
+        command = [sys.executable, "-m", __spec__.name, "enlarge", clip, f"{folder}/clip.mp4"]
+        subprocess.run(command, check=True)
         lines = ({"id": f"n{row}", "video": "clip.mp4", "caption": caption} for row in range(rows))
         manifest.write_text("".join(json.dumps(line) + "\n" for line in lines))
         with Sampler(_memory_of_all, 1.0) as sampler:
@@ -202,15 +203,18 @@ def memory(config_path: str, clip: str, caption: str, rows: int, overrides: tupl
     print(f"memory_limit_gib x workers {allowed:.0f} MB + object_store_mb {config.engine.object_store_mb}")
 
 
-def enlarge(clip: str, target: Path, n_frames: int = 60) -> None:
-    """The clip's first frames as 4K ten-bit HEVC, with grain, which makes its pictures as large as a camera's."""
+@main.command()
+@click.argument("clip")
+@click.argument("target")
+def enlarge(clip: str, target: str, n_frames: int = 60) -> None:
+    """Write a clip's first frames as 4K ten-bit HEVC, with grain, which makes its pictures as large as a camera's."""
     import av
     import cv2
     import numpy as np
 
     generator = np.random.default_rng(0)
     grain = generator.integers(-3, 4, (2160 + 64, 3840 + 64, 1)).astype(np.int16)
-    with av.open(clip) as source, av.open(str(target), "w") as output:
+    with av.open(clip) as source, av.open(target, "w") as output:
         stream = output.add_stream("libx265", rate=25)
         stream.width, stream.height, stream.pix_fmt = 3840, 2160, "yuv420p10le"
         stream.options = {"preset": "ultrafast", "x265-params": "log-level=error:crf=22"}

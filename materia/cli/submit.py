@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -95,7 +96,7 @@ def _ray(job: JobDescription, cluster: ClusterSettings, config: Config, dry_run:
         click.echo(ray_jobs.dry_run(job, cluster.ray, Path.cwd()), nl=False)
         return 0
     settings = cluster.ray
-    stop = ray_jobs.stop_command(job, settings)
+    stop = partial(ray_jobs.stop_command, job, settings)
     return _until_interrupted(stop, lambda: ray_jobs.submit(job, settings, Path.cwd(), _tell, _write))
 
 
@@ -116,7 +117,7 @@ def _kuberay(job: JobDescription, cluster: ClusterSettings, config: Config, dry_
     if dry_run:
         click.echo(kuberay.as_yaml(documents), nl=False)
         return 0
-    stop = kubectl.stop_command(job, settings)
+    stop = partial(kubectl.stop_command, job, settings)
     return _until_interrupted(stop, lambda: kubectl.submit(job, settings, documents, _tell, _write))
 
 
@@ -134,14 +135,15 @@ def _slurm(job: JobDescription, cluster: ClusterSettings, config: Config, dry_ru
             _tell(said)
     if dry_run:
         return 0
-    return _until_interrupted(slurm.stop_command(job, settings), lambda: slurm.submit(job, settings, _tell, _write))
+    stop = partial(slurm.stop_command, job, settings)
+    return _until_interrupted(stop, lambda: slurm.submit(job, settings, _tell, _write))
 
 
-def _until_interrupted(stop: str, work: Callable[[], int]) -> int:
+def _until_interrupted(stop: Callable[[], str], work: Callable[[], int]) -> int:
     try:
         return work()
     except KeyboardInterrupt:
-        _tell(f"the job goes on; the same command shows it again, and `{stop}` ends it")
+        _tell(f"the job goes on; the same command shows it again, and `{stop()}` ends it")
         return 130
 
 

@@ -22,11 +22,12 @@ _EARLIEST = (1980, 1, 1, 0, 0, 0)  # of ZIP
 def tracked_files(folder: Path) -> tuple[Path, list[str]]:
     """The root of the repository around a folder, and the files that git tracks there, relative to it, in order.
 
-    Raises UserError where there is no repository.
+    What was removed stays tracked until it is committed, and is left out, as names that are no UTF-8. Raises UserError where
+    there is no repository.
     """
     root = Path(os.fsdecode(_git(folder, "rev-parse", "--show-toplevel").removesuffix(b"\n")))
-    names = sorted({os.fsdecode(name) for name in _git(root, "ls-files", "-z").split(b"\0") if name})
-    return root, [name for name in names if (root / name).is_file()]  # what was removed stays tracked until it is committed
+    names = sorted({name.decode(errors="replace") for name in _git(root, "ls-files", "-z").split(b"\0") if name})
+    return root, [name for name in names if (root / name).is_file()]
 
 
 def archive(folder: Path, extra: dict[str, str]) -> bytes:

@@ -47,8 +47,7 @@ def submit(
 ) -> int:
     """Hand the job in, or find it, and follow it to its end. Raises UserError."""
     client = _client(settings.address)
-    attempts = [one for one in client.list_jobs() if one.submission_id and (one.metadata or {}).get(_NAME) == job.name]
-    last = max(attempts, key=lambda one: _number(one.submission_id), default=None)
+    last = _last_attempt(client, job)
     same = last is not None and last.metadata.get(_FINGERPRINT) == job.fingerprint
     if last is not None and same and last.status in ("PENDING", "RUNNING", "SUCCEEDED"):
         found = "finished before" if last.status == "SUCCEEDED" else "is there already"
@@ -57,7 +56,7 @@ def submit(
     if last is not None and last.status in ("PENDING", "RUNNING"):
         raise UserError(
             f"{last.submission_id} at {settings.address} is another job of this name: {last.entrypoint}; wait for its end, stop"
-            f" it with `{stop_command(job, settings, last.submission_id)}`, or give another --name"
+            f" it with `{stop_command(job, settings)}`, or give another --name"
         )
     submission = f"{job.name}-{_number(last.submission_id) + 1 if last is not None else 1}"
     _send(client, job, settings, folder, submission)
@@ -65,9 +64,11 @@ def submit(
     return _follow(client, submission, settings.address, tell, write)
 
 
-def stop_command(job: JobDescription, settings: RaySettings, submission: str | None = None) -> str:
-    """What ends the job, typed in a shell."""
-    return shlex.join(["ray", "job", "stop", "--address", settings.address, submission or f"{job.name}-1"])
+def stop_command(job: JobDescription, settings: RaySettings) -> str:
+    """What ends the job's last attempt, typed in a shell. Raises UserError."""
+    last = _last_attempt(_client(settings.address), job)
+    submission = f"{job.name}-1" if last is None else last.submission_id
+    return shlex.join(["ray", "job", "stop", "--address", settings.address, submission])
 
 
 def exit_code_of(status: str, driver_exit_code: int | None) -> int:
@@ -202,6 +203,11 @@ def _persistently(ask: Callable[[], Any], address: str) -> Any:
                     " goes on with the output"
                 ) from None
             time.sleep(POLL_S)
+
+
+def _last_attempt(client: Any, job: JobDescription) -> Any:
+    attempts = [one for one in client.list_jobs() if one.submission_id and (one.metadata or {}).get(_NAME) == job.name]
+    return max(attempts, key=lambda one: _number(one.submission_id), default=None)
 
 
 def _number(submission: str) -> int:

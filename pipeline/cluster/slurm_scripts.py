@@ -14,6 +14,7 @@ from pathlib import Path
 
 import msgspec
 
+from materia.base.errors import UserError
 from pipeline.cluster.description import JobDescription
 from pipeline.cluster.settings import SlurmSettings
 
@@ -33,9 +34,11 @@ class Script(msgspec.Struct, frozen=True):
 
 
 def scripts(job: JobDescription, settings: SlurmSettings, folder: Path) -> list[Script]:
-    """What is to be written into a job's folder and handed in, in this order."""
+    """What is to be written into a job's folder and handed in, in this order. Raises UserError for --append with an array."""
     if settings.nodes is not None:
         return [_allocation(job, settings, settings.nodes, folder)]
+    if "--append" in job.options:
+        raise UserError("--append makes the plan longer, which tasks of an array read; `slurm: {nodes: 1}` has one task for it")
     common = (*_common(settings), "--nodes=1", "--ntasks=1")
     throttle = f"%{settings.at_once}" if settings.at_once else ""
     engine = ("--engine", settings.engine)
@@ -105,7 +108,7 @@ def _script(settings: SlurmSettings, command: str, exit_code: Path | None = None
     return f"""\
 #!/bin/bash
 # Written by `materia submit`.
-finish() {{ {note}exit "$1"; }}
+finish() {{ {note}kill $(jobs -p) 2>/dev/null; exit "$1"; }}
 {setup}{before}again=
 trap 'again=yes; kill -TERM "$run"' USR1
 trap 'kill -TERM "$run"' TERM INT
@@ -129,7 +132,7 @@ def _allocation(job: JobDescription, settings: SlurmSettings, nodes: int, folder
     ray = 'ray start --num-cpus="$SLURM_CPUS_PER_TASK" --disable-usage-stats --block'
     before = f"""\
 export RAY_AUTH_MODE=token RAY_AUTH_TOKEN="$(od -An -N32 -tx1 /dev/urandom | tr -d ' \\n')"
-address="$(hostname --ip-address | cut -d' ' -f1)"
+address="$(hostname --all-ip-addresses | cut -d' ' -f1)"
 port=$((20000 + SLURM_JOB_ID % 20000))
 {ray} --head --node-ip-address="$address" --port="$port" --include-dashboard=false &
 """

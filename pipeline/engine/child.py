@@ -37,11 +37,11 @@ from pipeline.engine.messages import (
     Answer,
     Batch,
     Hello,
+    Obstacle,
     Ready,
     Reply,
     SetupFailed,
     Started,
-    Trouble,
     Waiting,
     pack_frame,
     read_frame,
@@ -59,6 +59,8 @@ StageFactory = Callable[["Config", Iterable[StageName]], list[Stage]]
 """What makes a worker's stages; `stages.specs:build_stages` outside tests and benchmarks."""
 
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36  # linux/prctl.h
+END_SIGNAL = signal.SIGUSR1
+"""Has the process that watches over a child end it and all below."""
 _REAP_S = 5.0  # what a killed process may take to be gone; one that waits for a broken disk or card takes for ever
 
 
@@ -153,10 +155,11 @@ def _watch_over(parent_pid: int, pipes: tuple[int, ...]) -> None:
     signals, such as vLLM's engine. Nothing else would: a supervisor may be killed itself, with its actor, its driver or its
     node's Ray. A kernel's signal does for the worker: native code that holds the GIL would never see a closed pipe.
     """
-    heard = {signal.SIGTERM, signal.SIGCHLD}
+    heard = {END_SIGNAL, signal.SIGCHLD}
     before = signal.pthread_sigmask(signal.SIG_BLOCK, heard)
+    signal.signal(signal.SIGTERM, lambda *_: None)  # to all of a node's processes: the actor above decides (notice.py)
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
-    _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    _prctl(_PR_SET_PDEATHSIG, END_SIGNAL)
     if os.getppid() != parent_pid:
         sys.exit(1)
     watcher = os.getpid()
@@ -171,7 +174,7 @@ def _watch_over(parent_pid: int, pipes: tuple[int, ...]) -> None:
     for pipe in pipes:  # held open here, they would not tell the supervisor of the end
         os.close(pipe)
     status = None
-    while status is None and signal.sigwait(heard) != signal.SIGTERM:
+    while status is None and signal.sigwait(heard) != END_SIGNAL:
         status = _reaped().get(worker)
     _end_descendants()
     if status is not None and status < 0:
@@ -269,7 +272,7 @@ def _serve(requests: BinaryIO, send: Callable[[Reply], None]) -> None:
     except Exception as error:
         trouble = lasting_trouble(error)
         if trouble is not None:
-            send(Trouble.of(trouble))
+            send(Obstacle.of(trouble))
             return
         traceback.print_exc()
         send(SetupFailed(str(error) if isinstance(error, _CannotSetUp) else f"{type(error).__name__}: {error}"))
@@ -287,7 +290,7 @@ def _serve(requests: BinaryIO, send: Callable[[Reply], None]) -> None:
             trouble = lasting_trouble(error)
             if trouble is None:
                 raise
-            answer = Trouble.of(trouble)
+            answer = Obstacle.of(trouble)
         try:
             send(answer)
         except (TypeError, ValueError, OverflowError) as error:

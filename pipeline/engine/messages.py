@@ -13,7 +13,7 @@ import platform
 import struct
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 import msgspec
 
@@ -84,7 +84,7 @@ class Answer(msgspec.Struct, tag=True):
     traces: list[str] = []
 
 
-class Trouble(msgspec.Struct, tag=True):
+class Obstacle(msgspec.Struct, tag=True):
     """What is no clip's fault and stops the job (materia.base.errors.lasting_trouble); the batch is not done.
 
     Of a disk: OSError's `number` and file name. Of a storage that lets nobody in: what it says, and of which address.
@@ -96,7 +96,7 @@ class Trouble(msgspec.Struct, tag=True):
     expired: bool = False
 
     @classmethod
-    def of(cls, error: OSError) -> Trouble:
+    def of(cls, error: OSError) -> Obstacle:
         """As it travels."""
         if isinstance(error, NoWayIn):
             return cls(error.address, said=str(error), expired=error.expired)
@@ -116,7 +116,7 @@ class Waiting(msgspec.Struct, tag=True):
     """A storage does not answer, and is asked again: the time allowed begins anew."""
 
 
-Reply = Ready | SetupFailed | Started | Waiting | Answer | Trouble
+Reply = Ready | SetupFailed | Started | Waiting | Answer | Obstacle
 _REPLIES = msgspec.msgpack.Decoder(Reply)
 _ENCODER = msgspec.msgpack.Encoder()
 
@@ -162,6 +162,22 @@ class JobSpec(msgspec.Struct, frozen=True):
     retry: bool = False
 
 
+Cause = Literal["out_of_memory", "preempted", "clip", "killed"]
+
+
+class Trouble(msgspec.Struct):
+    """Why a worker's process ended before its time: it went beyond its memory (or a row did not fit its card: then it went on);
+    it or its node was told to leave; a clip ends it whenever it comes; or it was killed from outside, and nobody knows why.
+    `rows`: what it was working at, if that is known.
+    """
+
+    cause: Cause
+    stages: list[StageName]
+    node: str
+    rows: list[int] = []
+    message: str = ""
+
+
 class Work(msgspec.Struct):
     """A slice on its way. `failure` says why the job cannot go on, and `exit_code` how it ends then."""
 
@@ -173,6 +189,7 @@ class Work(msgspec.Struct):
     notes: list[str] = []
     notices: list[str] = []
     ready: list[Ready] = []
+    troubles: list[Trouble] = []
     failure: str = ""
     exit_code: int = 1
 
@@ -182,9 +199,9 @@ class Report(msgspec.Struct):
 
     `rejected` counts reason codes, `seconds` is per stage, `wall_s` what the slice took in all pools without waiting for its
     turn, `notes` tell of children that died, `example` is the message of a row that the engine, not the method, rejected,
-    `notices` are what models had to say (stages/notices.py), `ready` the workers that began with this slice. `reached`: the
-    last of the stages (by their order, 0: source) that did its work for some row; `down`: one whose server or store failed for
-    every row that it was given; `node`: where the last pool's worker was.
+    `notices` are what models had to say (stages/notices.py), `ready` the workers that began with this slice, `troubles` why
+    some ended at it. `reached`: the last of the stages (by their order, 0: source) that did its work for some row; `down`: one
+    whose server or store failed for every row that it was given; `node`: where the last pool's worker was.
     """
 
     chunk: int
@@ -200,6 +217,7 @@ class Report(msgspec.Struct):
     exit_code: int = 1
     notices: list[str] = []
     ready: list[Ready] = []
+    troubles: list[Trouble] = []
     reached: int = -1
     down: int | None = None
     node: str = ""
@@ -233,6 +251,7 @@ def report(work: Work) -> Report:
         exit_code=work.exit_code,
         notices=work.notices,
         ready=work.ready,
+        troubles=work.troubles,
         reached=reached,
         down=next((stage for stage in failed if stage > reached), None),
         node=platform.node(),

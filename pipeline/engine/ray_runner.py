@@ -27,9 +27,10 @@ import ray
 from ray.exceptions import ObjectLostError, OutOfDiskError, RayError
 
 from materia.dataset.extra import ExtraType
-from pipeline.config import EngineSettings, PoolSettings
+from pipeline.config import Config, EngineSettings, PoolSettings
 from pipeline.engine.flow import Flow, Given
 from pipeline.engine.messages import Done, JobSpec, Report, Work, report
+from pipeline.engine.notice import Notice
 from pipeline.engine.placement import COMMIT_CPUS, UnschedulableError, check_placement, nodes_of
 from pipeline.engine.spool import ChunkLost, commit_chunk
 from pipeline.engine.supervisor import CLOSE_S
@@ -189,6 +190,8 @@ class _PoolActor:
     """A worker of a pool: one slice in, the same out, as its next pool or its commit reads it. Messages are msgpack."""
 
     def __init__(self, job: JobSpec, pool: int) -> None:
+        settings = Config.model_validate_json(job.config_json).engine
+        self._notice = Notice(settings.notice_s, self.close, settings.pools[pool].stages)
         self._worker = PoolWorker(job, pool)
 
     def set_up(self) -> None:
@@ -201,10 +204,12 @@ class _PoolActor:
 
         Of arrays, unlike bytes, Ray makes no copy in the process that reads them.
         """
-        work = self._worker.advance(msgspec.msgpack.decode(message, type=Work))
-        finished = report(work) if self._worker.is_last or work.failure else None
-        packed = np.frombuffer(encode_rows(work.rows) if finished else _packed(work), np.uint8)
-        return _packed(Done(packed.nbytes, platform.node(), finished)), packed
+        work = msgspec.msgpack.decode(message, type=Work)
+        with self._notice.at_work(work):
+            work = self._worker.advance(work)
+            finished = report(work) if self._worker.is_last or work.failure else None
+            packed = np.frombuffer(encode_rows(work.rows) if finished else _packed(work), np.uint8)
+            return _packed(Done(packed.nbytes, platform.node(), finished)), packed
 
     def close(self) -> None:
         """End the child; models may give back what they hold."""
@@ -251,6 +256,8 @@ def _told(error: RayError) -> JobError:
     cause = getattr(error, "cause", None) or error
     if isinstance(cause, OutOfDiskError):
         return JobError(
-            5, "the disk of Ray's folder (RAY_TMPDIR, TMPDIR or /tmp) is full; make room, and the same command goes on"
+            5,
+            "Ray's object store is full, and so is the disk of Ray's folder (RAY_TMPDIR, TMPDIR or /tmp), where it goes on;"
+            " make room, and the same command goes on",
         )
     return JobError(1, f"a worker on Ray cannot work: {str(cause).strip().splitlines()[-1]}")

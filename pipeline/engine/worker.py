@@ -94,6 +94,7 @@ class PoolWorker:
             done = self._stages.process(work.rows)
             work.rows, work.seconds, work.notes = done.rows, work.seconds | done.seconds, work.notes + done.notes
             work.notices, work.ready = work.notices + done.notices, work.ready + done.ready
+            work.troubles = work.troubles + done.troubles
         except SetupError as error:
             work.failure, work.notes = str(error), [*work.notes, f"{error}\n{error.log}"]
         except OSError as error:

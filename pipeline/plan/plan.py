@@ -21,6 +21,7 @@ import msgspec
 import numpy as np
 
 from materia.base import storage
+from materia.base.terminal import plural
 from materia.dataset.extra import ExtraType
 from pipeline.plan.duplicates import read_duplicates
 from pipeline.plan.rows_hash import RowsHash
@@ -131,7 +132,12 @@ class Plan:
         return self.rows_at(self.rows_of(slice_))
 
     def rows_at(self, rows: range) -> list[Clip | Rejection]:
-        """Rows by their numbers, which follow each other; costs a read for each segment that has some of them."""
+        """Rows by their numbers, which follow each other; costs a read for each segment that has some of them.
+
+        Raises IndexError for numbers that the plan has not.
+        """
+        if not 0 <= rows.start <= rows.stop <= self.rows:
+            raise IndexError(f"{rows} of {plural(self.rows, 'row')}")
         found: list[Clip | Rejection] = []
         number = bisect_right(self._starts, rows.start) - 1
         while len(found) < len(rows):

@@ -34,6 +34,7 @@ MODULES = {
     "heavy": [
         *LIGHT,
         "torch._dynamo",
+        "torch.utils.tensorboard",
         "transformers.models.bert.modeling_bert",
         "trainer.run.loop",
         "trainer.run.ray_launch",
@@ -48,7 +49,7 @@ _LENGTH = struct.Struct("<i")
 def serving() -> Iterator[None]:
     """For this process and those that it starts. The servers end with it, even if it is killed."""
     folder = tempfile.mkdtemp(prefix="warm-")
-    command = [sys.executable, __file__, folder]
+    command = [sys.executable, __file__, "serve", folder]
     servers = [subprocess.Popen([*command, name], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) for name in MODULES]
     os.environ[FOLDER] = folder
     try:
@@ -255,7 +256,15 @@ def _become(request: dict[str, Any], own_path: list[str]) -> None:
     exec(code, main.__dict__)
 
 
+def launched_by_others(command: Sequence[str | Path], server: str = "light") -> list[str]:
+    """A command that starts this one, for programs that start others: variables, streams and exit code are passed on."""
+    return [sys.executable, __file__, "run", server, *map(str, command)]
+
+
 if __name__ == "__main__":
+    sys.modules["warm"] = sys.modules[__name__]  # whose folder is not on the path of every program that imports it
+    if sys.argv[1] == "run":
+        sys.exit(Program(sys.argv[3:], sys.argv[2]).wait())
     given = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     path = [entry for entry in sys.path[1:] if entry not in given]
-    _become(_serve(str(Path(*sys.argv[1:])), MODULES[sys.argv[2]]), path)
+    _become(_serve(str(Path(*sys.argv[2:])), MODULES[sys.argv[3]]), path)

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import warm
 
 from prima_materia import ROOT
 
@@ -16,6 +17,11 @@ ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}  # a loca
 def materia(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     env = os.environ | environment
     return subprocess.run([MATERIA, *arguments], env=env, capture_output=True, encoding="utf-8", check=False, timeout=60)
+
+
+def begun(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """What the command does once it has begun."""
+    return warm.run([MATERIA, *arguments], env=os.environ | environment)
 
 
 @pytest.fixture
@@ -56,7 +62,7 @@ def test_an_output_that_is_a_file_is_one_line(tmp_path, command):
         "run": ["--config", "local", "--engine", "serial", "--input", str(tmp_path / "clips.jsonl")],
         "train": ["--config", "train/tiny", "--shards", str(tmp_path)],
     }[command]
-    done = materia(command, *options, "--output", str(tmp_path / "out"))
+    done = begun(command, *options, "--output", str(tmp_path / "out"))
     (line,) = done.stderr.splitlines()
     assert done.returncode == 2 and line.startswith("error: ") and str(tmp_path) in line
 
@@ -71,7 +77,7 @@ def test_an_output_that_is_a_file_is_one_line(tmp_path, command):
 )
 def test_a_store_without_credentials_or_package_is_one_line(arguments, words, tmp_path):
     keys = dict.fromkeys(("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"), "")
-    done = materia(*arguments, **keys, HOME=str(tmp_path), AWS_EC2_METADATA_DISABLED="true")
+    done = begun(*arguments, **keys, HOME=str(tmp_path), AWS_EC2_METADATA_DISABLED="true")
     (line,) = done.stderr.splitlines()
     assert done.returncode == 2 and line.startswith(f"error: {arguments[1]}")
     assert all(word in line for word in words)

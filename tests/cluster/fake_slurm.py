@@ -43,7 +43,7 @@ def sbatch(options: dict[str, str], script: str | None) -> None:
     (STATE / f"{number}.json").write_text(json.dumps(job))
     for task in range(int(tasks[1]) + 1):
         change(number, task, "PENDING")
-    command = [sys.executable, __file__, "--run", str(number)]
+    command = [sys.executable, "-SE", __file__, "--run", str(number)]
     nowhere = subprocess.DEVNULL  # who called sbatch waits for the end of its pipes
     subprocess.Popen(command, start_new_session=True, stdin=nowhere, stdout=nowhere, stderr=nowhere)
     sys.stdout.write(f"{number}\n")

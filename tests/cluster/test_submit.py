@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import subprocess
 import zipfile
 from pathlib import Path
@@ -17,10 +18,13 @@ from materia.base.settings_file import ConfigError
 from materia.cli.main import main
 from pipeline.cluster import code, ray_jobs
 from pipeline.cluster.description import NAME, describe
+from pipeline.cluster.kuberay import objects
 from pipeline.cluster.settings import load_cluster
+from pipeline.cluster.slurm_scripts import scripts
 from pipeline.config import load_config
 from pipeline.job import chunks_of_part
 
+ROOT = Path(__file__).parents[2]
 LOCAL = load_config("local")
 
 
@@ -189,3 +193,14 @@ def test_a_clusters_file_is_checked(tmp_path, cluster, words):
     (tmp_path / "cluster.yaml").write_text(yaml.safe_dump(cluster))
     with pytest.raises(ConfigError, match=words):
         load_cluster(tmp_path / "cluster.yaml")
+
+
+def test_the_example_of_the_page_holds_the_example_configuration(tmp_path):
+    """docs/submit.md and configs/cluster.yaml: two large cards, two nodes of four small ones, two that decode."""
+    (block,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "submit.md").read_text(encoding="utf-8"), flags=re.DOTALL)
+    (tmp_path / "cluster.yaml").write_text(block)
+    cluster, config = load_cluster(tmp_path / "cluster.yaml"), load_config("cluster")
+    job = describe(config, input="s3://bucket/clips.jsonl", output="s3://bucket/out")
+    _, rayjob = objects(job, cluster.kuberay, config.engine.pools)
+    assert [group["replicas"] for group in rayjob["spec"]["rayClusterSpec"]["workerGroupSpecs"]] == [1, 2, 2]
+    assert len(scripts(job, cluster.slurm, tmp_path)) == 3 and cluster.ray.code == "git"

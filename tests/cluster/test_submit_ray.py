@@ -90,10 +90,10 @@ def submit(place: Path, head: str, *more: str) -> subprocess.CompletedProcess:
 
 def drivers(output: Path) -> list[psutil.Process]:
     def is_driver(process: psutil.Process) -> bool:
-        words = process.cmdline()
+        words = process.info["cmdline"] or ()
         return "prima_materia" in words and "run" in words and str(output) in words
 
-    return [process for process in psutil.process_iter() if is_driver(process)]
+    return [process for process in psutil.process_iter(["cmdline"]) if is_driver(process)]
 
 
 def jobs(head: str) -> dict[str, str]:

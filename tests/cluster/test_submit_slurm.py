@@ -1,6 +1,7 @@
 """`materia submit --target slurm`: what is handed in, and what comes of it on a scheduler of this machine."""
 
 import os
+import shlex
 import signal
 import stat
 import subprocess
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 from jobs import STUBS, contents, make_config, make_manifest, wait_for
 from pydantic import ValidationError
 
+from materia.base.errors import UserError
 from materia.cli.main import main
 from pipeline.cluster import slurm
 from pipeline.cluster.description import JobDescription
@@ -26,12 +28,20 @@ from pipeline.job import run_job
 from stages.specs import STAGE_ORDER
 
 ROOT = Path(__file__).parents[2]
+FAKE = """\
+#!{python} -SE
+import sys
+sys.path[:0] = [{folder!r}]
+import fake_slurm
+fake_slurm.main()
+"""
 STUB = """\
 #!{python}
 import sys
 sys.path[:0] = [{root!r}, {stubs!r}]
 from pipeline.job import run_job
 run_job.__kwdefaults__["stage_factory"] = {factory!r}
+from materia.base.errors import UserError
 from materia.cli.main import main
 main()
 """
@@ -44,18 +54,14 @@ def cluster(tmp_path, monkeypatch):
     commands, state, gates = tmp_path / "bin", tmp_path / "state", tmp_path / "gates"
     for folder in (place, commands, state, gates):
         folder.mkdir()
-    fake = Path(__file__).with_name("fake_slurm.py")
     for name in ("sbatch", "squeue", "scancel", "scontrol", "sacct"):
-        executable(
-            commands / name,
-            f"#!{sys.executable}\nimport sys\nsys.path.insert(0, {str(fake.parent)!r})\nimport fake_slurm\nfake_slurm.main()\n",
-        )
+        executable(commands / name, FAKE.format(python=sys.executable, folder=str(Path(__file__).parent)))
     stub = STUB.format(python=sys.executable, root=str(ROOT), stubs=str(ROOT / "tests" / "pipeline"), factory=STUBS)
     executable(commands / "materia", stub)
     monkeypatch.setenv("PATH", f"{commands}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("FAKE_SLURM", str(state))
     monkeypatch.setenv("STUB_GATES", str(gates))
-    monkeypatch.setattr(slurm, "POLL_S", 0.1)
+    monkeypatch.setattr(slurm, "POLL_S", 0.5)
     monkeypatch.setattr(slurm, "_GRACE_S", 1.0)
     make_manifest(place, [f"a dog{' [gate]' if row in (1, 5) else ''}" for row in range(8)])
     (place / "config.yaml").write_text(yaml.safe_dump(config().model_dump(mode="json")))
@@ -204,6 +210,11 @@ def test_what_sbatch_would_refuse_is_not_handed_in(cluster, tmp_path):
     assert not list((tmp_path / "state").glob("*.json"))
 
 
+def test_rows_are_not_appended_by_an_array(cluster):
+    result = submit(cluster, "--", "--append")
+    assert result.exit_code == 2 and "slurm: {nodes: 1}" in result.stderr
+
+
 def test_without_slurm_it_is_said(cluster, monkeypatch):
     monkeypatch.setenv("PATH", "/nowhere")
     result = submit(cluster)
@@ -211,27 +222,23 @@ def test_without_slurm_it_is_said(cluster, monkeypatch):
 
 
 def test_a_cancelled_job_is_told_and_another_job_of_the_name_refused(cluster, tmp_path):
-    """The tasks wait at a gate; meanwhile somebody else wants the name, and then the job is cancelled."""
+    """The first script waits; meanwhile somebody else wants the name, and then the job is cancelled."""
+    here = tmp_path / "here"
+    chosen = SlurmSettings(folder=str(cluster / "jobs"), setup=(f"touch {here}", "sleep 60"), tasks=2)
+    job, other = (JobDescription("gone", config, "/in", "/out") for config in ("a: 1", "a: 2"))
 
-    def cancel() -> None:
-        wait_for((tmp_path / "gates" / "c0001.here").exists)
-        other = submit_in_process(cluster, "--name", "gone", "--set", "localise.min_score=0.9")
-        found.append((other.returncode, other.stderr))
-        subprocess.run(["scancel", "--me", "--name=gone,gone-plan,gone-rest"], check=True)
+    def disturb() -> None:
+        wait_for(lambda: here.exists() and list((tmp_path / "state").glob("300.0.state")))
+        try:
+            slurm.submit(other, chosen, told.append, told.append)
+        except UserError as error:
+            told.append(str(error))
+        subprocess.run(shlex.split(slurm.stop_command(job, chosen)), check=True)
 
-    found: list[tuple[int, str]] = []
-    canceller = threading.Thread(target=cancel)
-    canceller.start()
-    result = submit(cluster, "--name", "gone")
-    canceller.join()
-    assert (
-        result.exit_code == 2 and "gone has left the queue without an exit code; sacct says 300|CANCELLED|0:15" in result.output
-    )
-    assert found[0][0] == 2 and "another job of this name" in found[0][1]
-
-
-def submit_in_process(place: Path, *more: str) -> subprocess.CompletedProcess:
-    names = {"--cluster": "cluster.yaml", "--config": "config.yaml", "--input": "manifest.jsonl", "--output": "out"}
-    given = [part for option, name in names.items() for part in (option, str(place / name))]
-    command = [sys.executable, "-m", "prima_materia", "submit", "--target", "slurm", *given, *more]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=100)
+    told: list[str] = []
+    disturber = threading.Thread(target=disturb)
+    disturber.start()
+    with pytest.raises(UserError, match=r"gone has left the queue without an exit code; sacct says 300\|CANCELLED\|0:15"):
+        slurm.submit(job, chosen, lambda text: None, lambda text: None)
+    disturber.join()
+    assert "another job of this name" in told[-1]

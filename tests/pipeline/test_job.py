@@ -76,7 +76,7 @@ def test_each_slice_leaves_a_line_of_timings_and_no_rows(run_here, manifest, tmp
     ]  # fmt: skip
     assert set(lines[0]["seconds"]) >= {"entities", "frames", "background"}
     assert {path.name for path in (tmp_path / "out/_run").iterdir()} == {
-        "libraries.json", "lease", "plan", "timings.jsonl", "workers.jsonl", "workers.log"
+        "events.jsonl", "libraries.json", "lease", "plan", "timings.jsonl", "workers.jsonl", "workers.log"
     }  # fmt: skip
 
 
@@ -265,6 +265,18 @@ def test_a_clip_that_fits_no_card_is_rejected_with_the_setting(run_here, manifes
     assert outcomes(tmp_path / "out") == {0: "internal_error"}
     (message,) = pq.read_table(tmp_path / "out/rejects/000000.parquet")["message"].to_pylist()
     assert "localise.options.batch_size: out of memory on the device with a single item" in message
+
+
+def test_workers_in_trouble_are_counted_by_cause_at_the_end_and_on_record(manifest, tmp_path):
+    manifest = make_manifest(tmp_path / "clips", ["a dog"] * 3 + ["a dog [memory]", "a dog [exit]"])
+    result = run(manifest, tmp_path / "out", min_deadline_s=60)
+    events = tmp_path / "out/_run/events.jsonl"
+    assert f"workers in trouble: 2 out of memory, 2 ended by a clip; see {events}" in result.message
+    lines = [json.loads(line) for line in events.read_text().splitlines()]
+    assert [(line["event"], line["cause"], line["slice"], line["rows"]) for line in lines] == [
+        ("trouble", "out_of_memory", 0, [3]), ("trouble", "out_of_memory", 0, [3]),
+        ("trouble", "clip", 1, [4]), ("trouble", "clip", 1, [4]),
+    ]  # fmt: skip
 
 
 OUTAGE = ["a dog"] * 5 + ["a cat"] * 3

@@ -78,6 +78,7 @@ def test_a_node_that_goes_costs_no_row_and_changes_no_byte(cluster, tmp_path):
     result = run_job(config(), output=str(tmp_path / "out"), engine="ray", ray_address=cluster.address, **job)
     meanwhile.join()
     assert result.exit_code == 0, result.message
+    assert "preempted" in result.message and "killed" not in result.message
     assert contents(tmp_path / "out") == contents(tmp_path / "serial")
 
 

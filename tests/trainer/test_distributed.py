@@ -38,14 +38,14 @@ def two(alone, tmp_path_factory):
     """What two processes under torchrun made of each case."""
     folder = tmp_path_factory.mktemp("two")
     save_file(alone, folder / f"{START}.safetensors")
-    torchrun([lockstep.__file__, str(folder)])
+    torchrun([sys.executable, lockstep.__file__, str(folder)])
     return {name: load_file(folder / f"{name}.safetensors") for name in CASES}
 
 
 def torchrun(command):
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python"]
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
-    done = warm.run([*launcher, *command], "heavy", env=env)
+    done = warm.run([*launcher, *warm.launched_by_others(command, "heavy")], "heavy", env=env)
     assert done.returncode == 0, done.stderr
 
 
@@ -152,7 +152,7 @@ def test_a_card_that_is_not_there_is_an_error_in_a_line():
 
 def test_under_torchrun_two_processes_train_as_one_does(reference_run, tmp_path):
     output = tmp_path / "run"
-    torchrun(["--no-python", *reference_run.command(output), "--set", "run.parallel=fsdp2"])
+    torchrun([*reference_run.command(output), "--set", "run.parallel=fsdp2"])
     learnt = logged_steps(output)
     assert [step["keys"] for step in learnt] == [step["keys"] for step in reference_run.steps]
     assert [step["loss"] for step in learnt] == pytest.approx([step["loss"] for step in reference_run.steps], abs=1e-4)
