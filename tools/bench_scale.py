@@ -1,7 +1,8 @@
 """Whether a job stays within its bounds: `python -m tools.bench_scale rows|balance|driver|memory`.
 
 rows: many rows with stub stages on Ray, real plan and commits: the driver's memory over time, and rows/s by tenths of the job.
-balance: stub stages that sleep, a quick pool before a slow one and the reverse: how busy the slow one is, and what waits.
+balance: stub stages that sleep, a quick pool before a slow one and the reverse: whether the slow one always has work, and how
+much waits.
 driver: what the books of the driver cost for a slice with a thousand workers, without Ray.
 memory: one clip as 4K ten-bit video in every row, through a real configuration on Ray: memory of all processes, and of Ray's
 object store, against what the configuration allows.
@@ -18,16 +19,16 @@ import tempfile
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, NamedTuple
 
 import click
 import psutil
 
 from pipeline.config import Config, load_config
-from pipeline.engine.flow import Flow
+from pipeline.engine.flow import Flow, Given
 from pipeline.job import STAGE_FACTORY, run_job
 from stages.records import Row, Sample, StageName
 from stages.specs import STAGE_ORDER
@@ -68,33 +69,43 @@ class Sampler:
 @click.option("--rows", default=500_000, show_default=True)
 @click.option("--workers", default=2, show_default=True, help="Of the one pool.")
 def rows(rows: int, workers: int) -> None:
-    """Memory of the driver over time, and rows/s by tenths."""
+    """Memory of the driver over time, and rows/s by tenths; and rows for a CPU second, which do not depend on neighbours."""
     pool = {"stages": STAGE_ORDER, "workers": workers, "num_cpus": 0.2, "rows_per_batch": 64}
     config = Config.model_validate({"engine": {"rows_per_chunk": 1024, "rows_per_slice": 64, "pools": [pool]}})
     driver = psutil.Process()
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder, "out")
+        manifest = stub_manifest(Path(folder), rows)
         began = time.monotonic()
-        with Sampler(lambda: driver.memory_info().rss, 1.0) as memory:
-            result = run_job(
-                config,
-                input=stub_manifest(Path(folder), rows),
-                output=str(out),
-                stage_factory="tools.bench_pipeline:stub_stages",
-            )
+        with Sampler(lambda: (driver.memory_info().rss, *_cpu_s()), 2.0) as sampler:
+            result = run_job(config, input=manifest, output=str(out), stage_factory="tools.bench_pipeline:stub_stages")
         assert result.exit_code == 0, result.message
         whole_s = time.monotonic() - began
         lines = map(json.loads, (out / "_run/timings.jsonl").read_text().splitlines())
         ends = [line["end_s"] for line in lines for _ in range(line["rows"])]
+    planned_s = sampler.seen[-1][0] - ends[-1]  # about; planning comes before the first slice
+    at_s = [at - planned_s for at, _ in sampler.seen]
     tenth = len(ends) // 10
     bounds = [ends[0], *(ends[number * tenth - 1] for number in range(1, 11))]
-    print("tenth  rows/s  driver MB")
+    print("tenth  rows/s  rows a CPU second  ms of the driver's CPU a row  driver MB")
     for number, (start, end) in enumerate(itertools.pairwise(bounds), 1):
-        planned_s = memory.seen[-1][0] - bounds[-1]  # about; the planning comes before
-        held = [rss for at, rss in memory.seen if start <= at - planned_s <= end]
-        print(f"{number:5}  {tenth / (end - start):6.0f}  {max(held, default=0) / _MB:9.0f}")
-    cpu_ms = 1000 * (driver.cpu_times().user + driver.cpu_times().system) / rows
-    print(f"{len(ends)} rows, {whole_s:.0f} s with planning; {cpu_ms:.2f} ms of the driver's CPU a row")
+        seen = [what for at, (_, what) in zip(at_s, sampler.seen, strict=True) if start - 2 <= at <= end + 2]
+        share = tenth * (len(seen) - 1) * 2.0 / (end - start)  # rows between the first and the last look
+        own_s, all_s = seen[-1][1] - seen[0][1], seen[-1][2] - seen[0][2]
+        held = max(rss for rss, *_ in seen) / _MB
+        print(f"{number:5}  {tenth / (end - start):6.0f}  {share / all_s:17.0f}  {1000 * own_s / share:28.2f}  {held:9.0f}")
+    print(f"{len(ends)} rows, {whole_s:.0f} s with planning")
+
+
+def _cpu_s() -> tuple[float, float]:
+    """Seconds of CPU until now, of this process; and of it and all below it."""
+    this = psutil.Process()
+    own = sum(this.cpu_times()[:2])
+    below = 0.0
+    for process in this.children(recursive=True):
+        with suppress(psutil.Error):
+            below += sum(process.cpu_times()[:2])
+    return own, own + below
 
 
 class Sleeper(Stub):
@@ -122,8 +133,11 @@ def sleepers(config: Config, names: Iterable[StageName]) -> list[Sleeper]:
 @main.command()
 @click.option("--slices", default=120, show_default=True)
 def balance(slices: int) -> None:
-    """How busy the slowest pool is between others, and what waits in Ray's object store of 100 MB."""
-    for what, decode_s, card_s in (("quick decoding, slow card", 0.001, 0.02), ("slow decoding, quick card", 0.08, 0.005)):
+    """How often every worker of the slowest pool has work, and what waits in Ray's object store of 100 MB."""
+    from pipeline.engine import ray_runner
+
+    vars(ray_runner)["Flow"] = _WatchedFlow
+    for what, decode_s, card_s in (("quick decoding, slow card", 0.001, 0.05), ("slow decoding, quick card", 0.2, 0.005)):
         pools = [
             {"stages": STAGE_ORDER[:1], "workers": 1},
             {"stages": STAGE_ORDER[1:2], "workers": 3},
@@ -134,22 +148,54 @@ def balance(slices: int) -> None:
         engine = {"rows_per_chunk": 64, "rows_per_slice": 16, "object_store_mb": 100, "pools": pools}
         options = {"frames": {"options": {"sleep_s": decode_s}}, "localise": {"options": {"sleep_s": card_s}}}
         config = Config.model_validate({"engine": engine, **options})
+        slow, workers = (2, 1) if card_s > decode_s / 3 else (1, 3)
         with tempfile.TemporaryDirectory() as folder:
-            out = Path(folder, "out")
-            with Sampler(_shared_bytes, 0.5) as store:
-                result = run_job(
-                    config,
-                    input=stub_manifest(Path(folder), slices * 16),
-                    output=str(out),
-                    stage_factory=f"{__spec__.name}:sleepers",
-                )
+            manifest = stub_manifest(Path(folder), slices * 16)
+            with Sampler(lambda: _WatchedFlow.state(slow), 0.1) as sampler:  # noqa: B023 (called within this turn)
+                factory = f"{__spec__.name}:sleepers"
+                result = run_job(config, input=manifest, output=f"{folder}/out", stage_factory=factory)
             assert result.exit_code == 0, result.message
-            lines = [json.loads(line) for line in (out / "_run/timings.jsonl").read_text().splitlines()]
-        slow, workers = ("localise", 1) if card_s > decode_s / 3 else ("frames", 3)
-        lines = lines[len(lines) // 10 :]  # after the start
-        busy_s = sum(line["seconds"][slow] for line in lines[1:])
-        share = busy_s / workers / (lines[-1]["end_s"] - lines[0]["end_s"])
-        print(f"{what}: {slow} busy {share:.3f}; Ray's object store held at most {max(n for _, n in store.seen) / _MB:.0f} MB")
+        begun = [state for _, state in sampler.seen if state.finished and not state.ends]
+        fed = sum(state.at_work == workers for state in begun) / len(begun)
+        print(f"{what}: all workers of pool {slow} had work {fed:.3f} of the time; slices held at most", end=" ")
+        print(f"{max(state.held for _, state in sampler.seen) / _MB:.0f} MB, bound 50 MB")
+
+
+class _State(NamedTuple):
+    """Of a flow at a moment: workers of the slow pool that have work, bytes held, whether slices are finished, or all begun."""
+
+    at_work: int = 0
+    held: float = 0.0
+    finished: bool = False
+    ends: bool = False
+
+
+class _WatchedFlow(Flow):
+    """The books of the job that runs."""
+
+    now: ClassVar[_WatchedFlow | None] = None
+
+    def __init__(self, workers: Sequence[int], bound: float) -> None:
+        super().__init__(workers, bound)
+        self.finished = self.ends = False
+        _WatchedFlow.now = self if workers else None
+
+    def next(self, left: int) -> Iterator[Given]:
+        """As it is."""
+        self.ends = not left
+        return super().next(left)
+
+    def done(self, given: Given, size: int) -> bool:
+        """As it is."""
+        is_last = super().done(given, size)
+        self.finished |= is_last
+        return is_last
+
+    @classmethod
+    def state(cls, pool: int) -> _State:
+        """Now."""
+        flow = cls.now
+        return _State(flow.at_work(pool), flow.held, flow.finished, flow.ends) if flow else _State()
 
 
 @main.command()
@@ -245,10 +291,6 @@ def _memory_of_all() -> Counter[str]:
             found[kind] += (int(sizes["Pss:"]) - shared) * 1024
             found["Ray's object store"] += shared * 1024
     return found
-
-
-def _shared_bytes() -> int:
-    return _memory_of_all()["Ray's object store"]
 
 
 if __name__ == "__main__":

@@ -122,6 +122,10 @@ class Flow:
         """A finished slice is not held any more."""
         self._held -= self._sizes.pop(number, 0)
 
+    def at_work(self, pool: int) -> int:
+        """How many workers of a pool have something to do."""
+        return sum(map(len, self._pools[pool].by_load[1:]))
+
     @property
     def held(self) -> float:
         """Bytes of all slices that wait, are worked at, or are finished."""
