@@ -40,8 +40,8 @@ MODULES = {
         "materia.dataset.validate",
     ],
 }
-"""Of each server, what it imports when it is first asked: not Ray, which reads its variables then, nor, where it is light,
-torch or what reads a hub's."""
+"""Of each server, what it imports when it is first asked. Not Ray, which reads its variables then; light: no torch, and nothing
+that reads a hub's."""
 _LENGTH = struct.Struct("<i")
 
 
