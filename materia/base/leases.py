@@ -86,6 +86,10 @@ class _Claims(msgspec.Struct, frozen=True):
     claims: list[Claim] = []
 
 
+# Made here: msgspec crashes where threads decode a type for the first time together.
+_CLAIM_LISTS, _RENEWED = msgspec.json.Decoder(_Claims), msgspec.json.Decoder(Renewal)
+
+
 class Held(Exception):
     """Somebody else holds a part of the range."""
 
@@ -203,7 +207,7 @@ def hold(
 def claims_in(folder: str) -> list[Claim]:
     """All claims that there ever were, oldest first."""
     try:
-        return msgspec.json.decode(storage.read_bytes(storage.join(folder, _CLAIMS)), type=_Claims).claims
+        return _CLAIM_LISTS.decode(storage.read_bytes(storage.join(folder, _CLAIMS))).claims
     except FileNotFoundError:
         return []
 
@@ -211,7 +215,7 @@ def claims_in(folder: str) -> list[Claim]:
 def renewal_of(folder: str, fence: int) -> Renewal | None:
     """What the holder of a claim last said; None if nothing yet."""
     try:
-        return msgspec.json.decode(storage.read_bytes(_renewal_address(folder, fence)), type=Renewal)
+        return _RENEWED.decode(storage.read_bytes(_renewal_address(folder, fence)))
     except FileNotFoundError:
         return None
 

@@ -67,6 +67,7 @@ _HOW_TO_GET_IN = (
 _NO_SUCH_FILE = {errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP}
 _CODE = re.compile(r"[A-Za-z0-9]{1,60}")
 
+_TELL_S = 1.0
 _jitter = random.SystemRandom()  # the generator that others seed stays theirs
 _patient = False
 _told: Callable[[], None] | None = None
@@ -99,8 +100,8 @@ def pauses_s() -> tuple[float, ...]:
     return PATIENT_PAUSES_S if _patient else PAUSES_S
 
 
-def before_waiting(told: Callable[[], None]) -> None:
-    """Have `told` called before each further attempt: a process that is watched says so that it is not stuck."""
+def while_waiting(told: Callable[[], None]) -> None:
+    """Have `told` called again and again in pauses: a process that is watched says so that it is not stuck."""
     global _told  # noqa: PLW0603
     _told = told
 
@@ -121,10 +122,11 @@ def again(ask: Callable[[], T], may_pass: Callable[[Exception], bool]) -> T:
 
 def _wait(at_most_s: float) -> None:
     """Half of the time at least: those who were refused together come again apart."""
-    if at_most_s:
+    ends = time.monotonic() + at_most_s * _jitter.uniform(0.5, 1)
+    while (left_s := ends - time.monotonic()) > 0:
         if _told is not None:
             _told()
-        time.sleep(at_most_s * _jitter.uniform(0.5, 1))
+        time.sleep(min(left_s, _TELL_S))
 
 
 def persistently(ask: Callable[[], T]) -> T:

@@ -41,6 +41,17 @@ Examples:
   materia train --config configs/train/tiny.yaml --shards out/ --output runs/a
 """
 
+RUN_EXAMPLES = """\b
+Examples:
+  materia run --config local --input clips.jsonl --output out/
+  materia run --config local --input clips.jsonl --output few/ --limit 100
+  materia run --config gpu --input 's3://bucket/part-*.parquet' --output s3://bucket/out
+  materia run --config gpu --input clips/ --output out/ --append
+  materia run --config gpu --input clips.jsonl --output out/ --range 0:0       # plans, and that is all
+  materia run --config gpu --input clips.jsonl --output out/ --range 0:500     # beside it: --range 500:
+  materia run --config gpu --input clips.jsonl --output out/ --retry-transient
+"""
+
 MODELS_EXAMPLES = """\b
 Examples:
   materia models pull --config configs/gpu.yaml
@@ -57,7 +68,7 @@ def main() -> None:
     """Prima Materia: captioned videos in, training data for multi-subject video personalization out."""
 
 
-@main.command(epilog=EXAMPLES)
+@main.command(epilog=RUN_EXAMPLES)
 @_config_option
 @click.option(
     "--input",

@@ -158,7 +158,7 @@ def read_ledger(out: str, number: int) -> list[Commit]:
     """Records in a file of the ledger. Raises OutputError."""
     address = ledger_address(out, number)
     try:
-        return [msgspec.json.decode(line, type=Commit) for line in storage.read_bytes(address).splitlines()]
+        return [_COMMITS.decode(line) for line in storage.read_bytes(address).splitlines()]
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise OutputError(f"{address} cannot be read: {error}; it only repeats records: delete it") from None
 
@@ -243,12 +243,12 @@ def _records(out: str) -> Iterator[tuple[int, Commit | str]]:
 
 def read_commit(out: str, chunk: int) -> Commit:
     """Raises OutputError."""
-    return _read(out, relative_path("commits", chunk), Commit)
+    return _read(out, relative_path("commits", chunk), _COMMITS)
 
 
 def read_info(out: str) -> DatasetInfo | None:
     """dataset.json; None where there is none. Raises OutputError when it cannot be understood."""
-    return _read(out, "dataset.json", DatasetInfo) if storage.exists(storage.join(out, "dataset.json")) else None
+    return _read(out, "dataset.json", _INFOS) if storage.exists(storage.join(out, "dataset.json")) else None
 
 
 def write_info(out: str, info: DatasetInfo) -> None:
@@ -276,15 +276,20 @@ class _Versioned(msgspec.Struct):
     schema: int
 
 
-def _read(out: str, name: str, kind: type[_Record]) -> _Record:
+# Made here: msgspec crashes where threads decode a type for the first time together.
+_VERSIONED, _COMMITS = msgspec.json.Decoder(_Versioned), msgspec.json.Decoder(Commit)
+_INFOS = msgspec.json.Decoder(DatasetInfo)
+
+
+def _read(out: str, name: str, decoder: msgspec.json.Decoder[_Record]) -> _Record:
     advice = f"run: materia validate {out}"
     try:
         data = storage.read_bytes(storage.join(out, name))
-        version = msgspec.json.decode(data, type=_Versioned).schema
+        version = _VERSIONED.decode(data).schema
         if version not in (known := get_args(Version)):
             readable = " and ".join(map(str, known))
             raise OutputError(f"{out} was written with schema {version}, this version reads {readable}; update prima-materia")
-        return msgspec.json.decode(data, type=kind)
+        return decoder.decode(data)
     except OSError as error:
         raise OutputError(f"{storage.join(out, name)} cannot be read: {error}; {advice}") from error
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:

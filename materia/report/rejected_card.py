@@ -90,10 +90,14 @@ def _planned(plan: Plan, row: int) -> Clip | Rejection | None:
         return None
 
 
+# Made here: msgspec crashes where threads decode a type for the first time together.
+_FOUND = msgspec.json.Decoder(Found)
+
+
 def found_of(row: Mapping[str, Any]) -> Found:
     """What was found of a rejected row; nothing where the column cannot be understood."""
     try:
-        return msgspec.json.decode(row["found"] or "{}", type=Found)
+        return _FOUND.decode(row["found"] or "{}")
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
         return Found()
 

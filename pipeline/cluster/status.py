@@ -13,7 +13,7 @@ from typing import Literal
 
 import msgspec
 
-from materia.base.leases import Claim, claims_in, has_ended, renewal_of
+from materia.base.leases import Claim, Renewal, claims_in, has_ended, renewal_of
 from materia.base.terminal import duration
 from materia.dataset.layout import DatasetInfo, OutputError, read_info
 from pipeline.preflight import lease_folder
@@ -80,13 +80,13 @@ def read_status(out: str, now_s: float | None = None) -> Status:
         raise OutputError(f"{out} is no output: no job has begun there")
     held = [claim for claim in claims if not claim.ended and claim.first != claim.end]
     with ThreadPoolExecutor(_AT_ONCE) as threads:
-        starts = list(threads.map(lambda claim: _start(folder, claim, now_s), held))
+        said = list(threads.map(lambda claim: renewal_of(folder, claim.fence), held))
+    starts = [_start(claim, renewal, now_s) for claim, renewal in zip(held, said, strict=True)]
     ended = [claim for claim in claims if claim.ended]
     return _status(out, info, starts, [msgspec.convert(claim.told, Snapshot) for claim in ended if claim.told], len(ended))
 
 
-def _start(folder: str, claim: Claim, now_s: float) -> Start:
-    said = renewal_of(folder, claim.fence)
+def _start(claim: Claim, said: Renewal | None, now_s: float) -> Start:
     silent_s = max(0.0, now_s - (said.renewed_s if said else claim.since_s))
     snapshot = msgspec.convert(said.told, Snapshot) if said and said.told else None
     if has_ended(claim.holder) or (said and silent_s > said.lease_s):

@@ -340,7 +340,7 @@ def main() -> None:
                     frame = frame[answers.write(frame) :]
 
         retries.be_patient()
-        retries.before_waiting(lambda: send(Waiting()))
+        retries.while_waiting(lambda: send(Waiting()))
         _serve(requests, send)
 
 

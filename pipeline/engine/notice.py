@@ -11,8 +11,9 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import msgspec
 import ray
@@ -21,6 +22,7 @@ from ray.experimental.internal_kv import _internal_kv_get, _internal_kv_put
 from pipeline.engine.messages import Trouble, Work
 from stages.records import StageName
 
+_NEWS_S, _LOOK_S = 10.0, 0.2  # in which it becomes known that a node has gone, and how often that is looked at
 _HAND_ON_S = 1.0  # in which what a slice became leaves for the driver
 
 
@@ -82,9 +84,15 @@ class Notice:
         os._exit(1)
 
 
+def _node(number: str) -> Mapping[str, Any]:
+    return next((node for node in ray.nodes() if node["NodeID"] == number), {"Alive": False})
+
+
 def _why(last: _Word, stages: Sequence[StageName]) -> Trouble:
-    """Why the process that left this word has ended."""
-    node = next((node for node in ray.nodes() if node["NodeID"] == last.node), {"Alive": False})
+    """Why the process that left this word has ended. That its node went may be known later than that the process did."""
+    ends = time.monotonic() + (0 if last.node == ray.get_runtime_context().get_node_id() else _NEWS_S)
+    while (node := _node(last.node))["Alive"] and not last.leaves and time.monotonic() < ends:
+        time.sleep(_LOOK_S)
     name = str(node.get("NodeManagerHostname", last.node))
     if not node["Alive"]:
         return Trouble("preempted", list(stages), name, message="its node went")

@@ -6,10 +6,8 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import NamedTuple
 
-import botocore.retries.standard
 import fsspec
 import pytest
-import s3fs.core
 
 from materia.base import conditional, retries, storage
 from materia.base.conditional import ANY, Conflict
@@ -53,7 +51,7 @@ def proxy(server, proxies) -> FaultProxy:
 def hurried(monkeypatch, proxy):
     """All is asked of the proxy; pauses are short, and one layer retries."""
     monkeypatch.setattr(retries, "PAUSES_S", (0.0, *[0.01] * 5))
-    monkeypatch.setattr(botocore.retries.standard.ExponentialBackoff, "delay_amount", lambda self, context: 0.0)
+    monkeypatch.setattr("botocore.retries.standard.ExponentialBackoff.delay_amount", lambda self, context: 0.0)
     for name, value in (credentials() | {"AWS_MAX_ATTEMPTS": "1", "FSSPEC_S3": "{}"}).items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(fsspec.config, "conf", {})
@@ -154,7 +152,7 @@ def test_an_answer_without_words_is_of_no_other_file(proxy, address):
 @pytest.fixture
 def in_parts(monkeypatch):
     """Uploads are of parts from 10 MiB on."""
-    monkeypatch.setattr(s3fs.core, "calculate_chunksize", lambda size, chunksize=None: PART)
+    monkeypatch.setattr("s3fs.core.calculate_chunksize", lambda size, chunksize=None: PART)
     monkeypatch.setattr(conditional, "_PART_BYTES", PART)
 
 

@@ -30,18 +30,18 @@ FOLDER = "MATERIA_TESTS_WARM"
 """Environment variable: where the servers listen, each on a socket of its name."""
 LIGHT = ["materia.cli.main", "materia.dataset.stats", "materia.dataset.layers", "materia.dataset.writer", "pipeline.job"]
 MODULES = {
-    "light": [*LIGHT, "pipeline.engine.serial", "pipeline.engine.ray_runner"],
+    "light": [*LIGHT, "pipeline.engine.serial"],
     "heavy": [
         *LIGHT,
         "torch._dynamo",
         "torch.utils.tensorboard",
         "transformers.models.bert.modeling_bert",
         "trainer.run.loop",
-        "trainer.run.ray_launch",
         "materia.dataset.validate",
     ],
 }
-"""Of each server, what it imports when it is first asked. Light: no torch, and nothing that reads a hub's variables."""
+"""Of each server, what it imports when it is first asked. Not Ray, which reads its variables then; light: no torch, and nothing
+that reads a hub's."""
 _LENGTH = struct.Struct("<i")
 
 
@@ -203,7 +203,8 @@ def _serve(address: str, modules: list[str]) -> dict[str, Any]:
             length, descriptors, _, _ = socket.recv_fds(client, _LENGTH.size, 3)
             request = json.loads(client.recv(_LENGTH.unpack(length)[0], socket.MSG_WAITALL))
             for module in modules:
-                importlib.import_module(module)
+                with contextlib.suppress(ImportError):  # not every environment has all
+                    importlib.import_module(module)
             gc.freeze()
             pid = os.fork()
             if pid == 0:
@@ -220,7 +221,8 @@ def _serve(address: str, modules: list[str]) -> dict[str, Any]:
             for descriptor in descriptors:
                 os.close(descriptor)
             running[pid] = client
-            client.sendall(_LENGTH.pack(pid))
+            with contextlib.suppress(BrokenPipeError):
+                client.sendall(_LENGTH.pack(pid))
         if 0 in ready:
             sys.exit()
 
@@ -266,5 +268,5 @@ if __name__ == "__main__":
     if sys.argv[1] == "run":
         sys.exit(Program(sys.argv[3:], sys.argv[2]).wait())
     given = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-    path = [entry for entry in sys.path[1:] if entry not in given]
+    path = [*(entry for entry in sys.path[1:] if entry not in given), sys.path[0]]  # programs of tests may start others
     _become(_serve(str(Path(*sys.argv[2:])), MODULES[sys.argv[3]]), path)

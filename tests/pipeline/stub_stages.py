@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from materia.base import retries
 from materia.base.weights.files import Missing
 from pipeline.config import Config
 from stages.batching import Batches
@@ -189,11 +190,24 @@ def misbehave(caption: str, key: str) -> None:
         write_to_a_full_disk()
     if "[breakpoint]" in caption:
         breakpoint()
+    if "[store]" in caption:
+        wait_for_a_store()
     if "[memory]" in caption:
         hoard = []
         for _ in range(100):
             hoard.append(np.ones(2**24))
             time.sleep(0.1)
+
+
+def wait_for_a_store() -> None:
+    """It is away for two attempts: pauses of 2.5 to 5 s, in a job."""
+    answers = iter([OSError("busy"), OSError("busy"), None])
+
+    def ask() -> None:
+        if (answer := next(answers)) is not None:
+            raise answer
+
+    retries.persistently(ask)
 
 
 def write_to_a_full_disk() -> None:

@@ -71,6 +71,13 @@ def test_a_row_that_takes_its_worker_down_is_rejected_and_its_neighbours_are_kep
     assert {trouble.cause for trouble in done.troubles} == {"out_of_memory" if deed == "memory" else "clip"}
 
 
+def test_while_a_store_is_waited_for_the_deadline_does_not_run(supervise):
+    supervisor = supervise(min_deadline_s=2)
+    supervisor.set_up()
+    done = supervisor.process(samples("a dog [store]"))
+    assert (reasons(done.rows), done.notes) == (["sample"], [])
+
+
 def test_a_row_in_which_a_stage_left_a_number_of_numpys_is_rejected_alone_and_costs_no_child(supervise):
     supervisor = supervise()
     supervisor.set_up()

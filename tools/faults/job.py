@@ -76,7 +76,12 @@ def configuration(server: str, timeout_s: float, anonymous: bool) -> Config:
         {
             "storage": {"s3": {"endpoint": server, "timeout_s": timeout_s, "anonymous": anonymous}},
             "source": {"schemes": ["s3"]},
-            "engine": {"rows_per_chunk": 4, "rows_per_slice": 2, "object_store_mb": 100, "pools": pools},
+            "engine": {
+                "rows_per_chunk": 4,
+                "rows_per_slice": 2,
+                "object_store_mb": 100,
+                "pools": pools,
+            },
             "frames": {
                 "min_duration_s": 0.1,
                 "min_side_px": 16,

@@ -12,7 +12,6 @@ import random
 import socket
 import struct
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -326,10 +325,3 @@ def _error(fault: Fault, request: Request) -> Answer:
     body = b"" if request.method == "HEAD" else text.encode()
     headers = [("Content-Type", "application/xml")]
     return Answer(fault.status, fault.code, headers, body)
-
-
-def elapsed(call: Callable[[], object]) -> float:
-    """Seconds that it takes."""
-    began = time.monotonic()
-    call()
-    return time.monotonic() - began
