@@ -101,6 +101,8 @@ class Drive:
             for report in self._runner.reports(self._todo):
                 self._take(report)
                 self._look_at_commits()
+            while self._runner.troubles:
+                self._log.tell(self._runner.troubles.pop())
 
     def _try_again(self) -> None:
         """Once more what met a stage that was down. Raises SystematicFailure if it still is.

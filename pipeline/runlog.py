@@ -18,7 +18,7 @@ from pathlib import Path
 import msgspec
 
 from materia.base import storage
-from pipeline.engine.messages import Cause, Report
+from pipeline.engine.messages import Cause, Report, Trouble
 from pipeline.preflight import RUN
 
 _NAMES = ("timings.jsonl", "workers.jsonl", "events.jsonl", "workers.log")
@@ -59,9 +59,7 @@ class RunLog:
         for ready in report.ready:
             self._workers.write(msgspec.json.encode(ready) + b"\n")
         for trouble in report.troubles:
-            self._troubles[trouble.cause] += 1
-            event = {"event": "trouble", "slice": report.slice, **msgspec.to_builtins(trouble), "end_s": self._now_s()}
-            self._events.write(msgspec.json.encode(event) + b"\n")
+            self.tell(trouble, report.slice)
         for words in [*report.notes, *(f"notice: {notice}" for notice in report.notices)]:
             self._words.write(f"{words.rstrip()}\n\n".encode())
         if report.failure:
@@ -76,6 +74,12 @@ class RunLog:
             "end_s": self._now_s(),
         }
         self._timings.write(msgspec.json.encode(line) + b"\n")
+
+    def tell(self, trouble: Trouble, slice_: int | None = None) -> None:
+        """Log that a worker was in trouble, before a slice if one came after it."""
+        self._troubles[trouble.cause] += 1
+        event = {"event": "trouble", "slice": slice_, **msgspec.to_builtins(trouble), "end_s": self._now_s()}
+        self._events.write(msgspec.json.encode(event) + b"\n")
 
     def troubles(self) -> str:
         """Of workers since this start, in words; nothing if there were none."""

@@ -69,6 +69,10 @@ class Notice:
                 self._word.troubles = []
                 self._leave_word()
 
+    def untold(self) -> list[Trouble]:
+        """What no slice has taken along, since none came."""
+        return self._word.troubles
+
     def _leave_word(self) -> None:
         _internal_kv_put(self._key, msgspec.msgpack.encode(self._word))
 

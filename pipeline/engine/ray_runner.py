@@ -14,6 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from queue import SimpleQueue
 from typing import Any
@@ -29,7 +30,7 @@ from ray.exceptions import ObjectLostError, OutOfDiskError, RayError
 from materia.dataset.extra import ExtraType
 from pipeline.config import Config, EngineSettings, PoolSettings
 from pipeline.engine.flow import Flow, Given
-from pipeline.engine.messages import Done, JobSpec, Report, Work, report
+from pipeline.engine.messages import Done, JobSpec, Report, Trouble, Work, report
 from pipeline.engine.notice import Notice
 from pipeline.engine.placement import COMMIT_CPUS, UnschedulableError, check_placement, nodes_of
 from pipeline.engine.spool import ChunkLost, commit_chunk
@@ -60,6 +61,7 @@ class RayRunner:
         self._flow = Flow([], 0)  # anew with each call of `reports`
         self._rows: dict[int, Any] = {}  # slice -> reference to what there is of it
         self._heard: SimpleQueue[Callable[[], Report | None]] = SimpleQueue()  # what to do about what happened
+        self.troubles: list[Trouble] = []
         self._asked: dict[Given, float] = {}  # what workers have to do, and since when
         self._nodes: dict[tuple[int, int], str] = {}  # (pool, worker) -> where it was last
         tell("starting Ray" if address is None else f"joining Ray at {address}")
@@ -88,7 +90,10 @@ class RayRunner:
             if (finished := self._heard.get()()) is not None:
                 yield finished
         closing = [ref for pool in pools for ref in pool.close()]
-        ray.wait(closing, num_returns=len(closing), timeout=2 * CLOSE_S)  # who takes longer ends with the session
+        closed, _ = ray.wait(closing, num_returns=len(closing), timeout=2 * CLOSE_S)  # who takes longer ends with the session
+        for ref in closed:
+            with suppress(RayError):
+                self.troubles += msgspec.msgpack.decode(ray.get(ref), type=list[Trouble])
 
     def commit(self, chunk: int) -> Future[None]:
         """On a cluster a task, repeated if its node dies; here a thread, which costs no start of a process."""
@@ -191,7 +196,7 @@ class _PoolActor:
 
     def __init__(self, job: JobSpec, pool: int) -> None:
         settings = Config.model_validate_json(job.config_json).engine
-        self._notice = Notice(settings.notice_s, self.close, settings.pools[pool].stages)
+        self._notice = Notice(settings.notice_s, self._give_back, settings.pools[pool].stages)
         self._worker = PoolWorker(job, pool)
 
     def set_up(self) -> None:
@@ -211,8 +216,12 @@ class _PoolActor:
             packed = np.frombuffer(encode_rows(work.rows) if finished else _packed(work), np.uint8)
             return _packed(Done(packed.nbytes, platform.node(), finished)), packed
 
-    def close(self) -> None:
-        """End the child; models may give back what they hold."""
+    def close(self) -> bytes:
+        """End the child; models may give back what they hold. Gives why earlier processes ended, if nobody knows yet."""
+        self._worker.close()
+        return msgspec.msgpack.encode(self._notice.untold())
+
+    def _give_back(self) -> None:
         self._worker.close()
 
 

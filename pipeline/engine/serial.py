@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 
 from pipeline.config import PoolSettings
-from pipeline.engine.messages import JobSpec, Report, Work, report
+from pipeline.engine.messages import JobSpec, Report, Trouble, Work, report
 from pipeline.engine.spool import Spool, commit_chunk
 from pipeline.engine.worker import PoolWorker, told, what_loads
 from pipeline.plan import Plan
@@ -33,6 +33,7 @@ class SerialRunner:
         self._inline = inline
         self._workers: list[PoolWorker] = []
         self._spool = Spool(job.out)
+        self.troubles: list[Trouble] = []  # all are in reports
         self._at: tuple[int, int, float] | None = None  # slice, pool, since when
 
     def reports(self, slices: deque[int]) -> Iterator[Report]:

@@ -17,7 +17,7 @@ from materia.base.errors import explain
 from materia.base.storage_settings import use_storage
 from pipeline.config import Config, PoolSettings
 from pipeline.engine.inline import InProcess
-from pipeline.engine.messages import Hello, JobSpec, Report, Work
+from pipeline.engine.messages import Hello, JobSpec, Report, Trouble, Work
 from pipeline.engine.spool import plan_folder
 from pipeline.engine.supervisor import Limits, SetupError, Supervisor
 from pipeline.plan import Plan, frozen_plan
@@ -29,7 +29,9 @@ from stages.specs import STAGES
 
 
 class Runner(Protocol):
-    """What runs slices and commits: in this process, or Ray."""
+    """What runs slices and commits: in this process, or Ray. `troubles`: of workers, that no report told of."""
+
+    troubles: list[Trouble]
 
     def reports(self, slices: deque[int]) -> Iterator[Report]:
         """Take slices off, the first ones first, until none is left; give reports as they finish, in any order.

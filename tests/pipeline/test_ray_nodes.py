@@ -66,12 +66,16 @@ def test_a_node_that_goes_costs_no_row_and_changes_no_byte(cluster, tmp_path):
     job = {"input": manifest, "stage_factory": STUBS}
     assert run_job(config(), output=str(tmp_path / "serial"), engine="inline", **job).exit_code == 0
     timings = tmp_path / "out/_run/timings.jsonl"
-    going, _ = add_node(cluster, **NODE), add_node(cluster, **NODE)
+    nodes = [add_node(cluster, **NODE) for _ in range(2)]
     cluster.wait_for_nodes()
 
     def lose_a_node():
+        import ray
+
         wait_for(lambda: timings.exists() and len(timings.read_text().splitlines()) >= 5)  # of the first chunk's 8
-        cluster.remove_node(going, allow_graceful=False)
+        actors = ray._private.state.actors().values()
+        at_work = {actor["Address"]["NodeID"] for actor in actors if actor["State"] == "ALIVE"}
+        cluster.remove_node(next(node for node in nodes if node.node_id in at_work), allow_graceful=False)
 
     meanwhile = threading.Thread(target=lose_a_node)
     meanwhile.start()
