@@ -109,8 +109,9 @@ class Program:
             self._server.close()
         return self.returncode
 
-    def communicate(self, timeout: float | None = None) -> tuple[str | None, str | None]:
+    def communicate(self, input: str = "", timeout: float | None = None) -> tuple[str | None, str | None]:
         if self.stdin is not None:
+            self.stdin.write(input)
             self.stdin.close()
         with ThreadPoolExecutor(2) as pool:
             reading = [stream and pool.submit(stream.read) for stream in (self.stdout, self.stderr)]
