@@ -69,6 +69,14 @@ class EngineSettings(Settings):
         60.0, gt=0, description="least time a row may take, alone or in a slice; a crowded machine takes many times the usual"
     )
     setup_deadline_s: Annotated[float, Execution] = Field(900.0, gt=0, description="time a worker's models may take to load")
+    lease_s: Annotated[float, Execution] = Field(
+        180.0,
+        gt=0,
+        description="a job that does not renew its claim on the output for so long counts as dead: others take over",
+    )
+    notice_s: Annotated[float, Execution] = Field(
+        25.0, ge=0, description="time that a worker on Ray takes to finish its slice after SIGTERM; clouds give 30 to 120 s"
+    )
     object_store_mb: Annotated[int, Execution] = Field(256, ge=80, description="Ray's shared memory on this machine, MB")
 
     @model_validator(mode="after")

@@ -1,52 +1,55 @@
 """`materia run` as a function: check, plan, run what is not yet committed, commit, and say how it ended.
 
 In: a configuration, the address of a manifest or folder, the address of an output. Out: a `JobResult` whose exit code is that
-of design.md. The same call again continues: chunks with a commit record are left alone, slices in the spool are used, so a job
-may be killed at any moment. The runners do the same work (pipeline/engine/); the driver only counts.
+of design.md. The same call again continues: chunks with a commit record are left alone, all others computed, so a job may be
+killed at any moment. The runners do the same work (pipeline/engine/); the driver only counts.
 """
 
 from __future__ import annotations
 
+import itertools
+import os
 import signal
 import sys
+import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
 from contextlib import closing, contextmanager
-from importlib.metadata import version
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
-import numpy as np
 
-from materia.base import storage
-from materia.base.errors import disk_trouble, explain
+from materia.base import retries, storage
+from materia.base.errors import StorageFailed, UserError, explain, lasting_trouble
+from materia.base.leases import Lease, LeaseLost
 from materia.base.signals import heard
 from materia.base.storage_settings import use_storage
-from materia.base.terminal import plural
+from materia.base.terminal import plural, say
 from materia.dataset.documents import Provenance
-from materia.dataset.layout import DatasetInfo, address_of, commits, committed, incomplete, write_info
+from materia.dataset.layout import commits, inspect, read_info, record_address
+from materia.dataset.writer import PASSING
 from pipeline.config import Config
+from pipeline.drive import Drive
 from pipeline.engine.child import load_stage_factory
-from pipeline.engine.messages import JobSpec, Report, failures, mostly_failed
+from pipeline.engine.messages import JobSpec
 from pipeline.engine.placement import UnschedulableError
+from pipeline.engine.ray_tasks import RayTasks
 from pipeline.engine.serial import SerialRunner
-from pipeline.engine.spool import discard_failures, plan_folder, spool_address, spooled
-from pipeline.engine.worker import Runner, told
-from pipeline.plan import Plan, make_plan, open_plan, say
-from pipeline.preflight import RUN, JobError, check_nothing_missing, check_same, existing_dataset, only_writer, record_libraries
-from pipeline.progress import Progress
+from pipeline.engine.worker import Runner
+from pipeline.ledger import Ledger
+from pipeline.opening import Opening
+from pipeline.plan import Plan
+from pipeline.preflight import JobError, check_nothing_missing, only_writer
+from pipeline.progress import Planning, Progress
 from pipeline.runlog import RunLog
-from stages.base import Stage
-from stages.specs import STAGE_ORDER, library_versions, stage_fingerprints
+from stages.specs import STAGE_ORDER
 
 Engine = Literal["ray", "serial", "inline"]
 
 STAGE_FACTORY = "stages.specs:build_stages"
-_MOST_COMMITS = 4  # that run at once
 _FEW = 0.1  # of the rows: keeping no more is worth a warning
-_SYSTEMATIC_ROWS = 64  # in failed slices without a healthy one between them: the failure is not of single clips
+_EXAMINED = 64  # chunks whose rejections are looked at for it
 
 
 class JobResult(msgspec.Struct, frozen=True):
@@ -59,13 +62,28 @@ class JobResult(msgspec.Struct, frozen=True):
     rejections: int = 0
 
 
-class SystematicFailure(JobError):
-    """Not single clips fail, but what they all need."""
-
-
 class _Interrupted(BaseException):
     def __init__(self, number: int) -> None:
         self.number = number
+
+
+class _Asked(NamedTuple):
+    """What is asked of a start, beside its configuration: see `run_job`."""
+
+    input: str
+    output: str
+    engine: Engine
+    ray_address: str | None
+    limit: int | None
+    append: bool
+    chunks: tuple[int, int | None]
+    retry: bool
+    stage_factory: str
+
+    def is_ours(self, chunk: int) -> bool:
+        """Whether a chunk is among those asked for."""
+        first, end = self.chunks
+        return first <= chunk and (end is None or chunk < end)
 
 
 def run_job(
@@ -76,258 +94,177 @@ def run_job(
     engine: Engine = "ray",
     ray_address: str | None = None,
     limit: int | None = None,
+    append: bool = False,
+    chunks: tuple[int, int | None] = (0, None),
+    retry_transient: bool = False,
+    force_lease: bool = False,
+    wait: bool = False,
     stage_factory: str = STAGE_FACTORY,
 ) -> JobResult:
-    """Build an output, or go on with it; `limit`: of its first rows only. What a user can mend comes back as a result; errors
-    of the configuration and the input raise ConfigError, BackendError, SourceError. `stage_factory` is an import path
-    (pipeline/engine/child.py: StageFactory).
+    """Build an output, or go on with it. What a user can mend comes back as a result; errors of the configuration and the
+    input raise ConfigError, BackendError, SourceError.
+
+    `limit`: its first rows only, as a job of their own. `append`: also with rows that the input has gained. `chunks`: only
+    those from the first number to before the second (None: to the end); other jobs may build others at the same time.
+    `retry_transient`: chunks with rows that failed for reasons that may pass are built again. `force_lease`: whoever else holds
+    them, or if the store cannot keep jobs apart. `wait`: for the claim of a dead job to run out. `stage_factory` is an import
+    path (pipeline/engine/child.py: StageFactory).
     """
     use_storage(config.storage)
+    asked = _Asked(input, output, engine, ray_address, limit, append, chunks, retry_transient, stage_factory)
+    lease: Lease | None = None
     try:
-        with _signals_raise(), only_writer(output):
-            try:
-                return _run(config, input, output, engine, ray_address, limit, stage_factory)
-            except SystematicFailure:
-                discard_failures(output)  # only now: all workers have ended
-                raise
+        with (
+            _signals_raise(),
+            only_writer(output, chunks, config.engine.lease_s, force=force_lease, wait=wait, on_loss=_stopper()) as lease,
+            closing(RayTasks(config, ray_address)) as tasks,
+        ):
+            return _run(config, asked, lease, tasks)
     except JobError as error:
         return JobResult(error.exit_code, str(error))
+    except LeaseLost as lost:
+        return JobResult(5, f"stopped: {lost}; nothing of {output} was damaged")
     except OSError as error:
-        if disk_trouble(error) is None:
+        if lasting_trouble(error) is None and not isinstance(error, StorageFailed):
             raise
         sentence, exit_code = explain(error)
         return JobResult(exit_code, sentence)
     except _Interrupted as interrupted:
+        if lease is not None and lease.lost:
+            return JobResult(
+                5, f"stopped: the claim on {output} was taken over by another job, or could not be renewed in time"
+            )
         name = signal.Signals(interrupted.number).name
         return JobResult(128 + interrupted.number, f"stopped by {name}; the same command continues")
 
 
-def _run(
-    config: Config, input: str, output: str, engine: Engine, ray_address: str | None, limit: int | None, stage_factory: str
-) -> JobResult:
+def chunks_of_part(config: Config, output: str, part: int, parts: int) -> tuple[int, int]:
+    """The chunks, from a first one to before an end, of a part (from 0) of a planned output; parts differ by a chunk at most.
+
+    Raises UserError if it is not planned yet.
+    """
+    use_storage(config.storage)
+    info = read_info(output)
+    if info is None:
+        raise UserError(f"{output} is not planned, so that its parts are not known; the same command with --range 0:0 plans it")
+    return part * info.chunks // parts, (part + 1) * info.chunks // parts
+
+
+def _stopper() -> Callable[[], None]:
+    """What ends this job from another thread; outside of the main thread, which alone hears signals, its next commit does."""
+    if threading.current_thread() is threading.main_thread():
+        return lambda: os.kill(os.getpid(), signal.SIGTERM)
+    return lambda: None
+
+
+def _run(config: Config, asked: _Asked, lease: Lease, tasks: RayTasks) -> JobResult:
     began = time.monotonic()
-    stages = load_stage_factory(stage_factory)(config, STAGE_ORDER)
+    stages = load_stage_factory(asked.stage_factory)(config, STAGE_ORDER)
     check_nothing_missing(stages)
-    plan, dataset = _open_output(config, stages, input, output, limit)
-    provenance = Provenance(dataset.prompt_sha, dataset.stage_sha)
-    job = JobSpec(config.model_dump_json().encode(), output, provenance, stage_factory, [entry for entry in sys.path if entry])
-    storage.clean_temporaries(output)
-    discard_failures(output)  # of a start that was killed before it could try them again
-    for chunk, problem in incomplete(output):
-        say(f"{problem}; its chunk is built again")
-        storage.remove(address_of(output, "commits", chunk))
-    done = committed(output)
-    waiting = spooled(output)
-    todo = np.array([n for n in range(plan.n_slices) if n not in waiting and plan.chunk_of(n) not in done], np.int64)
+    with Planning() as planning:
+        opening = Opening(config, stages, asked.input, asked.output, tasks if asked.engine == "ray" else None, planning.tell)
+        plan, dataset = opening.open(asked.limit, append=asked.append, others=asked.chunks != (0, None))
+    lease.narrow(*asked.chunks)
+    ours = [chunk for chunk in range(plan.n_chunks) if asked.is_ours(chunk)]
+    job = JobSpec(
+        config.model_dump_json().encode(),
+        asked.output,
+        Provenance(dataset.prompt_sha, dataset.stage_sha),
+        asked.stage_factory,
+        [entry for entry in sys.path if entry],
+        lease.claim.fence,
+        asked.retry,
+    )
+    done, ledger = _found(asked, plan, lease)
+    again = _to_try_again(asked.output, done, asked.is_ours) if asked.retry else set()
+    ledger.remove(again)
+    left = (plan.slices_of(chunk) for chunk in ours if chunk not in done or chunk in again)
+    todo = deque(itertools.chain.from_iterable(left))
+    rows = sum(len(plan.rows_of_chunk(chunk)) for chunk in ours)
     workers = {stage: pool.workers for pool in config.engine.pools for stage in pool.stages}
     with (
-        RunLog(output) as log,
-        Progress(plan.rows, plan.rows - sum(_rows_in(plan, number) for number in todo.tolist()), workers) as progress,
-        closing(_start(job, plan, config, engine if len(todo) else "serial", ray_address, progress.tell)) as runner,
+        retries.patience(),  # until here it may have been a wrong address
+        RunLog(asked.output, lease.claim.fence) as log,
+        Progress(rows, rows - sum(len(plan.rows_of(number)) for number in todo), workers) as progress,
+        closing(_runner(job, plan, config, asked, bool(todo), progress.tell)) as runner,
         _signals_raise(),  # Ray has set handlers of its own
     ):
-        _Drive(job, plan, runner, log, progress).run(todo, waiting, done)
-    return _result(output, plan, time.monotonic() - began)
+        before = {chunk for chunk in ours if chunk in done} - again
+        Drive(job, plan, runner, log, progress, lease, ledger, before).run(todo)
+    return _result(asked, plan, len(ours), rows, time.monotonic() - began, log.troubles())
 
 
-def _start(
-    job: JobSpec, plan: Plan, config: Config, engine: Engine, ray_address: str | None, tell: Callable[[str], None]
-) -> Runner:
-    if engine != "ray":
-        return SerialRunner(job, plan, config.engine.pools, tell, inline=engine == "inline")
+def _found(asked: _Asked, plan: Plan, lease: Lease) -> tuple[set[int], Ledger]:
+    """Chunks that are committed, and the ledger; what a start that was killed left half done is taken away."""
+    alone = asked.chunks == (0, None) and lease.alone
+    if alone:
+        storage.clean_temporaries(asked.output)
+    found = inspect(asked.output)
+    for address in found.replaced if alone else ():
+        storage.remove(address)
+    ledger = Ledger(asked.output, plan.n_chunks, found.whole)
+    broken = [(chunk, problem) for chunk, problem in found.broken if asked.is_ours(chunk)]
+    ledger.remove(chunk for chunk, _ in broken)
+    for chunk, problem in broken:
+        say(f"{problem}; its chunk is built again")
+        storage.remove(record_address(asked.output, chunk))
+    return found.whole, ledger
+
+
+def _to_try_again(out: str, done: set[int], is_ours: Callable[[int], bool]) -> set[int]:
+    """Committed chunks of ours with rows that failed for reasons that may pass."""
+    from materia.dataset.reader import read_table  # pyarrow's datasets take a second to import
+
+    found = (commit for commit in commits(out) if commit.rejections and commit.chunk in done and is_ours(commit.chunk))
+    return {commit.chunk for commit in found if PASSING in read_table(out, commit, "rejects", ["reason"])["reason"].to_pylist()}
+
+
+def _runner(job: JobSpec, plan: Plan, config: Config, asked: _Asked, is_work: bool, tell: Callable[[str], None]) -> Runner:
+    if asked.engine != "ray" or not is_work:
+        return SerialRunner(job, plan, config.engine.pools, tell, inline=asked.engine == "inline")
     from pipeline.engine.ray_runner import RayRunner
 
     try:
-        return RayRunner(job, plan, config.engine, ray_address, tell)
+        return RayRunner(job, plan, config.engine, asked.ray_address, tell)
     except UnschedulableError as error:
         raise JobError(2, str(error)) from None
 
 
-def _open_output(config: Config, stages: list[Stage], input: str, output: str, limit: int | None) -> tuple[Plan, DatasetInfo]:
-    """The output's plan and dataset.json, made if this is the first start; otherwise nothing that matters may have changed.
-
-    A manifest whose file changed is planned again: if its rows are the same, so is the plan.
-    """
-    old = existing_dataset(output)
-    if old is not None:
-        check_same(output, old, _dataset(config, stages, old.rows, old.chunks, old.plan_sha256), library_versions())
-    folder = plan_folder(output)
-    plan = open_plan(folder) if old is not None else None  # one without dataset.json is of a start that died
-    if plan is not None and plan.limit != limit:
-        planned = f"with --limit {plan.limit}" if plan.limit else "without --limit"
-        raise JobError(4, f"{output} was planned {planned}; give the same, or choose another output")
-    if plan is None or plan.changed(input, config.source):
-        storage.remove(storage.join(folder, "plan.json"))
-        engine = config.engine
-        plan = make_plan(input, folder, config.source, engine.rows_per_chunk, engine.rows_per_slice, limit=limit)
-    if old is not None and plan.sha256 != old.plan_sha256:
-        message = f"{input} is not as it was when {output} was planned ({plural(old.rows, 'row')} then, {plan.rows} now)"
-        raise JobError(4, f"{message}; choose another output, or bring the input back")
-    dataset = old or _dataset(config, stages, plan.rows, plan.n_chunks, plan.sha256)
-    if old is None:
-        record_libraries(output, library_versions())
-    write_info(output, dataset)
-    return plan, dataset
-
-
-def _dataset(config: Config, stages: list[Stage], rows: int, chunks: int, plan_sha256: str) -> DatasetInfo:
-    return DatasetInfo(
-        version=version("prima-materia"),
-        rows=rows,
-        chunks=chunks,
-        rows_per_chunk=config.engine.rows_per_chunk,
-        plan_sha256=plan_sha256,
-        config=config.result_fields(),
-        prompt_sha=next(stage.identity() for stage in stages if stage.name == "entities")["prompt"],
-        stage_sha=stage_fingerprints(config, stages),
-    )
-
-
-def _rows_in(plan: Plan, number: int) -> int:
-    """Rows of a slice; the last one of a chunk may be short."""
-    chunk = plan.chunk_of(number)
-    first = (number - plan.slices_of(chunk).start) * plan.rows_per_slice
-    return min(plan.rows_per_slice, plan.rows_per_chunk - first, plan.rows - plan.first_row(chunk) - first)
-
-
-def _result(output: str, plan: Plan, wall_s: float) -> JobResult:
-    """Every planned chunk must be there: nothing is dropped in silence."""
-    samples = rejections = chunks = 0
+def _result(asked: _Asked, plan: Plan, n_chunks: int, rows: int, wall_s: float, troubles: str) -> JobResult:
+    """Every chunk that was asked for must be there: nothing is dropped in silence. `troubles`: of workers, in words."""
+    output, first_end = asked.output, asked.chunks
+    samples = rejections = 0
+    lost = {chunk for chunk in range(plan.n_chunks) if asked.is_ours(chunk)}
     for commit in commits(output):
-        chunks += 1
-        samples += commit.samples
-        rejections += commit.rejections
-    if chunks != plan.n_chunks:
-        lost = sorted(set(range(plan.n_chunks)) - committed(output))
-        raise JobError(1, f"the engine ended without chunks {lost[:10]} ({len(lost)} of {plan.n_chunks}); start again to go on")
-    counts = f"{plural(plan.rows, 'row')} = {plural(samples, 'sample')} + {plural(rejections, 'rejection')}"
-    message = f"{output}: {counts}, {wall_s:.0f} s"
-    if rejections and samples <= _FEW * plan.rows:
+        if commit.chunk in lost:
+            lost.remove(commit.chunk)
+            samples += commit.samples
+            rejections += commit.rejections
+    if lost:
+        some = sorted(lost)[:10]
+        raise JobError(1, f"the engine ended without chunks {some} ({len(lost)} of {n_chunks}); start again to go on")
+    part = "" if first_end == (0, None) else f" (chunks {first_end[0]}:{'' if first_end[1] is None else first_end[1]})"
+    counts = f"{plural(rows, 'row')} = {plural(samples, 'sample')} + {plural(rejections, 'rejection')}"
+    message = f"{output}{part}: {counts}, {wall_s:.0f} s" + (f"\n{troubles}" if troubles else "")
+    if rejections and samples <= _FEW * rows:
         kept = "few rows were kept" if samples else "not one row was kept"
         message += f"\nwarning: {kept}: {_commonest_reason(output)}"
-    return JobResult(0, message, plan.rows, samples, rejections)
+    return JobResult(0, message, rows, samples, rejections)
 
 
 def _commonest_reason(output: str) -> str:
-    """Of all rejections, in words, with its first message as an example."""
+    """Of the rejections in the first chunks, in words, with its first message as an example."""
     from materia.dataset.reader import read_table  # pyarrow's datasets take a second to import
 
     counts: Counter[tuple[str, str]] = Counter()
     examples: dict[tuple[str, str], str] = {}
-    for commit in commits(output):
+    for commit in itertools.islice(commits(output), _EXAMINED):
         table = read_table(output, commit, "rejects", ["stage", "reason", "message"])
         for stage, reason, message in zip(*(column.to_pylist() for column in table.columns), strict=True):
             counts[stage, reason] += 1
             examples.setdefault((stage, reason), message)
     (stage, reason), times = counts.most_common(1)[0]
     return f"{times} of {plural(counts.total(), 'rejection')}: {reason} in {stage}, e.g. {examples[stage, reason]}"
-
-
-class _Drive:
-    """The driver's loop: slices come back, chunks are committed when whole, and a failure of everything stops the job."""
-
-    def __init__(self, job: JobSpec, plan: Plan, runner: Runner, log: RunLog, progress: Progress) -> None:
-        self._job = job
-        self._plan = plan
-        self._runner = runner
-        self._log = log
-        self._words = storage.join(job.out, RUN, "workers.log")
-        self._progress = progress
-        self._spooled: Counter[int] = Counter()  # chunk -> its slices in the spool
-        self._whole: list[int] = []  # chunks ready to be committed
-        self._commits: deque[Future[None]] = deque()
-        self._suspects: list[Report] = []  # failed slices since the last healthy one
-        self._down: list[Report] = []  # slices of which a stage failed for every row that it was given
-        self._reached = -1  # the last stage that did its work for some row of this start
-
-    def run(self, todo: np.ndarray, waiting: set[int], done: set[int]) -> None:
-        """Process slices `todo`, with `waiting` in the spool already; raises JobError when the job cannot go on."""
-        for number in sorted(waiting):
-            chunk = self._plan.chunk_of(number)
-            if chunk in done:  # killed between a commit and the emptying of its spool
-                storage.remove(spool_address(self._job.out, number))
-            else:
-                self._count(chunk)
-        self._commit_whole()
-        if len(todo):
-            for report in self._runner.reports(todo):
-                self._take(report)
-            if self._down:
-                self._try_again()
-        self._finish_commits()
-
-    def _try_again(self) -> None:
-        """Once more what met a stage that was down. Raises SystematicFailure if it still is.
-
-        If it works for others, the rows are at fault, and their rejections stay.
-        """
-        slices, self._down = np.array(sorted(report.slice for report in self._down), np.int64), []
-        for report in self._runner.reports(slices):
-            self._take(report)
-        stuck = [report for report in self._down if report.down is not None and report.down > self._reached]
-        if stuck:
-            self._suspects = stuck
-            self._finish_commits()
-            raise self._systematic_failure()
-        for report in self._down:
-            self._progress.add(report)
-            self._count(report.chunk)
-
-    def _take(self, report: Report) -> None:
-        self._log.add(report)
-        if report.failure:
-            raise JobError(report.exit_code, f"{report.failure}\nsee {self._words}" if report.notes else report.failure)
-        self._reached = max(self._reached, report.reached)
-        if report.down is None:
-            self._progress.add(report)
-            self._count(report.chunk)
-        else:
-            self._down.append(report)
-        if not mostly_failed(report):
-            self._suspects.clear()
-            self._commit_whole()
-            return
-        self._suspects.append(report)
-        if sum(suspect.rows for suspect in self._suspects) >= _SYSTEMATIC_ROWS:
-            raise self._systematic_failure()
-
-    def _systematic_failure(self) -> SystematicFailure:
-        reasons = sum((failures(suspect.rejected) for suspect in self._suspects), Counter[str]())
-        reason, times = reasons.most_common(1)[0]
-        rows = sum(suspect.rows for suspect in self._suspects)
-        example = next((suspect.example for suspect in self._suspects if suspect.example), "")
-        return SystematicFailure(
-            5,
-            f"stopped: {times} of the last {plural(rows, 'row')} ended as {reason}, e.g. {example}\n"
-            f"see {self._words}; then start again",
-        )
-
-    def _count(self, chunk: int) -> None:
-        self._spooled[chunk] += 1
-        if self._spooled[chunk] == len(self._plan.slices_of(chunk)):
-            del self._spooled[chunk]
-            self._whole.append(chunk)
-
-    def _commit_whole(self) -> None:
-        for chunk in self._whole:
-            while len(self._commits) >= _MOST_COMMITS:
-                self._wait(self._commits.popleft())
-            self._commits.append(self._runner.commit(chunk))
-        self._whole.clear()
-
-    def _finish_commits(self) -> None:
-        """Commit what is whole, and wait for all commits."""
-        self._commit_whole()
-        while self._commits:
-            self._wait(self._commits.popleft())
-
-    def _wait(self, commit: Future[None]) -> None:
-        """Raises JobError if the output could not be written."""
-        try:
-            commit.result()
-        except OSError as error:
-            sentence, exit_code = told(getattr(error, "cause", error))  # Ray wraps it
-            raise JobError(exit_code, sentence) from None
 
 
 @contextmanager

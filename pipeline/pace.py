@@ -26,14 +26,14 @@ class Pace:
         self._recent: deque[tuple[float, int]] = deque()  # (when it finished, its clips)
         self._began = 0.0  # the first slice's work, as if others had been before it
         self._known_since = 0.0  # slices that finished later are in `_recent`
-        self._slice_s = 0.0  # for which a slice is worked at, lately
+        self.slice_s = 0.0  # for which a slice is worked at, lately
 
     def add(self, now: float, rows: int, wall_s: float, step_s: float) -> None:
         """A slice of `rows` clips finished at `now`; it was worked at for `wall_s`, and one such is expected every `step_s`."""
         if not self._recent:
             self._began = self._known_since = now - step_s
-            self._slice_s = wall_s
-        self._slice_s += _NEWS * (wall_s - self._slice_s)
+            self.slice_s = wall_s
+        self.slice_s += _NEWS * (wall_s - self.slice_s)
         self._recent.append((now, rows))
         while len(self._recent) > 1 and self._recent[1][0] <= now - self._window_s(now):
             self._known_since, _ = self._recent.popleft()
@@ -60,4 +60,4 @@ class Pace:
         return sum(counted), max(last - since + overdue_s, _LEAST_S), interval_s
 
     def _window_s(self, now: float) -> float:
-        return max(min(WINDOW_S, _SHARE * (now - self._began)), _SLICES * self._slice_s)
+        return max(min(WINDOW_S, _SHARE * (now - self._began)), _SLICES * self.slice_s)

@@ -7,13 +7,17 @@ names what is wrong and what to do. Nothing here starts a process or loads a mod
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
 
 import msgspec
 
 from materia.base import storage
-from materia.base.locks import only_one
+from materia.base.leases import Held, Lease, hold
+from materia.base.terminal import say
 from materia.base.weights.files import Missing
 from materia.dataset.layout import DatasetInfo, read_info
 from pipeline.changes import changes
@@ -21,10 +25,11 @@ from stages.base import Stage
 from stages.records import StageName
 
 RUN = "_run"
-"""Folder of an output for what is no result: plan, spool, timings, log, lock."""
+"""Folder of an output for what is no result: plan, spool, timings, log, lease."""
 
 
 _LIBRARIES = f"{RUN}/libraries.json"
+_LOOK_S = 5.0  # at somebody else's claim
 
 
 class JobError(RuntimeError):
@@ -52,19 +57,58 @@ def check_nothing_missing(stages: list[Stage]) -> None:
         raise JobError(2, "this machine lacks what the configuration needs:\n" + "\n".join(lines))
 
 
+def lease_folder(out: str) -> str:
+    """Where it is written down who writes which chunks of an output."""
+    return storage.join(out, RUN, "lease")
+
+
 @contextmanager
-def only_writer(out: str) -> Iterator[None]:
-    """Hold a local output's lock. Raises JobError(2) naming the holder.
+def only_writer(
+    out: str,
+    chunks: tuple[int, int | None] = (0, None),
+    lease_s: float = 180.0,
+    *,
+    force: bool = False,
+    wait: bool = False,
+    on_loss: Callable[[], None] = lambda: None,
+) -> Iterator[Lease]:
+    """Hold the lease on chunks (first, one after the last; None: to the end) of an output; on all of one that is not planned.
 
-    Object stores have no locks: there, the one who starts jobs must not start two on one output.
+    Raises JobError(2) naming the holder, or that the store cannot keep two jobs apart. `force`: whatever they say. `wait`:
+    until the holder's claim runs out, unless it is renewed in that time.
     """
+    folder = lease_folder(out)
+    if storage.local_path(out) is None and not storage.checks_conditions(storage.join(folder, f"probe-{secrets.token_hex(4)}")):
+        unguarded = f"the storage of {out} does not check conditions of writes, so that nothing keeps two jobs apart"
+        if not force:
+            raise JobError(2, f"{unguarded}; see that only one runs, and say --force-lease")
+        say(unguarded)
+    first, end = chunks if storage.exists(storage.join(out, "dataset.json")) else (0, None)
+    seen: dict[int, float] = {}  # claim -> when it was renewed, as we first saw it
+    while True:
+        try:
+            with hold(folder, first, end, lease_s, force=force, on_loss=on_loss) as lease:
+                yield lease
+                return
+        except Held as held:
+            fence, renewed_s = held.claim.fence, held.renewed_s
+            if not wait or seen.get(fence, renewed_s) != renewed_s:
+                raise JobError(2, _refusal(out, held, lease_s)) from None
+            if fence not in seen:
+                say(f"waiting: {out} is claimed by {held.claim.holder}, which counts as dead after {lease_s:.0f} s of silence")
+            seen[fence] = renewed_s
+        time.sleep(min(_LOOK_S, lease_s / 10))
 
-    def refuse(holder: str) -> None:
-        raise JobError(2, f"{out} is being written by another job: {holder}")
 
-    folder = storage.local_path(storage.join(out, RUN))
-    with nullcontext() if folder is None else only_one(folder / "lock", refuse):
-        yield
+def _refusal(out: str, held: Held, lease_s: float) -> str:
+    claim = held.claim
+    what = "" if (claim.first, claim.end) == (0, None) else f" (chunks {claim.first}:{'' if claim.end is None else claim.end})"
+    since = datetime.fromtimestamp(claim.since_s, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    return (
+        f"{out} is being written by another job{what}: {claim.holder}, since {since}, last heard of"
+        f" {max(0.0, time.time() - held.renewed_s):.0f} s ago. Wait for it, or give other chunks (--range); a dead one is taken"
+        f" over after {lease_s:.0f} s of silence (engine.lease_s), or at once with --force-lease"
+    )
 
 
 def existing_dataset(out: str) -> DatasetInfo | None:

@@ -11,21 +11,55 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Mapping
 
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from materia.base.terminal import plural, printable
+from materia.base.terminal import duration, plural, printable
 from pipeline.engine.messages import Report
 from pipeline.pace import Pace
+from pipeline.snapshot import Snapshot
 from stages.records import StageName
 
 _PLAIN_EVERY_S, _PLAIN_SELDOM_S = 10.0, 60.0
 _LIVE_EVERY_S = 0.5
+_KEPT_ERRORS = 5
 _MOST_NOTICES = 20  # that are shown; all are in the run's log
+
+
+class Planning:
+    """A context in which the rows that were planned are shown, once that takes longer than a moment. `clock`: seconds."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._console = Console(stderr=True)
+        self._clock = clock
+        self._began = self._shown = clock()
+        self._live: Live | None = None
+
+    def __enter__(self) -> Planning:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def tell(self, rows: int) -> None:
+        """So many rows are planned."""
+        now = self._clock()
+        if now - self._shown < (_LIVE_EVERY_S if self._console.is_terminal else _PLAIN_EVERY_S):
+            return
+        self._shown = now
+        text = f"planning, {plural(rows, 'row')} so far, {duration(now - self._began)}"
+        if not self._console.is_terminal:
+            sys.stderr.write(text + "\n")
+            return
+        if self._live is None:
+            self._live = Live(console=self._console, auto_refresh=False, transient=True)
+            self._live.start()
+        self._live.update(Text(text), refresh=True)
 
 
 class Progress:
@@ -38,7 +72,9 @@ class Progress:
         self._done_before = self._done = done
         self._workers = workers
         self._kept = 0
-        self._rejected = 0
+        self._rejected: Counter[str] = Counter()
+        self._nodes: dict[str, float] = {}  # when a worker there finished a slice last
+        self._errors: deque[str] = deque(maxlen=_KEPT_ERRORS)
         self._seconds: defaultdict[StageName, float] = defaultdict(float)
         self._notices: Counter[str] = Counter()
         self._console = Console(stderr=True)
@@ -70,7 +106,9 @@ class Progress:
         """Count a finished slice."""
         self._done += report.rows
         self._kept += report.kept
-        self._rejected += report.rows - report.kept
+        self._rejected.update(report.rejected)
+        self._nodes[report.node] = self._clock()
+        self._errors.extend(note.strip().partition("\n")[0] for note in report.notes)
         for stage, seconds in report.seconds.items():
             self._seconds[stage] += seconds
         self._pace.add(self._clock(), report.rows, report.wall_s, self._step_s(report))
@@ -92,19 +130,41 @@ class Progress:
         clips, now = f"{self._done}/{plural(self._rows, 'clip')}", self._clock()
         finished = self._done - self._done_before
         if not finished:
-            return f"{clips}, {self._waits_for}, {_span(now - self._began)}"
+            return f"{clips}, {self._waits_for}, {duration(now - self._began)}"
         per_s, over_s = self._pace.rate(now)
         parts = [
             clips,
             f"{self._kept} kept",
-            f"{self._rejected} rejected",
-            f"{per_s:.2f} clips/s over the last {_span(over_s)}",
-            f"about {_span(self._pace.left_s(now, self._rows - self._done))} left",
+            f"{self._rejected.total()} rejected",
+            f"{per_s:.2f} clips/s over the last {duration(over_s)}",
+            f"about {duration(self._pace.left_s(now, self._rows - self._done))} left",
         ]
         if self._seconds:
             slowest = max(self._seconds, key=lambda stage: self._seconds[stage] / self._workers.get(stage, 1))
             parts.append(f"slowest step: {slowest}, {1000 * self._seconds[slowest] / finished:.0f} ms of a worker a clip")
         return ", ".join(parts)
+
+    def snapshot(self) -> Snapshot:
+        """The state, for others; of what only the driver knows, nothing."""
+        now, done = self._clock(), self._done - self._done_before
+        per_s, over_s = self._pace.rate(now) if done else (0.0, 0.0)
+        return Snapshot(
+            rows=self._rows,
+            done_before=self._done_before,
+            done=done,
+            kept=self._kept,
+            rejected=dict(self._rejected),
+            seconds={stage: round(seconds, 3) for stage, seconds in self._seconds.items()},
+            workers=dict(self._workers),
+            elapsed_s=round(now - self._began, 3),
+            clips_per_s=round(per_s, 4),
+            over_s=round(over_s, 3),
+            left_s=round(self._pace.left_s(now, self._rows - self._done), 3) if done else None,
+            slice_s=round(self._pace.slice_s, 3),
+            waits_for="" if done else self._waits_for,
+            nodes={node: round(now - last, 3) for node, last in self._nodes.items()},
+            errors=list(reversed(self._errors)),
+        )
 
     def _step_s(self, report: Report) -> float:
         """What a slice takes the step that is slowest for all its workers together: how often slices come when all work."""
@@ -128,10 +188,3 @@ class Progress:
             sys.stderr.write(self.line() + "\n")
         else:
             self._live.update(Text(self.line(), no_wrap=True, overflow="ellipsis"), refresh=True)
-
-
-def _span(seconds: float) -> str:
-    """90 -> "1:30", 3700 -> "1:01:40"."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from materia.base.storage import StorageFailed
+from materia.base.errors import NoWayIn, StorageFailed
 from materia.base.weights.files import Missing
 from stages.frames import video_info
 from stages.records import Row, Sample, StageName, reject
@@ -77,6 +77,8 @@ class Cut:
                 sample.media = target.read_bytes()
         except VideoError as error:
             return reject(sample, "frames", error.reason, str(error))
+        except NoWayIn:
+            raise
         except StorageFailed as error:
             return reject(sample, "cut", "transient_exhausted", f"cannot fetch the video: {error}")
         except Exception as error:  # a bug or a broken library must cost this clip only

@@ -15,7 +15,7 @@ from typing import cast
 import numpy as np
 from PIL import Image
 
-from materia.base.errors import disk_trouble
+from materia.base.errors import lasting_trouble
 from materia.base.terminal import plural
 from materia.base.weights.files import Missing
 from stages.answers import BadAnswer
@@ -85,8 +85,8 @@ class Frames:
         except (FileNotFoundError, PermissionError) as error:
             return reject(sample, "frames", "unreadable", f"cannot open the video: {error.strerror or error}")
         except OSError as error:
-            if disk_trouble(error) is not None:
-                raise  # of a folder for downloads
+            if lasting_trouble(error) is not None:
+                raise  # of a folder for downloads, or of credentials
             return reject(sample, "frames", "transient_exhausted", f"cannot fetch the video: {error}")
         except BadAnswer as bad:
             return reject(sample, "frames", "internal_error", str(bad))

@@ -320,13 +320,13 @@ def reject(sample: Sample, stage: StageName, reason: str, message: str) -> Rejec
 
 
 def encode_rows(rows: list[Row]) -> bytes:
-    """Rows as msgpack, for a pipe, a block or a spool file."""
+    """Rows as msgpack, for a pipe, Ray or a file."""
     return msgspec.msgpack.encode(rows)
 
 
 _DECODER = msgspec.msgpack.Decoder(list[Row])
 
 
-def decode_rows(data: bytes) -> list[Row]:
+def decode_rows(data: bytes | memoryview) -> list[Row]:
     """Inverse of `encode_rows`; raises msgspec.ValidationError when a field has another type."""
     return _DECODER.decode(data)

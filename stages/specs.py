@@ -192,7 +192,7 @@ CURES: dict[str, str] = {
     "low_quality": "lower background.min_quality; a better inpainter: background.backend; background.retry_dilate draws again",
     "worker_crash": f"{_WORDS}; where memory ran out, raise memory_limit_gib of the pool in engine.pools",
     "timeout": f"raise engine.min_deadline_s, or run the stage on a faster device; {_WORDS}",
-    "transient_exhausted": "see that the storage or the server answers (storage, entities.options), and build the rows again",
+    "transient_exhausted": "see that the store or the server answers (storage, entities.options), then: --retry-transient",
     "internal_error": f"this is a fault of the program or of a library: report it with its message; {_WORDS}",
 }
 """Reason code -> what its clips need to become samples: which field to change (pipeline/config.py), or what of the row."""

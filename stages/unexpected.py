@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import tempfile
 
-from materia.base.errors import disk_trouble
+from materia.base.errors import lasting_trouble
 from stages import notices
 from stages.records import Rejection, Sample, StageName, reject
 
@@ -19,9 +19,9 @@ _ADDRESS = re.compile(r"0x[0-9a-fA-F]+")
 def internal_error(sample: Sample, stage: StageName, error: Exception, what: str = "") -> Rejection:
     """The rejection of a sample; `what` failed, if that is known. Its traceback goes to the run's log.
 
-    Raises OSError if a disk is full or read-only: that is no clip's fault, and the job must stop.
+    Raises OSError if a disk is full or read-only, or a storage lets nobody in: that is no clip's fault, and the job must stop.
     """
-    trouble = disk_trouble(error)
+    trouble = lasting_trouble(error)
     if trouble is not None:
         raise trouble from error
     notices.trace(f"row {sample.clip.row}, {stage}", error)

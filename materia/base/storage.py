@@ -1,8 +1,8 @@
 """Files of an output, on a local disk or in an object store, written so that a reader sees a whole file or none.
 
 In: addresses (a local path, `file://`, or any fsspec address: `s3://`, `gs://`, `memory://`). Out: bytes, names, whole files.
-Nothing else here opens, lists, reads or uploads. An object store that fails is asked again (`persistently`); how it is reached,
-materia/base/storage_settings.py says.
+Nothing else here opens, lists, reads or uploads. An object store that fails is asked again (materia/base/retries.py); how it is
+reached, materia/base/storage_settings.py says.
 Locally a file is written beside its target under a temporary name (`.NAME.TOKEN.tmp`), fsynced, renamed over the target, and
 its folder fsynced; to an object store it is uploaded in one piece from a local file, because a store shows an object only
 when it is complete. Paths without a protocol never touch fsspec, so small local files stay cheap.
@@ -11,102 +11,50 @@ when it is complete. Paths without a protocol never touch fsspec, so small local
 from __future__ import annotations
 
 import errno
+import io
 import os
 import re
 import secrets
 import stat
 import tempfile
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any, BinaryIO, TypeVar
+from typing import IO, TYPE_CHECKING, Any, BinaryIO, TypeVar
 
-from materia.base.errors import disk_trouble
+from materia.base import conditional, retries
+from materia.base.conditional import ANY, Conflict
+from materia.base.errors import NoWayIn, StorageFailed, disk_trouble
+from materia.base.retries import NotAFile
+from materia.base.storage_settings import request_options
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 T = TypeVar("T")
 
 _TEMPORARY = re.compile(r"\.[^/]+\.[0-9a-f]{8}\.tmp")
-
-
-PAUSES_S = (0.0, 0.2, 1.0, 3.0)
-"""Before each attempt at storage that may not answer."""
-_NO_CREDENTIALS = {
-    "NoCredentialsError",
-    "PartialCredentialsError",
-    "ProfileNotFound",
-    "TokenRetrievalError",
-    "SSOTokenLoadError",
-    "UnauthorizedSSOTokenError",
-    "DefaultCredentialsError",
-    "RefreshError",
-}
-"""Names of what botocore and google.auth raise, which need not be installed."""
-_HOW_TO_GET_IN = (
-    "set them in the environment (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, GOOGLE_APPLICATION_CREDENTIALS), or"
-    " storage.s3.profile, or storage.s3.anonymous=true for public data"
-)
-_NO_SUCH_FILE = {errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP}
-
-
-class StorageFailed(OSError):
-    """The storage failed for every attempt; the message names the last error's type and number, not its text.
-
-    That may hold addresses of servers, credentials, and request ids that differ from run to run. `address` is what was asked
-    for, if it is known.
-    """
-
-    address = ""
-
-
-class NoWayIn(StorageFailed):
-    """This process has no credentials for the storage, or no package that knows it; the message says what to set or install."""
-
-
-class NotAFile(OSError):
-    """The address names a folder, a pipe or a device: nothing that can be read as a clip."""
+_READ_BYTES = 8 << 20
+"""Of a file in a store, in one request, if less is asked for."""
+_WITHOUT_WORDS = {"400", "403"}
+"""What an S3 server's answer to HEAD says of credentials, whatever is wrong with them."""
 
 
 class Staged:
     """A file in the making. Write to `file`; readers see nothing until `publish`, and never see it if that is not called."""
 
-    def __init__(self, file: IO[bytes], publish: Callable[[], None]) -> None:
+    def __init__(self, file: IO[bytes], publish: Callable[[str | None], None]) -> None:
         self.file = file
         self._publish = publish
 
-    def publish(self) -> None:
-        """Make what was written visible under its name, whole and durable; replaces what was there."""
+    def publish(self, replaces: str | None = ANY) -> None:
+        """Make what was written visible under its name, whole and durable.
+
+        `replaces`: the version that must be there, None: no file must be; otherwise Conflict is raised, and another try may be
+        made.
+        """
         self.file.flush()
-        self._publish()
-
-
-def again(ask: Callable[[], T], may_pass: Callable[[Exception], bool]) -> T:
-    """What `ask` gives; asked again after a pause if it raises what may pass. Raises what it raised last."""
-    for pause_s in PAUSES_S[:-1]:
-        time.sleep(pause_s)
-        try:
-            return ask()
-        except Exception as error:
-            if not may_pass(error):
-                raise
-    time.sleep(PAUSES_S[-1])
-    return ask()
-
-
-def persistently(ask: Callable[[], T]) -> T:
-    """Ask the storage, again after a pause if it fails in a way that may pass.
-
-    Raises StorageFailed, or at once the OSError of a file that is not there, may not be seen, or is none.
-    """
-    try:
-        return again(ask, _may_pass)
-    except Exception as error:
-        if not _may_pass(error):
-            raise
-        failure = type(error).__name__
-        if isinstance(error, OSError) and error.errno is not None:
-            failure += f" ({os.strerror(error.errno)})"
-    raise StorageFailed(f"the storage failed {len(PAUSES_S)} times, last with {failure}")
+        self._publish(replaces)
 
 
 def local_path(address: str) -> Path | None:
@@ -179,6 +127,17 @@ def walk(folder: str, skip: Callable[[str], bool] = lambda name: False) -> Itera
         yield place.strip("/").removeprefix(root.strip("/")).strip("/"), sorted(names)
 
 
+def glob(pattern: str) -> dict[str, dict[str, Any]]:
+    """What lies at the addresses that a pattern matches (`*`, `?`, `[...]`, `**`), seen afresh: address -> as `info` tells."""
+
+    def matches(store: Any, name: str) -> dict[str, dict[str, Any]]:
+        store.invalidate_cache()
+        return {store.unstrip_protocol(found): info for found, info in store.glob(name, detail=True).items()}
+
+    found = _ask(pattern, matches)
+    return found if "://" in pattern else {address.removeprefix("file://"): info for address, info in found.items()}
+
+
 def listdir(address: str) -> list[str]:
     """Sorted names in a folder, without temporary files; a missing folder is empty."""
     return [name for name in _names(address) if not _TEMPORARY.fullmatch(name)]
@@ -230,8 +189,7 @@ def open_read(address: str) -> BinaryIO:
     """Open a regular file for reading, never waiting (a pipe or a device raises NotAFile). Raises FileNotFoundError."""
     path = local_path(address)
     if path is None:
-        opened: BinaryIO = _ask(address, lambda store, name: store.open(name, "rb"))
-        return opened
+        return io.BufferedReader(_StoreFile(address), _READ_BYTES)
     # Without O_NONBLOCK, opening a pipe that nobody writes to waits for ever.
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -245,8 +203,9 @@ def remove(address: str) -> None:
     path = local_path(address)
     if path is not None:
         path.unlink(missing_ok=True)
-    elif exists(address):
-        _ask(address, lambda store, name: store.rm_file(name))
+    else:
+        with suppress(FileNotFoundError):
+            _ask(address, lambda store, name: store.rm_file(name))
 
 
 @contextmanager
@@ -263,6 +222,31 @@ def local_copy(address: str) -> Iterator[Path]:
         yield copy
 
 
+def version(address: str) -> str | None:
+    """A mark of a file's present content, for `replaces`; None if there is no file."""
+    path = local_path(address)
+    return conditional.local_version(path) if path is not None else _ask(address, conditional.store_version)
+
+
+def checks_conditions(address: str) -> bool:
+    """Whether the storage refuses a conditional write when it should; tried out on a file of this name, which is removed."""
+    atomic_write(address, b"first")
+    old = version(address)
+    atomic_write(address, b"second")
+    try:
+        return _refuses(address, old) and _refuses(address, None)
+    finally:
+        remove(address)
+
+
+def _refuses(address: str, replaces: str | None) -> bool:
+    try:
+        atomic_write(address, b"third", replaces)
+    except Conflict:
+        return True
+    return False
+
+
 @contextmanager
 def staged(address: str) -> Iterator[Staged]:
     """Write a file of any size: yields a `Staged` whose local, seekable file becomes `address` when it is published."""
@@ -271,14 +255,49 @@ def staged(address: str) -> Iterator[Staged]:
         yield staging
 
 
-def atomic_write(address: str, data: bytes | Callable[[IO[bytes]], None]) -> None:
-    """Write a whole file, from bytes or by a callback that writes to a local file object. Raises OSError."""
+def atomic_write(address: str, data: bytes | Callable[[IO[bytes]], None], replaces: str | None = ANY) -> None:
+    """Write a whole file, from bytes or by a callback that writes to a local file object.
+
+    `replaces`: see `Staged.publish`. Raises OSError.
+    """
     with staged(address) as staging:
         if callable(data):
             data(staging.file)
         else:
             staging.file.write(data)
-        staging.publish()
+        staging.publish(replaces)
+
+
+class _StoreFile(io.RawIOBase):
+    """A file of an object store, read by byte ranges, each asked for persistently.
+
+    The file that s3fs opens retries in its own way, and fetches 50 MiB for a byte.
+    """
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+        self._size = size(address)
+        self._place = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._place = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self._size}[whence]
+        return self._place
+
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        room = memoryview(buffer).cast("B")
+        end = min(self._place + len(room), self._size)
+        if end <= self._place:
+            return 0
+        data = read_bytes(self._address, self._place, end)
+        room[: len(data)] = data
+        self._place += len(data)
+        return len(data)
 
 
 @contextmanager
@@ -286,9 +305,9 @@ def _staged_rename(path: Path) -> Iterator[Staged]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
 
-    def publish() -> None:
+    def publish(replaces: str | None) -> None:
         os.fsync(file.fileno())
-        temporary.replace(path)
+        conditional.rename(temporary, path, replaces)
         _fsync_folder(path.parent)
 
     try:
@@ -300,8 +319,11 @@ def _staged_rename(path: Path) -> Iterator[Staged]:
 
 @contextmanager
 def _staged_upload(address: str) -> Iterator[Staged]:
+    def publish(replaces: str | None) -> None:
+        _ask(address, lambda store, name: conditional.put(store, name, Path(file.name), replaces))
+
     with tempfile.NamedTemporaryFile(prefix="materia-") as file, _writing_to(file.name):
-        yield Staged(file, lambda: _ask(address, lambda store, name: store.put_file(file.name, name)))
+        yield Staged(file, publish)
 
 
 @contextmanager
@@ -336,34 +358,30 @@ def _names(address: str) -> list[str]:
         return []
 
 
-def _may_pass(error: Exception) -> bool:
-    """Every storage library has exceptions of its own; what none of them means by these is a failure of the storage."""
-    if isinstance(error, FileNotFoundError | NotADirectoryError | PermissionError | NotAFile | StorageFailed):
-        return False
-    return disk_trouble(error) is None and not (isinstance(error, OSError) and error.errno in _NO_SUCH_FILE)
-
-
 def _raise(error: OSError) -> None:
     raise error
 
 
 def _ask(address: str, question: Callable[[Any, str], T], listings: bool = False) -> T:
     """Ask the address's storage about the file there, persistently."""
+
+    def ask() -> T:
+        store, name = _store(address, listings)
+        try:
+            return question(store, name)
+        except OSError as error:
+            if retries.store_code(error) in _WITHOUT_WORDS:
+                with suppress(FileNotFoundError):
+                    store.cat_file(name, start=0, end=1)  # which is told what is wrong
+            raise
+
     try:
-        return persistently(lambda: _let_in(lambda: question(*_store(address, listings))))
+        return retries.persistently(ask)
     except StorageFailed as failed:
         failed.address = address
         raise
-
-
-def _let_in(ask: Callable[[], T]) -> T:
-    """Raises NoWayIn for what the stores' libraries raise without credentials."""
-    try:
-        return ask()
-    except Exception as error:
-        if (name := type(error).__name__) in _NO_CREDENTIALS:
-            raise NoWayIn(f"no credentials were found ({name}); {_HOW_TO_GET_IN}") from None
-        raise
+    except PermissionError as error:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), address) from error
 
 
 def _store(address: str, listings: bool = False) -> tuple[Any, str]:
@@ -376,7 +394,10 @@ def _store(address: str, listings: bool = False) -> tuple[Any, str]:
     if "::" in address:
         raise PermissionError(f"{address!r}: '::' would chain file systems and is never followed")
     try:
-        store, name = fsspec.core.url_to_fs(address, use_listings_cache=listings)
+        options = request_options(address.partition("://")[0])
+        store, name = fsspec.core.url_to_fs(address, use_listings_cache=listings, **options)
     except (ImportError, ValueError) as error:
         raise NoWayIn(f"there is no storage of this kind, or its package is not installed: {error}") from None
+    if hasattr(store, "retries"):
+        store.retries = 1  # s3fs's own; materia/base/retries.py says who asks again
     return store, name

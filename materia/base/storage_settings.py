@@ -7,8 +7,10 @@ where the stores' libraries look for them, and so no record, log or message of o
 
 from __future__ import annotations
 
+import functools
 import json
 import os
+import socket
 import sys
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any
@@ -17,6 +19,8 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field, field_validator
 
 from materia.base.settings import Execution, Settings
+
+_TIMEOUT_S = 15.0  # s3fs's own for reading
 
 
 class StorageOptions(Settings):
@@ -27,6 +31,9 @@ class StorageOptions(Settings):
     requester_pays: bool = Field(False, description="agree to pay for the requests, which some buckets ask for")
     region: str | None = Field(None, description="region of the buckets; s3 only")
     profile: str | None = Field(None, description="profile of the AWS configuration files, which may hold keys; s3 only")
+    timeout_s: float | None = Field(
+        None, gt=0, description="silence after which a request is made again; not given: 15 s, 5 s for a connection; s3 only"
+    )
 
     @field_validator("endpoint")
     @classmethod
@@ -47,6 +54,7 @@ _FSSPEC: Mapping[str, Mapping[str, Callable[[Any], dict[str, Any]]]] = {
         "requester_pays": lambda value: {"requester_pays": value},
         "region": lambda value: {"client_kwargs": {"region_name": value}},
         "profile": lambda value: {"profile": value},
+        "timeout_s": lambda value: {"config_kwargs": {"read_timeout": value, "connect_timeout": value}},
     },
     "gs": {  # gcsfs.GCSFileSystem
         "endpoint": lambda value: {"endpoint_url": value},
@@ -82,6 +90,30 @@ def use_storage(settings: StorageSettings) -> None:
         import fsspec
 
         fsspec.config.set_conf_env(fsspec.config.conf)
+
+
+def request_options(scheme: str) -> dict[str, Any]:
+    """How the scheme's fsspec class is to make requests, whatever the settings say; materia/base/retries.py says why."""
+    if scheme != "s3":
+        return {}
+    import fsspec
+
+    known = fsspec.config.conf.get("s3", {}).get("config_kwargs", {})
+    sockets = {"socket_factory": _sockets(known.get("read_timeout", _TIMEOUT_S))}
+    return {"config_kwargs": {"retries": {"mode": "standard"}, "connector_args": sockets} | known}
+
+
+@functools.cache
+def _sockets(timeout_s: float) -> Callable[[tuple[Any, ...]], socket.socket]:
+    """Makes sockets that also end when what was sent is not taken for so long; a time-out of reading begins only after that."""
+
+    def make(address: tuple[Any, ...]) -> socket.socket:
+        made = socket.socket(*address[:3])
+        if hasattr(socket, "TCP_USER_TIMEOUT"):  # not on macOS
+            made.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(timeout_s * 1000))
+        return made
+
+    return make
 
 
 def fsspec_options(scheme: str, options: StorageOptions) -> dict[str, Any]:

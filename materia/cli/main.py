@@ -15,9 +15,11 @@ import click
 from materia.cli import training
 from materia.cli.layers import layers
 from materia.cli.report import report
-from materia.cli.shared import Group, config_option, guarded, json_option, out_argument, print_table, set_option
+from materia.cli.shared import Chunks, Group, Part, config_option, guarded, json_option, out_argument, print_table, set_option
 from materia.cli.sheet import sheet
 from materia.cli.stats import stats
+from materia.cli.status import status
+from materia.cli.submit import submit
 from materia.cli.view import audit, view
 
 if TYPE_CHECKING:
@@ -29,12 +31,25 @@ Examples:
   materia doctor --config configs/local.yaml
   materia models pull --config configs/gpu.yaml
   materia run --config configs/local.yaml --input clips.jsonl --output out/
+  materia submit --target slurm --cluster cluster.yaml --config gpu --input /nas/clips.jsonl --output /nas/out
+  materia status out/
   materia stats out/
   materia sheet out/ --output sheet.png
   materia view out/
   materia report out/ -o report.html
   materia validate out/
   materia train --config configs/train/tiny.yaml --shards out/ --output runs/a
+"""
+
+RUN_EXAMPLES = """\b
+Examples:
+  materia run --config local --input clips.jsonl --output out/
+  materia run --config local --input clips.jsonl --output few/ --limit 100
+  materia run --config gpu --input 's3://bucket/part-*.parquet' --output s3://bucket/out
+  materia run --config gpu --input clips/ --output out/ --append
+  materia run --config gpu --input clips.jsonl --output out/ --range 0:0       # plans, and that is all
+  materia run --config gpu --input clips.jsonl --output out/ --range 0:500     # beside it: --range 500:
+  materia run --config gpu --input clips.jsonl --output out/ --retry-transient
 """
 
 MODELS_EXAMPLES = """\b
@@ -53,9 +68,14 @@ def main() -> None:
     """Prima Materia: captioned videos in, training data for multi-subject video personalization out."""
 
 
-@main.command(epilog=EXAMPLES)
+@main.command(epilog=RUN_EXAMPLES)
 @_config_option
-@click.option("--input", "input_address", required=True, help="Manifest (.jsonl, .csv, .parquet) or folder of clips.")
+@click.option(
+    "--input",
+    "input_address",
+    required=True,
+    help="Manifest (.jsonl, .csv, .parquet), a pattern or folder of them, or a folder of clips.",
+)
 @click.option("--output", required=True, help="Folder or fsspec address of the shards; the same command resumes.")
 @click.option(
     "--engine",
@@ -65,6 +85,27 @@ def main() -> None:
     help="What runs the stages; serial: one after the other, without Ray; inline: in this process, to debug a backend.",
 )
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="Only the first N rows, as a job of their own.")
+@click.option(
+    "--append", is_flag=True, help="Go on with rows that were added to the input's files, and with files that were added."
+)
+@click.option(
+    "--range",
+    "chunks",
+    type=Chunks(),
+    default=":",
+    metavar="A:B",
+    help="Only chunks A to before B, e.g. 0:500; others may run beside.",
+)
+@click.option("--part", type=Part(), metavar="K/N", help="Only part K (from 0) of N equal ones of a planned output's chunks.")
+@click.option("--retry-transient", is_flag=True, help="Build chunks again in which rows failed for reasons that may pass.")
+@click.option(
+    "--force-lease",
+    is_flag=True,
+    help="Write although another job seems to, or the store cannot tell: you know that none does.",
+)
+@click.option(
+    "--wait", is_flag=True, help="If another job holds the chunks, wait until it shows that it lives, or counts as dead."
+)
 @click.option("--ray-address", help="An existing cluster, e.g. auto; default: Ray starts in process and ends with the job.")
 @set_option
 def run(
@@ -73,15 +114,37 @@ def run(
     output: str,
     engine: Literal["ray", "serial", "inline"],
     limit: int | None,
+    append: bool,
+    chunks: tuple[int, int | None],
+    part: tuple[int, int] | None,
+    retry_transient: bool,
+    force_lease: bool,
+    wait: bool,
     ray_address: str | None,
     overrides: tuple[str, ...],
 ) -> None:
     """Build shards from captioned clips. The same command again continues where it stopped."""
-    from pipeline.job import run_job
+    from pipeline.job import chunks_of_part, run_job
 
     config = _load(config_path, overrides)
+    if part is not None:
+        if chunks != (0, None):
+            raise click.UsageError("--part takes no --range beside it")
+        chunks = guarded(lambda: chunks_of_part(config, output, *part))
     result = guarded(
-        lambda: run_job(config, input=input_address, output=output, engine=engine, ray_address=ray_address, limit=limit)
+        lambda: run_job(
+            config,
+            input=input_address,
+            output=output,
+            engine=engine,
+            ray_address=ray_address,
+            limit=limit,
+            append=append,
+            chunks=chunks,
+            retry_transient=retry_transient,
+            force_lease=force_lease,
+            wait=wait,
+        )
     )
     message = _with_command(result.message, config_path, overrides)
     click.echo(message if result.exit_code == 0 else f"error: {message}", err=True)
@@ -213,7 +276,9 @@ def _load(path: str, overrides: tuple[str, ...]) -> Config:
 
 
 for command in (
+    submit,
     stats,
+    status,
     sheet,
     view,
     audit,

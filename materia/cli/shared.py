@@ -5,14 +5,14 @@ Light to import: every command of `materia` imports it.
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from materia.base.errors import UserError, explain
-from materia.base.storage import NoWayIn, StorageFailed
+from materia.base.errors import NoWayIn, StorageFailed, UserError, explain
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -23,6 +23,35 @@ PIPED_COLUMNS = 1_000_000  # wider than any row: nothing is folded
 set_option = click.option("--set", "overrides", multiple=True, metavar="A.B=VALUE", help="Override one field; repeatable.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
 out_argument = click.argument("out", type=click.Path())
+
+
+class Chunks(click.ParamType[tuple[int, int | None]]):
+    """`A:B`, from A to before B; either may be left out. Gives (first, one after the last or None)."""
+
+    name = "range"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int | None]:
+        """Raises click.BadParameter."""
+        found = re.fullmatch(r"(\d*):(\d*)", value) if isinstance(value, str) else None
+        if found is None:
+            self.fail(f"{value!r} is no range of chunks: write A:B, e.g. 0:500", param, ctx)
+        first, end = int(found[1] or 0), int(found[2]) if found[2] else None
+        if end is not None and end < first:
+            self.fail(f"{value!r} ends before it begins", param, ctx)
+        return first, end
+
+
+class Part(click.ParamType[tuple[int, int]]):
+    """`K/N`: part K, from 0, of N. Gives (K, N)."""
+
+    name = "part"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        """Raises click.BadParameter."""
+        found = re.fullmatch(r"(\d+)/(\d+)", value) if isinstance(value, str) else None
+        if found is None or int(found[1]) >= int(found[2]):
+            self.fail(f"{value!r} is no part: write K/N with K from 0 to before N, e.g. 0/8", param, ctx)
+        return int(found[1]), int(found[2])
 
 
 class Command(click.Command):

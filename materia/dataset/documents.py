@@ -254,10 +254,14 @@ def encode_document(document: Document) -> bytes:
     return msgspec.json.encode(_in_order(document))
 
 
+# Made here: msgspec crashes where threads decode a type for the first time together.
+_DOCUMENTS = msgspec.json.Decoder(Document)
+
+
 def decode_document(data: bytes) -> Document:
     """Raises ValueError for what is no KEY.json of a version that this one reads."""
     try:
-        return msgspec.json.decode(data, type=Document)
+        return _DOCUMENTS.decode(data)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(str(error)) from None
 

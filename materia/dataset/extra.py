@@ -30,26 +30,44 @@ _WHY = {
 
 
 class ExtraColumns:
-    """Types of the other columns, as far as rows have been seen; its memory does not grow with them."""
+    """Types of the other columns, as far as rows have been seen, of at most `most`; its memory does not grow with the rows."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: int = MAX_COLUMNS) -> None:
+        self._most = most
         self._kinds: dict[str, set[str]] = {}
         self._left_out: dict[str, dict[str, None]] = {why: {} for why in _WHY}
 
     def add(self, extra: Mapping[str, Any]) -> None:
         """See the other columns of one more clip."""
         for name, value in extra.items():
-            if name not in self._kinds:
-                if not 0 < len(name) <= MAX_NAME_CHARS or not name.isprintable():
-                    self._leave_out(name, "name")
-                    continue
-                if len(self._kinds) == MAX_COLUMNS:
-                    self._leave_out(name, "many")
-                    continue
-                self._kinds[name] = set()
-            if (kind := _kind(value)) == "long":
+            kinds = self._kinds.get(name)
+            if kinds is None and (kinds := self._kinds_of(name)) is None:
+                continue
+            kinds.add(kind := _kind(value))
+            if kind == "long":
                 self._leave_out(name, "long")
-            self._kinds[name].add(kind)
+
+    def include(self, later: ExtraColumns) -> None:
+        """See all that another one saw, of rows that come later."""
+        for name, found in later._kinds.items():
+            if (kinds := self._kinds_of(name)) is not None:
+                kinds |= found
+        for why, names in later._left_out.items():
+            for name in names:
+                self._leave_out(name, why)
+
+    def _kinds_of(self, name: str) -> set[str] | None:
+        """What was seen of a column, None if it is left out."""
+        if name in self._kinds:
+            return self._kinds[name]
+        if not 0 < len(name) <= MAX_NAME_CHARS or not name.isprintable():
+            self._leave_out(name, "name")
+            return None
+        if len(self._kinds) == self._most:
+            self._leave_out(name, "many")
+            return None
+        self._kinds[name] = set()
+        return self._kinds[name]
 
     @property
     def types(self) -> dict[str, ExtraType]:
@@ -75,6 +93,8 @@ def extra_row(extra: Mapping[str, Any], types: Mapping[str, ExtraType]) -> dict[
 
 def _kind(value: Any) -> str:
     """Of a JSON value; "long": it is not for the index."""
+    if type(value) is str and len(value) <= MAX_VALUE_CHARS:
+        return "text"
     if value is None:
         return "null"
     if isinstance(value, bool | int | float):

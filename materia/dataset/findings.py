@@ -68,7 +68,8 @@ def _cure(file: str) -> str:
     folder, _, name = file.partition("/")
     if folder not in FOLDERS:
         return _MADE_ANEW
-    return f"delete commits/{name.partition('.')[0]}.json; then {BUILT_AGAIN}"
+    chunk, _, _ = name.partition(".")[0].partition("-")
+    return f"delete commits/{chunk}.json; then {BUILT_AGAIN}"
 
 
 def render(report: Validation, console: Console) -> None:

@@ -186,12 +186,12 @@ def read_info(out: str, name: str) -> LayerInfo | None:
     advice = f"write it again: materia layers add {out} {name}, or remove it: materia layers remove {out} {name}"
     try:
         data = storage.read_bytes(address)
-        version = msgspec.json.decode(data, type=_Versioned).schema
+        version = _VERSIONED.decode(data).schema
         if version > VERSION:
             raise OutputError(
                 f"{address} was written with schema {version}, this version reads {VERSION}; update prima-materia"
             )
-        return msgspec.json.decode(data, type=LayerInfo)
+        return _INFOS.decode(data)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
@@ -223,6 +223,10 @@ def refusal(schema: pa.Schema) -> str | None:
 
 class _Versioned(msgspec.Struct):
     schema: int
+
+
+# Made here: msgspec crashes where threads decode a type for the first time together.
+_VERSIONED, _INFOS = msgspec.json.Decoder(_Versioned), msgspec.json.Decoder(LayerInfo)
 
 
 def _as_written(name: str, table: pa.Table) -> pa.Table:

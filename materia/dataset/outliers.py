@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
-from materia.dataset.layout import Commit, relative_path
+from materia.dataset.layout import Commit
 from materia.dataset.stats import MEASURES
 
 MEDIANS = [name for name in MEASURES if name not in ("fps", "width", "height", "caption_chars", "max_area_share")]
@@ -55,7 +55,7 @@ class ShardSurveyor:
 
     def add(self, commit: Commit, index: pa.Table) -> None:
         """One more chunk, in order; `index` may lack columns of `MEDIANS`."""
-        tar = commit.files.get(relative_path("shards", commit.chunk))
+        tar = commit.files.get(commit.path("shards"))
         found = {"rows": commit.rows, "kept_share": commit.samples / commit.rows, "bytes": tar.bytes if tar else 0}
         self._chunks.append(commit.chunk)
         for name, values in self._values.items():

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from typing import Any, BinaryIO
 
-from materia.base import storage
+from materia.base import retries, storage
 from materia.dataset.layout import OutputError
 
 GAP_BYTES = 64 << 10
@@ -53,7 +53,7 @@ class RangeReader:
         if self._process != os.getpid():  # after a fork: the place in a file would be shared with the parent
             self._files, self._process = {}, os.getpid()
         try:
-            data = storage.persistently(lambda: self._read_once(address, offset, size))
+            data = retries.persistently(lambda: self._read_once(address, offset, size))
         except OSError as error:
             raise OutputError(f"{address} cannot be read: {error}; {self.advice}") from error
         if len(data) != size:

@@ -27,11 +27,9 @@ from materia.dataset.layout import (
     Commit,
     OutputError,
     TableName,
-    address_of,
     commits,
     index_sha256,
     read_commit,
-    relative_path,
     require_output,
 )
 from materia.dataset.masks import decode_rle
@@ -53,10 +51,10 @@ def read_table(
 
     Raises OutputError for one that cannot be read, or is not what was committed.
     """
-    address = address_of(out, folder, commit.chunk)
+    address = storage.join(out, commit.path(folder))
     try:
         data = storage.read_bytes(address)
-        if verify and hashlib.sha256(data).hexdigest() != commit.files[relative_path(folder, commit.chunk)].sha256:
+        if verify and hashlib.sha256(data).hexdigest() != commit.files[commit.path(folder)].sha256:
             raise OutputError(f"{address} is not the file that was committed; run: materia validate {out}")
         file = parquet_file(data)
         if callable(columns):
@@ -198,7 +196,7 @@ class Dataset:
         codes = {shard: code for code, shard in enumerate(shards.dictionary.to_pylist())}
         tables = []
         for commit in commits(self.out):
-            code = codes.get(relative_path("shards", commit.chunk))
+            code = codes.get(commit.path("shards"))
             if code is not None:
                 table = self._instances_of(commit, np.flatnonzero(shards.indices.to_numpy() == code))
                 table = table if where is None else table.filter(pa.array(admitted(table, where, later=())))

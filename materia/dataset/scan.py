@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from materia.dataset.filters import FilterError, Kind, admitted, arrow_filter, column_values, columns_named, layer_columns_named
 from materia.dataset.layers import JoinedLayers
-from materia.dataset.layout import Commit, commits, relative_path, require_output
+from materia.dataset.layout import Commit, commits, require_output
 from materia.dataset.reader import read_table
 from materia.dataset.schema import INDEX, REJECTS
 
@@ -172,7 +172,7 @@ def _batch(filters: Filters, read: list[tuple[Commit, pa.Table]], rejections: Se
 def _rejects(filters: Filters, commit: Commit, wanted: Sequence[str]) -> pa.Table:
     table = read_table(filters.out, commit, "rejects", filters.rejects_columns(wanted))
     if "shard" in wanted:
-        table = table.append_column("shard", pa.repeat(relative_path("shards", commit.chunk), len(table)))
+        table = table.append_column("shard", pa.repeat(commit.path("shards"), len(table)))
     return table
 
 

@@ -145,7 +145,7 @@ def collect(out: str, where: Sequence[str] = ()) -> Stats:
     if where:
         stats.where, stats.left_out = list(where), filters.left_out
     else:
-        stats.throughput = read_throughput(storage.join(out, "_run", "timings.jsonl"))
+        stats.throughput = read_throughput(storage.join(out, "_run"))
     return stats
 
 

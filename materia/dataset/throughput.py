@@ -1,9 +1,10 @@
-"""How fast a job was, by its own timings: `_run/timings.jsonl`, which is no result and may be torn or gone."""
+"""How fast a job was, by its own timings: `_run/timings*.jsonl`, which are no result and may be torn or gone."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 
 import msgspec
 
@@ -20,11 +21,11 @@ class Throughput(msgspec.Struct, frozen=True):
     seconds: dict[str, float]
 
 
-def read_throughput(address: str) -> Throughput | None:
+def read_throughput(run: str) -> Throughput | None:
     """Sum the timing lines; a line that is torn or foreign is passed over. Times that fall back mark another start."""
     starts, clips, wall_s, last_s = 0, 0, 0.0, float("inf")
     seconds: Counter[str] = Counter()
-    for line in _timings(address):
+    for line in _timings(run):
         starts += line.end_s < last_s
         wall_s += line.end_s if line.end_s < last_s else line.end_s - last_s
         last_s = line.end_s
@@ -41,12 +42,10 @@ class _Timing(msgspec.Struct):
     seconds: dict[str, float]
 
 
-def _timings(address: str) -> Iterator[_Timing]:
-    if not storage.exists(address):
-        return
-    with storage.open_read(address) as file:
-        for line in file:
-            try:
-                yield msgspec.json.decode(line, type=_Timing)
-            except msgspec.MsgspecError:
-                continue
+def _timings(run: str) -> Iterator[_Timing]:
+    for name in storage.listdir(run):
+        if name.startswith("timings") and name.endswith(".jsonl"):
+            with storage.open_read(storage.join(run, name)) as file:
+                for line in file:
+                    with suppress(msgspec.MsgspecError):
+                        yield msgspec.json.decode(line, type=_Timing)

@@ -34,7 +34,20 @@ from materia.dataset.documents import Container, Provenance
 from materia.dataset.extra import ExtraType
 from materia.dataset.findings import BUILT_AGAIN, FINISHED, PASSED_OVER, Validation
 from materia.dataset.json_schema import SchemaName, json_schema
-from materia.dataset.layout import FOLDERS, Commit, DatasetInfo, TableName, committed, relative_path, require_output
+from materia.dataset.layout import (
+    FOLDERS,
+    LEDGER,
+    Commit,
+    DatasetInfo,
+    OutputError,
+    TableName,
+    committed,
+    in_ledger,
+    ledger_address,
+    read_ledger,
+    relative_path,
+    require_output,
+)
 from materia.dataset.rows import CAPTION_CHARS, Member, index_row, instance_rows
 from materia.dataset.sample_checks import Recipe, check_sample, parse_document
 from materia.dataset.schema import INSTANCES, REJECTS, extra_types, index_schema_like
@@ -78,6 +91,7 @@ def validate(out: str) -> Validation:
             columns = _check_columns(chunk, columns)
         check_layers(report, out, keys)
     _check_whole(report, dataset, seen)
+    _check_ledger(report, out, seen)
     _check_strays(report, out, seen)
     report.chunks = len(seen)
     return report
@@ -107,8 +121,8 @@ class _Chunk:
     def __init__(self, report: Validation, out: str, commit: Commit, dataset: DatasetInfo | None) -> None:
         self.report, self.out, self.commit, self.dataset = report, out, commit, dataset
         self.recipe = _recipe(dataset)
-        self.record, self.shard = (relative_path(folder, commit.chunk) for folder in ("commits", "shards"))
-        self.index, self.instances, self.rejects = (relative_path(table, commit.chunk) for table in get_args(TableName))
+        self.record, self.shard = (commit.path(folder) for folder in ("commits", "shards"))
+        self.index, self.instances, self.rejects = (commit.path(table) for table in get_args(TableName))
         self.columns: pa.Schema | None = None  # of the index, once it is read
         self.extra: dict[str, ExtraType] = {}  # the user's own columns of it
         self.of_sample: dict[str, list[dict[str, Any]]] | None = None  # key -> rows of the instances, once they are read
@@ -373,12 +387,29 @@ def _check_whole(report: Validation, dataset: DatasetInfo | None, seen: list[Com
         report.add("dataset.json", "does not say how background masks grew; backgrounds were not compared", severity="warning")
 
 
+def _check_ledger(report: Validation, out: str, seen: list[Commit]) -> None:
+    """The ledger says what the records say."""
+    records = {commit.chunk: commit for commit in seen}
+    for number in in_ledger(out):
+        name = ledger_address("", number).removeprefix("/")
+        try:
+            told = read_ledger(out, number)
+        except OutputError as error:
+            report.add(name, str(error), cure="delete it: it only repeats records, and is written again")
+            continue
+        for commit in told:
+            if records.get(commit.chunk) != commit:
+                cure = "delete it: it only repeats records, and is written again"
+                report.add(name, f"does not say of chunk {commit.chunk} what its record says", cure=cure)
+                break
+
+
 def _check_strays(report: Validation, out: str, seen: list[Commit]) -> None:
     """Files that no commit record vouches for: harmless to readers, and gone or replaced when the job is finished."""
     trusted = {name for commit in seen for name in commit.files} | {relative_path("commits", commit.chunk) for commit in seen}
     for folder in FOLDERS:
         for name in storage.listdir(storage.join(out, folder)):
-            if f"{folder}/{name}" not in trusted:
+            if f"{folder}/{name}" not in trusted and (folder, name) != ("commits", LEDGER):
                 cure = "" if folder == "commits" else PASSED_OVER  # a record that cannot be read is an error, and says more
                 report.add(f"{folder}/{name}", "belongs to no committed chunk", severity="warning", cure=cure)
     for address in storage.temporaries(out):

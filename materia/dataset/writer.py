@@ -11,21 +11,26 @@ from __future__ import annotations
 import hashlib
 import io
 import tarfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import IO, Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from materia.base import storage
+from materia.base import retries, storage
+from materia.base.conditional import Conflict
+from materia.base.errors import StorageFailed, lasting_trouble
 from materia.dataset.documents import Provenance, document_of, encode_document
 from materia.dataset.extra import ExtraType
-from materia.dataset.layout import Commit, FileHash, address_of, encode_record, read_commit, relative_path
+from materia.dataset.layout import Commit, FileHash, encode_record, read_commit, record_address, relative_path
 from materia.dataset.rows import Member, index_row, instance_rows, reject_row
 from materia.dataset.schema import INSTANCES, REJECTS, index_schema
+from materia.dataset.tables import parquet_table
 from stages.records import Rejection, Row, Sample, reject
 
+PASSING = "transient_exhausted"
+"""The reason of rows that may succeed another time."""
 _COPY_BYTES = 1 << 20
 
 
@@ -39,61 +44,116 @@ class LostClip(Exception):
 
 
 def write_chunk(
-    out: str, chunk: int, rows: Iterable[Row], *, provenance: Provenance, extra: Mapping[str, ExtraType] | None = None
+    out: str,
+    chunk: int,
+    rows: Iterable[Row],
+    *,
+    provenance: Provenance,
+    extra: Mapping[str, ExtraType] | None = None,
+    generation: int = 0,
+    still_ours: Callable[[], object] = lambda: None,
 ) -> Commit:
     """Write and commit a chunk. A chunk that has a commit record is left as it is.
 
     `rows` are consecutive manifest rows in order; they are used up one by one, so memory holds one sample. A clip that cannot
     be read any more, or a sample that breaks the contract, becomes a rejection. `extra`: the user's own columns that the index
-    holds, name -> type, the same for every chunk of an output; None: none. Raises ValueError when rows are missing or out of
-    order (an error of the caller), OSError when the output cannot be written.
+    holds, name -> type, the same for every chunk of an output; None: none. `generation`, if not 0: of a chunk that is built
+    again; its files get new names and its record is replaced, if fewer rows than before failed for reasons that may pass.
+    `still_ours` raises if another job took over; it is asked before anything is replaced that another one may have written.
+    Raises ValueError when rows are missing or out of order (an error of the caller), OSError when the output cannot be written.
     """
-    record = address_of(out, "commits", chunk)
-    if storage.exists(record):
-        return read_commit(out, chunk)
-    samples: list[dict[str, Any]] = []
-    instances: list[dict[str, Any]] = []
-    rejections: list[dict[str, Any]] = []
-    numbers: list[int] = []
+    record = record_address(out, chunk)
+    seen = storage.version(record)
+    old = read_commit(out, chunk) if seen is not None else None
+    if old is not None and generation in (0, old.generation):
+        return old
+    generation = generation if old is not None else 0
     files: dict[str, FileHash] = {}
-    shard, extra = relative_path("shards", chunk), extra or {}
+    shard, extra = relative_path("shards", chunk, generation), extra or {}
     with storage.staged(storage.join(out, shard)) as staging:
         tar = Tar(staging.file)
-        for row in rows:
-            packed = _pack(tar, row, shard, provenance, extra) if isinstance(row, Sample) else row
-            if isinstance(packed, Rejection):
-                rejections.append(reject_row(packed))
-                numbers.append(packed.row)
-            else:
-                samples.append(packed.row)
-                instances += packed.instances
-                numbers.append(packed.row["row"])
-        if not numbers or numbers != list(range(numbers[0], numbers[0] + len(numbers))):
-            raise ValueError(f"chunk {chunk} needs consecutive manifest rows, got {_abridged(numbers)}")
-        if samples:
+        tables = _pack_all(tar, rows, shard, provenance, extra)
+        if not tables.numbers or tables.numbers != list(range(tables.numbers[0], tables.numbers[0] + len(tables.numbers))):
+            raise ValueError(f"chunk {chunk} needs consecutive manifest rows, got {_abridged(tables.numbers)}")
+        if old is not None and _may_pass(row["reason"] for row in tables.rejects) >= _may_pass(_reasons(out, old)):
+            return old
+        if tables.samples:
             tar.finish()
             files[shard] = _hash(staging.file)
-            staging.publish()
-    if not samples:
-        storage.remove(storage.join(out, shard))  # of a commit that was interrupted while its clips were still there
+            _publish(staging, storage.join(out, shard), still_ours)
+    if not tables.samples and storage.exists(storage.join(out, shard)):  # of a commit that ended while its clips were there
+        still_ours()
+        storage.remove(storage.join(out, shard))
     for name, records, schema in (
-        (relative_path("index", chunk), samples, index_schema(extra)),
-        (relative_path("instances", chunk), instances, INSTANCES),
-        (relative_path("rejects", chunk), rejections, REJECTS),
+        (relative_path("index", chunk, generation), tables.samples, index_schema(extra)),
+        (relative_path("instances", chunk, generation), tables.instances, INSTANCES),
+        (relative_path("rejects", chunk, generation), tables.rejects, REJECTS),
     ):
         data = parquet_bytes(records, schema)
-        storage.atomic_write(storage.join(out, name), data)
         files[name] = _hash(io.BytesIO(data))
+        _write(storage.join(out, name), data, None, still_ours)
     commit = Commit(
         chunk=chunk,
-        rows=len(numbers),
-        samples=len(samples),
-        rejections=len(rejections),
-        first_row=numbers[0],
+        rows=len(tables.numbers),
+        samples=len(tables.samples),
+        rejections=len(tables.rejects),
+        first_row=tables.numbers[0],
         files=dict(sorted(files.items())),
     )
-    storage.atomic_write(record, encode_record(commit))
+    _write(record, encode_record(commit), seen, still_ours)
     return commit
+
+
+class _Tables(NamedTuple):
+    """Rows of a chunk's tables, and the manifest rows of all in the order in which they came."""
+
+    samples: list[dict[str, Any]]
+    instances: list[dict[str, Any]]
+    rejects: list[dict[str, Any]]
+    numbers: list[int]
+
+
+def _pack_all(tar: Tar, rows: Iterable[Row], shard: str, provenance: Provenance, extra: Mapping[str, ExtraType]) -> _Tables:
+    """Put samples into the tar, one by one."""
+    tables = _Tables([], [], [], [])
+    for row in rows:
+        packed = _pack(tar, row, shard, provenance, extra) if isinstance(row, Sample) else row
+        if isinstance(packed, Rejection):
+            tables.rejects.append(reject_row(packed))
+            tables.numbers.append(packed.row)
+        else:
+            tables.samples.append(packed.row)
+            tables.instances.extend(packed.instances)
+            tables.numbers.append(packed.row["row"])
+    return tables
+
+
+def _write(address: str, data: bytes, replaces: str | None, still_ours: Callable[[], object]) -> None:
+    with storage.staged(address) as staging:
+        staging.file.write(data)
+        _publish(staging, address, still_ours, replaces)
+
+
+def _publish(staging: storage.Staged, address: str, still_ours: Callable[[], object], replaces: str | None = None) -> None:
+    """Publish a file where there is none (or the version that it `replaces`). What else is found there is of a job that ended
+    before it committed, or that was stopped and does not know yet that this one took over: it is replaced as it was found.
+    """
+    try:
+        staging.publish(replaces)
+    except Conflict:
+        still_ours()
+        staging.publish(storage.version(address))
+
+
+def _reasons(out: str, commit: Commit) -> list[str]:
+    """Of the rejections of a committed chunk."""
+    table = parquet_table(storage.read_bytes(storage.join(out, commit.path("rejects"))), ["reason"])
+    reasons: list[str] = table["reason"].to_pylist()
+    return reasons
+
+
+def _may_pass(reasons: Iterable[str]) -> int:
+    return sum(reason == PASSING for reason in reasons)
 
 
 class Tar:
@@ -169,7 +229,7 @@ def _add_clip(tar: Tar, sample: Sample, name: str) -> Member:
         tar.rewind(start)
         return _copy_clip(tar, sample, member, name)
 
-    return storage.again(copy, lambda error: isinstance(error, LostClip) and error.transient)
+    return retries.again(copy, lambda error: isinstance(error, LostClip) and error.transient)
 
 
 def _copy_clip(tar: Tar, sample: Sample, member: str, name: str) -> Member:
@@ -203,10 +263,14 @@ def _reading(uri: str) -> Iterator[None]:
         yield
     except FileNotFoundError:
         raise LostClip("not_found", f"{uri} was there when it was decoded and has gone since") from None
-    except storage.NotAFile:
+    except retries.NotAFile:
         raise LostClip("not_a_file", f"{uri} is no longer a regular file") from None
     except Exception as error:  # what an object store's client raises is up to the client
-        message = f"{uri} cannot be read any more ({type(error).__name__}); read {len(storage.PAUSES_S)} times"
+        if lasting_trouble(error) is not None:
+            raise
+        if isinstance(error, StorageFailed):  # it was asked often enough
+            raise LostClip("transient_exhausted", f"{uri} cannot be read any more: {error}") from error
+        message = f"{uri} cannot be read any more ({type(error).__name__}); read {len(retries.pauses_s())} times"
         raise LostClip("transient_exhausted", message, transient=True) from error
 
 

@@ -51,12 +51,16 @@ class Answer(msgspec.Struct):
     problem: str = ""
 
 
+# Made here: msgspec crashes where threads decode a type for the first time together.
+_ANSWERS = msgspec.msgpack.Decoder(Answer)
+
+
 def clip_frames(request: Request, timeout_s: float = TIMEOUT_S) -> Answer:
     """Decode in another process; never raises for what the clip is. The first frame, if the others cannot be decoded."""
     command = [sys.executable, "-P", "-m", __name__]  # -P: no module beside the user stands in for ours
     try:
         done = subprocess.run(command, input=msgspec.json.encode(request), capture_output=True, check=False, timeout=timeout_s)
-        return msgspec.msgpack.decode(done.stdout, type=Answer)
+        return _ANSWERS.decode(done.stdout)
     except subprocess.TimeoutExpired:
         return Answer(problem=f"its video was not decoded within {timeout_s:g} s")
     except msgspec.MsgspecError:

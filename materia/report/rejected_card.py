@@ -84,18 +84,20 @@ def _section(info: DatasetInfo | None, name: str) -> dict[str, Any]:
 
 def _planned(plan: Plan, row: int) -> Clip | Rejection | None:
     """A row as it was planned; None if the plan cannot be read there."""
-    chunk, place = divmod(row, plan.rows_per_chunk)
     try:
-        slice_ = plan.slices_of(chunk)[place // plan.rows_per_slice]
-        return next((one for one in plan.read(slice_) if one.row == row), None)
+        return plan.rows_at(range(row, row + 1))[0]
     except (OSError, ValueError, IndexError):
         return None
+
+
+# Made here: msgspec crashes where threads decode a type for the first time together.
+_FOUND = msgspec.json.Decoder(Found)
 
 
 def found_of(row: Mapping[str, Any]) -> Found:
     """What was found of a rejected row; nothing where the column cannot be understood."""
     try:
-        return msgspec.json.decode(row["found"] or "{}", type=Found)
+        return _FOUND.decode(row["found"] or "{}")
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
         return Found()
 

@@ -274,14 +274,14 @@ class _Site:
 
     async def mark(self, request: Request) -> Response:
         """Set or take away a mark; answered when it is written."""
-        asked = _posted(await request.body(), _Marking)
+        asked = _posted(await request.body(), _MARKINGS)
         mark = None if asked.bad is None else Mark(asked.bad, tuple(dict.fromkeys(asked.why)))
         await run_in_threadpool(self.viewer.mark, asked.n, mark)
         return _json({"saved": True})
 
     async def sql(self, request: Request) -> Response:
         """Answer a person's SELECT."""
-        asked = _posted(await request.body(), _Question)
+        asked = _posted(await request.body(), _QUESTIONS)
         answer = await run_in_threadpool(self.viewer.ask, asked.sql)
         rows = [[_finite(value) for value in row] for row in answer.rows]
         return _json(
@@ -340,9 +340,13 @@ class _Question(msgspec.Struct, forbid_unknown_fields=True):
     sql: str
 
 
-def _posted(data: bytes, kind: type[Any]) -> Any:
+# Made here: msgspec crashes where threads decode a type for the first time together.
+_MARKINGS, _QUESTIONS = msgspec.json.Decoder(_Marking), msgspec.json.Decoder(_Question)
+
+
+def _posted(data: bytes, decoder: msgspec.json.Decoder[Any]) -> Any:
     try:
-        return msgspec.json.decode(data, type=kind)
+        return decoder.decode(data)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise QueryError(f"what was sent cannot be understood: {error}") from None
 

@@ -23,7 +23,6 @@ from materia.dataset.layout import (
     Commit,
     OutputError,
     TableName,
-    address_of,
     committed,
     read_commit,
     relative_path,
@@ -117,7 +116,7 @@ class Output:
         for folder, table in tables.items():
             self._starts[folder].append(self._sizes[folder])
             self._sizes[folder] += len(table)
-            file = chunk.commit.files.get(relative_path(folder, number))
+            file = chunk.commit.files.get(chunk.commit.path(folder))
             self.digest.update(file.sha256.encode() if file else b"-")
 
     def instances(self, columns: Sequence[str]) -> Iterator[pa.Table]:
@@ -127,7 +126,7 @@ class Output:
                 try:
                     yield _narrow(self.out, "instances", commit, columns)
                 except pa.ArrowException as error:
-                    raise OutputError(f"{address_of(self.out, 'instances', commit.chunk)} cannot be read: {error}") from None
+                    raise OutputError(f"{storage.join(self.out, commit.path('instances'))} cannot be read: {error}") from None
 
     @property
     def samples(self) -> int:
@@ -159,7 +158,7 @@ class Output:
             if known in self._wide:
                 self._wide.move_to_end(known)
                 return self._wide[known]
-        address = address_of(self.out, table, chunk)
+        address = storage.join(self.out, self.commits[chunk].path(table))
         try:
             read = parquet_table(storage.read_bytes(address), columns)
         except (OSError, pa.ArrowException) as error:
@@ -174,7 +173,7 @@ class Output:
         """Where a sample's member lies. Raises OutputError for one that the index does not name, in a tar that is committed."""
         row = self.row(number, columns=BRIEF)
         chunk, _ = self._place(number, "index")
-        shard = relative_path("shards", chunk)
+        shard = self.commits[chunk].path("shards")
         if row["shard"] != shard or shard not in self.commits[chunk].files:
             raise OutputError(f"the index says that {row['key']} lies in {row['shard']}, which is not committed with it")
         for member in row["members"]:
@@ -191,12 +190,12 @@ class Output:
 
     def document(self, number: int) -> Document:
         """A sample's KEY.json. Raises OutputError."""
-        return parse_document(self.read_member(number, "json"), relative_path("shards", self._place(number, "index")[0]))
+        return parse_document(self.read_member(number, "json"), self.commits[self._place(number, "index")[0]].path("shards"))
 
 
 def _narrow(out: str, folder: TableName, commit: Commit, columns: Sequence[str]) -> pa.Table:
     """Those of `columns` that a chunk's table has."""
-    return parquet_table(storage.read_bytes(address_of(out, folder, commit.chunk)), columns)
+    return parquet_table(storage.read_bytes(storage.join(out, commit.path(folder))), columns)
 
 
 def read_range(place: Place, start: int, end: int) -> bytes:

@@ -334,9 +334,13 @@ def _reasons() -> list[dict[str, str]]:
     return [{"name": name, "stage": reason.stage, "text": reason.text} for name, reason in REASONS.items()]
 
 
+# Made here: msgspec crashes where threads decode a type for the first time together.
+_STATES = msgspec.json.Decoder(State)
+
+
 def decoded_state(text: str) -> State:
     """The state in a link. Raises QueryError."""
     try:
-        return msgspec.json.decode(text or "{}", type=State)
+        return _STATES.decode(text or "{}")
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
         raise QueryError(f"the link cannot be understood: {error}") from None

@@ -10,9 +10,12 @@ Processes that models start (vLLM's engine) end with it, however it ends.
 from __future__ import annotations
 
 import ctypes
+import faulthandler
+import functools
 import importlib
 import os
 import platform
+import resource
 import signal
 import sys
 import threading
@@ -20,16 +23,29 @@ import time
 import traceback
 from bdb import BdbQuit
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from importlib.metadata import packages_distributions, version
 from typing import TYPE_CHECKING, BinaryIO
 
 import msgspec
 
-from materia.base.errors import disk_trouble
-from pipeline.engine.messages import Answer, Batch, Hello, NoRoom, Ready, Reply, SetupFailed, Started, pack_frame, read_frame
+from materia.base import retries
+from materia.base.errors import lasting_trouble
+from pipeline.engine.messages import (
+    Answer,
+    Batch,
+    Hello,
+    Obstacle,
+    Ready,
+    Reply,
+    SetupFailed,
+    Started,
+    Waiting,
+    pack_frame,
+    read_frame,
+)
 from stages import notices
 from stages.base import Stage
 from stages.batching import is_out_of_memory
@@ -42,7 +58,10 @@ if TYPE_CHECKING:
 StageFactory = Callable[["Config", Iterable[StageName]], list[Stage]]
 """What makes a worker's stages; `stages.specs:build_stages` outside tests and benchmarks."""
 
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36  # linux/prctl.h
+END_SIGNAL = signal.SIGUSR1
+"""Has the process that watches over a child end it and all below."""
+_REAP_S = 5.0  # what a killed process may take to be gone; one that waits for a broken disk or card takes for ever
 
 
 def load_stage_factory(path: str) -> StageFactory:
@@ -108,7 +127,7 @@ def run_side_by_side(
 def _process(stage: Stage, samples: list[Sample]) -> list[Row]:
     """Stages promise not to raise; should one do so, its rows run alone and those that fail become `internal_error`.
 
-    Raises OSError if a disk is full or read-only.
+    Raises OSError if a disk is full or read-only, or a storage lets nobody in.
     """
     try:
         return _checked(samples, stage.process(samples))
@@ -128,33 +147,69 @@ def _checked(samples: list[Sample], rows: list[Row]) -> list[Row]:
     return rows
 
 
-def _die_with_parent(parent_pid: int) -> None:
-    """Ask the kernel for SIGKILL when the parent ends; native code that holds the GIL would never see the closed pipe."""
-    _ask_for_signal(signal.SIGKILL)
+def _watch_over(parent_pid: int, pipes: tuple[int, ...]) -> None:
+    """Fork: the new process returns and works; this one, its parent, ends whatever the models started when it or its own parent
+    has ended, however that came about, and then ends as it did.
+
+    As a "subreaper" it becomes the parent of all that outlives its own, also of what left for a session of its own and ignores
+    signals, such as vLLM's engine. Nothing else would: a supervisor may be killed itself, with its actor, its driver or its
+    node's Ray. A kernel's signal does for the worker: native code that holds the GIL would never see a closed pipe.
+    """
+    heard = {END_SIGNAL, signal.SIGCHLD}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, heard)
+    signal.signal(signal.SIGTERM, lambda *_: None)  # to all of a node's processes: the actor above decides (notice.py)
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    _prctl(_PR_SET_PDEATHSIG, END_SIGNAL)
     if os.getppid() != parent_pid:
         sys.exit(1)
-
-
-def _ask_for_signal(number: int) -> None:
-    """When the parent ends."""
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, number)
-
-
-def _leave_nobody_behind(pipes: tuple[int, ...]) -> None:
-    """Fork a process that waits for the end of this one and then kills the group, itself included.
-
-    A supervisor ends the group too, but it may have been killed itself, with its actor, its driver or its node's Ray.
-    """
-    leader = os.getpid()
-    if os.fork():
+    watcher = os.getpid()
+    worker = os.fork()
+    if not worker:
+        _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != watcher:
+            os._exit(1)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         return
+    faulthandler.disable()
     for pipe in pipes:  # held open here, they would not tell the supervisor of the end
         os.close(pipe)
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    _ask_for_signal(signal.SIGTERM)
-    if os.getppid() == leader:
-        signal.sigwait({signal.SIGTERM})
-    os.killpg(os.getpgrp(), signal.SIGKILL)
+    status = None
+    while status is None and signal.sigwait(heard) != END_SIGNAL:
+        status = _reaped().get(worker)
+    _end_descendants()
+    if status is not None and status < 0:
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # the worker's is enough
+        with suppress(OSError):  # SIGKILL has no handler
+            signal.signal(-status, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {-status})
+        os.kill(watcher, -status)
+    os._exit(1 if status is None else status)
+
+
+def _prctl(option: int, value: int) -> None:
+    ctypes.CDLL(None, use_errno=True).prctl(option, value)
+
+
+def _reaped() -> dict[int, int]:
+    """Process -> exit status of children that have ended since; minus the signal's number if one ended it."""
+    found = {}
+    with suppress(ChildProcessError):  # none is left
+        while (ended := os.waitpid(-1, os.WNOHANG))[0]:
+            found[ended[0]] = os.waitstatus_to_exitcode(ended[1])
+    return found
+
+
+def _end_descendants() -> None:
+    """Kill all children; theirs become ours, until there are none."""
+    import psutil
+
+    ends = time.monotonic() + _REAP_S
+    while (children := psutil.Process().children(recursive=True)) and time.monotonic() < ends:
+        for child in children:
+            with suppress(psutil.Error):
+                child.kill()
+        _reaped()
+        time.sleep(0.005)
 
 
 class _CannotSetUp(RuntimeError):
@@ -194,9 +249,15 @@ def _setup_problem(name: StageName, device: str, error: Exception) -> str:
     return problem
 
 
+@functools.cache
+def _owners() -> Mapping[str, list[str]]:
+    """Top-level module -> distributions; half a second, and inline each pool asks."""
+    return packages_distributions()
+
+
 def _packages() -> dict[str, str]:
     """Top-level modules imported in this process, with the versions of the distributions that they come from."""
-    owners = packages_distributions()
+    owners = _owners()
     imported = {name.partition(".")[0] for name in sys.modules}
     return {module: version(owners[module][0]) for module in sorted(imported & owners.keys())}
 
@@ -209,9 +270,9 @@ def _serve(requests: BinaryIO, send: Callable[[Reply], None]) -> None:
         hello = msgspec.msgpack.decode(first, type=Hello)
         stages, ready = set_up(hello)
     except Exception as error:
-        trouble = disk_trouble(error)
+        trouble = lasting_trouble(error)
         if trouble is not None:
-            send(_no_room(trouble))
+            send(Obstacle.of(trouble))
             return
         traceback.print_exc()
         send(SetupFailed(str(error) if isinstance(error, _CannotSetUp) else f"{type(error).__name__}: {error}"))
@@ -226,10 +287,10 @@ def _serve(requests: BinaryIO, send: Callable[[Reply], None]) -> None:
             else:
                 answer = run_side_by_side(stages, samples, hello.rows_at_once, lambda stage: send(Started(stage)))
         except OSError as error:
-            trouble = disk_trouble(error)
+            trouble = lasting_trouble(error)
             if trouble is None:
                 raise
-            answer = _no_room(trouble)
+            answer = Obstacle.of(trouble)
         try:
             send(answer)
         except (TypeError, ValueError, OverflowError) as error:
@@ -259,10 +320,6 @@ def _travels(row: Row) -> bool:
     return True
 
 
-def _no_room(trouble: OSError) -> NoRoom:
-    return NoRoom(trouble.errno or 0, trouble.filename)
-
-
 def _pass_breakpoint(*_: object, **__: object) -> None:
     """Instead of a debugger, which has no terminal here."""
     notices.notice("a breakpoint() was passed by; to stop there, run with --engine inline")
@@ -272,8 +329,7 @@ def main() -> None:
     """Serve until the request pipe closes."""
     sys.breakpointhook = _pass_breakpoint
     request_fd, answer_fd, parent_pid = map(int, sys.argv[1:4])
-    _die_with_parent(parent_pid)
-    _leave_nobody_behind((request_fd, answer_fd))
+    _watch_over(parent_pid, (request_fd, answer_fd))
     with os.fdopen(request_fd, "rb") as requests, os.fdopen(answer_fd, "wb", buffering=0) as answers:
         one_at_a_time = threading.Lock()
 
@@ -283,6 +339,8 @@ def main() -> None:
                 while frame:
                     frame = frame[answers.write(frame) :]
 
+        retries.be_patient()
+        retries.while_waiting(lambda: send(Waiting()))
         _serve(requests, send)
 
 

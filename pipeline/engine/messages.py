@@ -1,20 +1,23 @@
 """What the processes of a job say to each other, all msgpack, never pickle.
 
-Driver to worker: `JobSpec`, then `Work`, which goes from pool to pool; the last one answers with a `Report`. Worker to its
-child (pipeline/engine/child.py): `Hello`, then a `Batch` at a time. Child to worker: `Ready` or `SetupFailed`, then a `Started`
-before each stage and one `Answer` for each batch, as frames: a 4-byte big-endian length, and the message.
+Driver to worker: `JobSpec`, then `Work`, which goes from pool to pool; each tells the driver `Done`, the last one with a
+`Report`. Worker to its child (pipeline/engine/child.py): `Hello`, then a `Batch` at a time. Child to worker: `Ready` or
+`SetupFailed`, then a `Started` before each stage and one `Answer` for each batch, as frames: a 4-byte big-endian length, and
+the message.
 """
 
 from __future__ import annotations
 
 import os
+import platform
 import struct
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 import msgspec
 
+from materia.base.errors import NoWayIn
 from materia.dataset.documents import Provenance
 from stages.records import Rejection, Row, Sample, StageName
 from stages.specs import ENGINE_REASONS, STAGE_ORDER
@@ -81,26 +84,49 @@ class Answer(msgspec.Struct, tag=True):
     traces: list[str] = []
 
 
-class NoRoom(msgspec.Struct, tag=True):
-    """A disk is full or read-only: the batch is not done, and no clip is at fault. As OSError's errno and file name."""
+class Obstacle(msgspec.Struct, tag=True):
+    """What is no clip's fault and stops the job (materia.base.errors.lasting_trouble); the batch is not done.
 
-    number: int
+    Of a disk: OSError's `number` and file name. Of a storage that lets nobody in: what it says, and of which address.
+    """
+
     place: str | None
+    number: int = 0
+    said: str = ""
+    expired: bool = False
+
+    @classmethod
+    def of(cls, error: OSError) -> Obstacle:
+        """As it travels."""
+        if isinstance(error, NoWayIn):
+            return cls(error.address, said=str(error), expired=error.expired)
+        return cls(error.filename, error.errno or 0)
 
     @property
     def error(self) -> OSError:
         """As it was raised."""
-        return OSError(self.number, os.strerror(self.number), self.place)
+        if not self.said:
+            return OSError(self.number, os.strerror(self.number), self.place)
+        closed = NoWayIn(self.said, self.expired)
+        closed.address = self.place or ""
+        return closed
 
 
-Reply = Ready | SetupFailed | Started | Answer | NoRoom
+class Waiting(msgspec.Struct, tag=True):
+    """A storage does not answer, and is asked again: the time allowed begins anew."""
+
+
+Reply = Ready | SetupFailed | Started | Waiting | Answer | Obstacle
 _REPLIES = msgspec.msgpack.Decoder(Reply)
+_ENCODER = msgspec.msgpack.Encoder()
 
 
-def pack_frame(message: msgspec.Struct) -> bytes:
+def pack_frame(message: msgspec.Struct) -> bytearray:
     """One message as it goes through the pipe; at most 4 GiB."""
-    payload = msgspec.msgpack.encode(message)
-    return _LENGTH.pack(len(payload)) + payload
+    frame = bytearray(_LENGTH.size)
+    _ENCODER.encode_into(message, frame, _LENGTH.size)  # not copied once more: it may hold hundreds of megabytes
+    _LENGTH.pack_into(frame, 0, len(frame) - _LENGTH.size)
+    return frame
 
 
 def unpack_frames(received: bytearray) -> Iterator[Reply]:
@@ -109,9 +135,10 @@ def unpack_frames(received: bytearray) -> Iterator[Reply]:
         end = _LENGTH.size + _LENGTH.unpack_from(received)[0]
         if len(received) < end:
             return
-        payload = bytes(received[_LENGTH.size : end])
+        with memoryview(received) as view:
+            reply = _REPLIES.decode(view[_LENGTH.size : end])
         del received[:end]
-        yield _REPLIES.decode(payload)
+        yield reply
 
 
 def read_frame(stream: BinaryIO) -> bytes | None:
@@ -121,18 +148,38 @@ def read_frame(stream: BinaryIO) -> bytes | None:
 
 
 class JobSpec(msgspec.Struct, frozen=True):
-    """What every worker must know. `stage_factory` and `import_path`: see pipeline/engine/child.py, Hello."""
+    """What every worker must know. `stage_factory` and `import_path`: see pipeline/engine/child.py, Hello.
+
+    `fence`: the number of this start (materia/base/leases.py); `retry`: chunks that have a record are built again.
+    """
 
     config_json: bytes
     out: str
     provenance: Provenance
     stage_factory: str
     import_path: list[str]
+    fence: int = 0
+    retry: bool = False
+
+
+Cause = Literal["out_of_memory", "preempted", "clip", "killed"]
+
+
+class Trouble(msgspec.Struct):
+    """Why a worker's process ended before its time: it went beyond its memory (or a row did not fit its card: then it went on);
+    it or its node was told to leave; a clip ends it whenever it comes; or it was killed from outside, and nobody knows why.
+    `rows`: what it was working at, if that is known.
+    """
+
+    cause: Cause
+    stages: list[StageName]
+    node: str
+    rows: list[int] = []
+    message: str = ""
 
 
 class Work(msgspec.Struct):
-    """A slice on its way. `failure` says why the job cannot go on, and `exit_code` how it ends then; such a slice passes
-    through without being touched."""
+    """A slice on its way. `failure` says why the job cannot go on, and `exit_code` how it ends then."""
 
     chunk: int
     slice: int
@@ -142,18 +189,19 @@ class Work(msgspec.Struct):
     notes: list[str] = []
     notices: list[str] = []
     ready: list[Ready] = []
+    troubles: list[Trouble] = []
     failure: str = ""
     exit_code: int = 1
 
 
 class Report(msgspec.Struct):
-    """What the driver hears of a spooled slice; or, in `failure`, why the job must stop, with `exit_code`.
+    """What the driver hears of a finished slice; or, in `failure`, why the job must stop, with `exit_code`.
 
     `rejected` counts reason codes, `seconds` is per stage, `wall_s` what the slice took in all pools without waiting for its
     turn, `notes` tell of children that died, `example` is the message of a row that the engine, not the method, rejected,
-    `notices` are what models had to say (stages/notices.py), `ready` the workers that began with this slice. `reached`: the
-    last of the stages (by their order, 0: source) that did its work for some row; `down`: one whose server or store failed for
-    every row that it was given.
+    `notices` are what models had to say (stages/notices.py), `ready` the workers that began with this slice, `troubles` why
+    some ended at it. `reached`: the last of the stages (by their order, 0: source) that did its work for some row; `down`: one
+    whose server or store failed for every row that it was given; `node`: where the last pool's worker was.
     """
 
     chunk: int
@@ -169,8 +217,19 @@ class Report(msgspec.Struct):
     exit_code: int = 1
     notices: list[str] = []
     ready: list[Ready] = []
+    troubles: list[Trouble] = []
     reached: int = -1
     down: int | None = None
+    node: str = ""
+
+
+class Done(msgspec.Struct):
+    """What the driver hears when a worker on a node is done with a slice of which there are so many bytes now; `report` if the
+    last pool is, or if the job cannot go on."""
+
+    bytes: int
+    node: str
+    report: Report | None = None
 
 
 def report(work: Work) -> Report:
@@ -192,8 +251,10 @@ def report(work: Work) -> Report:
         exit_code=work.exit_code,
         notices=work.notices,
         ready=work.ready,
+        troubles=work.troubles,
         reached=reached,
         down=next((stage for stage in failed if stage > reached), None),
+        node=platform.node(),
     )
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.config import PoolSettings
+from stages.specs import STAGE_ORDER
 
 COMMIT_CPUS = 0.1
 """CPUs booked by a task that commits a chunk on a cluster, anywhere; mostly it waits."""
@@ -43,7 +44,7 @@ def nodes_of(listed: Iterable[Mapping[str, Any]]) -> list[Node]:
 def check_placement(pools: Sequence[PoolSettings], nodes: Sequence[Node]) -> None:
     """Find a place for every worker and for a commit. Raises UnschedulableError."""
     room = deepcopy(nodes)
-    for pool in sorted(pools, key=lambda pool: (not pool.labels, not pool.resources, -pool.num_gpus, -pool.num_cpus)):
+    for pool in sorted(pools, key=_most_demanding_first):
         # Ray, too, keeps workers without a card off the nodes that have some
         suitable = sorted((node for node in room if _matches(node, pool.labels)), key=lambda node: len(node.cards))
         for placed in range(pool.workers):
@@ -54,6 +55,33 @@ def check_placement(pools: Sequence[PoolSettings], nodes: Sequence[Node]) -> Non
             f"engine.pools book all of Ray: {_sum(nodes)}; {COMMIT_CPUS:g} CPUs must stay free for commits: lower workers or"
             " num_cpus"
         )
+
+
+def nodes_needed(pools: Sequence[PoolSettings], shapes: Sequence[Node]) -> list[int]:
+    """How many nodes of each shape hold all pools and a commit at once; a worker goes to the first shape that takes it.
+
+    Raises UnschedulableError if a worker fits no shape, empty as it is.
+    """
+    room: list[Node] = []
+    needed = [0] * len(shapes)
+    commit = PoolSettings(stages=STAGE_ORDER, num_cpus=COMMIT_CPUS)
+    for pool in [*sorted(pools, key=_most_demanding_first), commit]:
+        for _ in range(pool.workers):
+            if any(_matches(node, pool.labels) and _take(node, pool.num_cpus, pool.num_gpus, pool.resources) for node in room):
+                continue
+            for number, shape in enumerate(shapes):
+                node = deepcopy(shape)
+                if _matches(node, pool.labels) and _take(node, pool.num_cpus, pool.num_gpus, pool.resources):
+                    needed[number] += 1
+                    room.append(node)
+                    break
+            else:
+                raise UnschedulableError(_refusal(pool, 0, [shape for shape in shapes if _matches(shape, pool.labels)]))
+    return needed
+
+
+def _most_demanding_first(pool: PoolSettings) -> tuple[bool, bool, float, float]:
+    return not pool.labels, not pool.resources, -pool.num_gpus, -pool.num_cpus
 
 
 def _matches(node: Node, labels: Mapping[str, str]) -> bool:

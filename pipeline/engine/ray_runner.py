@@ -1,18 +1,21 @@
 """The runner on Ray: for each pool of `engine.pools` as many actors as it says; a slice goes from one to the next.
 
-In: numbers of slices. Out: their reports, as they finish. The driver keeps the books, which slice waits for which pool and what
-each actor has to do, and never sees a slice itself: an actor's answer stays where it was made until the next pool's actor asks
-for it, and the last pool's actor spools it and gives back counts. An actor is only a supervisor: models run in its child
-process, and what fails there never raises here. A lost actor or node is nobody's fault: Ray starts the actor again and repeats
-what it had to do, without limit; a slice whose results went with a node begins anew.
+In: numbers of slices. Out: their reports, as they finish. The driver keeps the books (flow.py) and references, and never sees a
+slice itself: what an actor makes of it stays in Ray's object store, where it was made, until the next pool's actor asks for it,
+or the commit of its chunk. An actor is only a supervisor: models run in its child process, and what fails there never raises
+here. A lost actor or node is nobody's fault: Ray starts the actor again and repeats what it had to do, without limit; a slice
+whose results went with a node begins anew.
 """
 
 from __future__ import annotations
 
+import platform
+import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from functools import partial
+from queue import SimpleQueue
 from typing import Any
 
 from materia.base.ray_session import start_ray  # first, because it sets Ray's environment
@@ -23,18 +26,24 @@ import numpy as np
 import ray
 from ray.exceptions import ObjectLostError, OutOfDiskError, RayError
 
-from pipeline.config import EngineSettings, PoolSettings
-from pipeline.engine.messages import JobSpec, Report, Work, report
+from materia.dataset.extra import ExtraType
+from pipeline.config import Config, EngineSettings, PoolSettings
+from pipeline.engine.flow import Flow, Given
+from pipeline.engine.messages import Done, JobSpec, Report, Work, report
+from pipeline.engine.notice import Notice
 from pipeline.engine.placement import COMMIT_CPUS, UnschedulableError, check_placement, nodes_of
-from pipeline.engine.spool import commit_chunk
+from pipeline.engine.spool import ChunkLost, commit_chunk
 from pipeline.engine.supervisor import CLOSE_S
 from pipeline.engine.worker import PoolWorker, what_loads
 from pipeline.plan import Plan
 from pipeline.preflight import JobError
+from pipeline.snapshot import UnderWay
+from stages.records import encode_rows
 
 # An actor that is not needed any more ends its child itself, after the models were closed; Ray would kill the child first.
-_WORKER_ENV = {"RAY_kill_child_processes_on_worker_exit": "0"}
-_WAIT_S = 0.5
+WORKER_ENV = {"RAY_kill_child_processes_on_worker_exit": "0"}
+_SHARE = 0.5
+"""Of Ray's object stores, that slices may fill; the rest is for copies on other nodes and for what is being written."""
 
 
 class RayRunner:
@@ -48,56 +57,62 @@ class RayRunner:
         self._pools = engine.pools
         self._tell = tell
         self._committer = ThreadPoolExecutor(1) if address is None else None
+        self._flow = Flow([], 0)  # anew with each call of `reports`
+        self._rows: dict[int, Any] = {}  # slice -> reference to what there is of it
+        self._heard: SimpleQueue[Callable[[], Report | None]] = SimpleQueue()  # what to do about what happened
+        self._asked: dict[Given, float] = {}  # what workers have to do, and since when
+        self._nodes: dict[tuple[int, int], str] = {}  # (pool, worker) -> where it was last
         tell("starting Ray" if address is None else f"joining Ray at {address}")
-        start_ray(address, engine.object_store_mb, _WORKER_ENV)
+        if not ray.is_initialized():  # planning may have started it
+            start_ray(address, engine.object_store_mb, WORKER_ENV)
         try:
             check_placement(engine.pools, nodes_of(ray.nodes()))
         except UnschedulableError:
             self.close()
             raise
 
-    def reports(self, slices: np.ndarray) -> Iterator[Report]:
+    def reports(self, slices: deque[int]) -> Iterator[Report]:
         """Reports as slices finish. Raises JobError if Ray cannot run the actors."""
         pools = [_Pool(self._job, number, pool, len(slices)) for number, pool in enumerate(self._pools)]
-        loading = {ref: pool for pool in pools for ref in pool.set_up()}
-        self._tell(what_loads(pool.settings for pool in loading.values()))
-        left = deque(slices.tolist())
-        most = 2 * sum(len(pool.actors) for pool in pools)  # slices on their way: no pool starves, and none runs far ahead
-        on_their_way = 0
-        running: dict[Any, _Running] = {}
-        while left or on_their_way:
-            while left and on_their_way < most:
-                number = left.popleft()
-                on_their_way += 1
-                pools[0].waiting.append((number, _packed(Work(chunk=self._plan.chunk_of(number), slice=number))))
-            for pool in reversed(pools):
-                running |= pool.dispatch()
-            ref = _first_ready([*loading, *running])
-            if ref in loading:
-                del loading[ref]
-                self._tell(what_loads(pool.settings for pool in loading.values()))
-                continue
-            done = running.pop(ref)
-            pool = pools[done.pool]
-            pool.load[done.actor] -= 1
-            if pool is not pools[-1]:
-                pools[done.pool + 1].waiting.append((done.slice, ref))
-                continue
-            on_their_way -= 1
-            if (finished := _finished(ref)) is not None:
+        self._flow = Flow([len(pool.actors) for pool in pools], _SHARE * ray.cluster_resources()["object_store_memory"])
+        loading = [pool.settings for pool in pools for _ in pool.actors]
+        for pool in pools:
+            for ref in pool.set_up():
+                self._when_there(ref, partial(self._loaded, loading, pool.settings))
+        self._tell(what_loads(loading))
+        while slices or self._flow.on_their_way:
+            for number in self._flow.admit(slices):
+                self._rows.pop(number, None)  # of a chunk that was lost
+            for given in self._flow.next(len(slices)):
+                self._ask(pools[given.pool], given, slices)
+            if (finished := self._heard.get()()) is not None:
                 yield finished
-            else:
-                left.appendleft(done.slice)
         closing = [ref for pool in pools for ref in pool.close()]
         ray.wait(closing, num_returns=len(closing), timeout=2 * CLOSE_S)  # who takes longer ends with the session
 
     def commit(self, chunk: int) -> Future[None]:
         """On a cluster a task, repeated if its node dies; here a thread, which costs no start of a process."""
+        rows = {number: self._rows[number] for number in self._plan.slices_of(chunk)}
+        request = self._job, self._plan.extra, chunk, list(rows.values())
+        task: Future[None]
         if self._committer is not None:
-            return self._committer.submit(commit_chunk, self._job, chunk)
-        task = ray.remote(commit_chunk).options(num_cpus=COMMIT_CPUS, max_retries=-1)
-        future: Future[None] = task.remote(self._job, chunk).future()
-        return future
+            task = self._committer.submit(_commit, *request)
+        else:
+            task = ray.remote(_commit).options(num_cpus=COMMIT_CPUS, max_retries=-1).remote(*request).future()
+        self._flow.committing.add(chunk)
+        task.add_done_callback(lambda _: self._heard.put(partial(self._committed, chunk, rows)))
+        return _plain(task)
+
+    def under_way(self) -> list[UnderWay]:
+        """What each worker has been working at, and for how long; a second slice that it was given is only waiting there."""
+        first: dict[tuple[int, int], tuple[Given, float]] = {}
+        for given, since in list(self._asked.items()):
+            first.setdefault((given.pool, given.worker), (given, since))
+        now = time.monotonic()
+        return [
+            UnderWay(given.slice, list(self._pools[given.pool].stages), self._nodes.get(worker, ""), round(now - since, 3))
+            for worker, (given, since) in first.items()
+        ]
 
     def close(self) -> None:
         """End the session; on an existing cluster, only this job's part of it."""
@@ -105,22 +120,53 @@ class RayRunner:
             self._committer.shutdown(cancel_futures=True)
         ray.shutdown()
 
+    def _ask(self, pool: _Pool, given: Given, slices: deque[int]) -> None:
+        """Have a worker do its part of a slice, of which nothing is here if it comes to the first pool."""
+        work = Work(chunk=self._plan.chunk_of(given.slice), slice=given.slice)
+        done, rows = pool.actors[given.worker].advance.remote(self._rows.get(given.slice) if given.pool else _packed(work))
+        self._asked[given] = time.monotonic()
+        self._when_there(done, partial(self._done, given, rows, slices))
 
-@dataclass(frozen=True)
-class _Running:
-    """What an actor was asked for: its pool and its number there, and the slice."""
+    def _when_there(self, ref: Any, react: Callable[[Future[Any]], Report | None]) -> None:
+        """Costs the same, however many are waited for; `ray.wait` would look at all of them."""
+        ref.future().add_done_callback(lambda future: self._heard.put(partial(react, future)))
 
-    pool: int
-    actor: int
-    slice: int
+    def _loaded(self, loading: list[PoolSettings], settings: PoolSettings, _: Future[None]) -> None:
+        loading.remove(settings)
+        self._tell(what_loads(loading))
+
+    def _done(self, given: Given, rows: Any, slices: deque[int], future: Future[bytes]) -> Report | None:
+        del self._asked[given]
+        for other in [other for other in self._asked if other[:2] == given[:2]]:
+            self._asked[other] = time.monotonic()  # it begins now
+        try:
+            done = msgspec.msgpack.decode(future.result(), type=Done)
+        except RayError as error:
+            if not _is_lost(error):
+                raise _told(error) from error
+            self._flow.lost(given)
+            self._rows.pop(given.slice, None)
+            slices.appendleft(given.slice)
+            return None
+        self._nodes[given[:2]] = done.node
+        self._rows[given.slice] = rows
+        self._flow.done(given, done.bytes)
+        return done.report
+
+    def _committed(self, chunk: int, rows: dict[int, Any]) -> None:
+        """Let go of a chunk's slices; but not of those that are here again, after they were lost."""
+        self._flow.committing.discard(chunk)
+        for number, ref in rows.items():
+            if self._rows.get(number) is ref:
+                del self._rows[number]
+                self._flow.forget(number)
 
 
 class _Pool:
-    """The actors of a pool, how many slices each has, and the slices that wait: number, and message or reference to it."""
+    """The actors of a pool."""
 
     def __init__(self, job: JobSpec, number: int, settings: PoolSettings, n_slices: int) -> None:
         self.settings = settings
-        self._number = number
         actor = ray.remote(_PoolActor).options(
             num_cpus=settings.num_cpus,
             num_gpus=settings.num_gpus or None,
@@ -130,27 +176,10 @@ class _Pool:
             max_task_retries=-1,
         )
         self.actors = [actor.remote(job, number) for _ in range(min(settings.workers, n_slices))]
-        self.load = [0] * len(self.actors)
-        self.waiting: deque[tuple[int, Any]] = deque()
 
     def set_up(self) -> list[Any]:
         """References that are there when the models of an actor are loaded."""
         return [actor.set_up.remote() for actor in self.actors]
-
-    def dispatch(self) -> dict[Any, _Running]:
-        """Give waiting slices, the first ones first, to the actors that have least to do.
-
-        An actor has one slice, and a second to go on with while there are enough for all: at the end none waits behind another.
-        """
-        given = {}
-        while self.waiting:
-            load, actor = min((load, actor) for actor, load in enumerate(self.load))
-            if load >= (2 if len(self.waiting) > len(self.actors) else 1):
-                break
-            number, work = self.waiting.popleft()
-            given[self.actors[actor].advance.remote(work)] = _Running(self._number, actor, number)
-            self.load[actor] += 1
-        return given
 
     def close(self) -> list[Any]:
         """Let the actors close their models. References that are there when it is done."""
@@ -158,53 +187,77 @@ class _Pool:
 
 
 class _PoolActor:
-    """A worker of a pool: one slice in, the same out; the last pool's gives the report. Messages are msgpack."""
+    """A worker of a pool: one slice in, the same out, as its next pool or its commit reads it. Messages are msgpack."""
 
     def __init__(self, job: JobSpec, pool: int) -> None:
+        settings = Config.model_validate_json(job.config_json).engine
+        self._notice = Notice(settings.notice_s, self.close, settings.pools[pool].stages)
         self._worker = PoolWorker(job, pool)
 
     def set_up(self) -> None:
         """Wait until the models are loaded, or cannot be: that is told with the first slice."""
         self._worker.set_up()
 
-    def advance(self, message: bytes) -> bytes:
-        """Do this pool's part of a slice."""
-        done = self._worker.advance(msgspec.msgpack.decode(message, type=Work))
-        return _packed(report(done) if self._worker.is_last else done)
+    @ray.method(num_returns=2)  # type: ignore[untyped-decorator]  # Ray's
+    def advance(self, message: bytes | memoryview) -> tuple[bytes, np.ndarray]:
+        """Do this pool's part of a slice: what the driver hears of it, and what there is of the slice now.
+
+        Of arrays, unlike bytes, Ray makes no copy in the process that reads them.
+        """
+        work = msgspec.msgpack.decode(message, type=Work)
+        with self._notice.at_work(work):
+            work = self._worker.advance(work)
+            finished = report(work) if self._worker.is_last or work.failure else None
+            packed = np.frombuffer(encode_rows(work.rows) if finished else _packed(work), np.uint8)
+            return _packed(Done(packed.nbytes, platform.node(), finished)), packed
 
     def close(self) -> None:
         """End the child; models may give back what they hold."""
         self._worker.close()
 
 
-def _packed(message: Work | Report) -> bytes:
+def _packed(message: Work | Done) -> bytes:
     return msgspec.msgpack.encode(message)
 
 
-def _first_ready(refs: list[Any]) -> Any:
-    """Wait for one of them; what is behind it stays where it is.
-
-    In short waits: what a handler of signals raises comes out of Ray only when its call returns, as the cause of a SystemError.
-    """
-    ready: list[Any] = []
-    while not ready:
-        try:
-            ready, _ = ray.wait(refs, timeout=_WAIT_S, fetch_local=False)
-        except SystemError as error:
-            raise error.__cause__ or error from None
-    return ready[0]
-
-
-def _finished(ref: Any) -> Report | None:
-    """The last pool's answer; None if what it should have worked on is lost. Raises JobError."""
+def _commit(job: JobSpec, extra: Mapping[str, ExtraType], chunk: int, slices: Sequence[Any]) -> None:
+    """Commit a chunk; of its slices, references, one at a time is here. Raises OSError, ChunkLost, RayError."""
     try:
-        return msgspec.msgpack.decode(ray.get(ref), type=Report)
+        commit_chunk(job, extra, chunk, (ray.get(rows).data for rows in slices))
     except RayError as error:
+        if not _is_lost(error):
+            raise
+        raise ChunkLost(chunk) from error
+
+
+def _plain(task: Future[None]) -> Future[None]:
+    """The same, but what it raises is not wrapped by Ray: OSError, ChunkLost, and JobError for Ray's own."""
+    plain: Future[None] = Future()
+
+    def pass_on(_: Future[None]) -> None:
+        error = task.exception()
         cause = getattr(error, "cause", None) or error
-        if isinstance(cause, ObjectLostError):
-            return None
-        if isinstance(cause, OutOfDiskError):
-            raise JobError(
-                5, "the disk of Ray's folder (RAY_TMPDIR, TMPDIR or /tmp) is full; make room, and the same command goes on"
-            ) from error
-        raise JobError(1, f"a worker on Ray cannot work: {str(cause).strip().splitlines()[-1]}") from error
+        if cause is None:
+            plain.set_result(None)
+        else:
+            plain.set_exception(_told(cause) if isinstance(cause, RayError) else cause)
+
+    task.add_done_callback(pass_on)
+    return plain
+
+
+def _is_lost(error: RayError) -> bool:
+    """Whether it says that an object went with a node."""
+    return isinstance(getattr(error, "cause", None) or error, ObjectLostError)
+
+
+def _told(error: RayError) -> JobError:
+    """Why the job cannot go on."""
+    cause = getattr(error, "cause", None) or error
+    if isinstance(cause, OutOfDiskError):
+        return JobError(
+            5,
+            "Ray's object store is full, and so is the disk of Ray's folder (RAY_TMPDIR, TMPDIR or /tmp), where it goes on;"
+            " make room, and the same command goes on",
+        )
+    return JobError(1, f"a worker on Ray cannot work: {str(cause).strip().splitlines()[-1]}")

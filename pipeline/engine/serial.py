@@ -5,16 +5,19 @@ The engine of most tests, and the baseline for Ray's overhead (engine: decision 
 
 from __future__ import annotations
 
+import platform
+import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 
-import numpy as np
-
 from pipeline.config import PoolSettings
 from pipeline.engine.messages import JobSpec, Report, Work, report
-from pipeline.engine.spool import commit_chunk
-from pipeline.engine.worker import PoolWorker, what_loads
+from pipeline.engine.spool import Spool, commit_chunk
+from pipeline.engine.worker import PoolWorker, told, what_loads
 from pipeline.plan import Plan
+from pipeline.snapshot import UnderWay
+from stages.records import encode_rows
 
 
 class SerialRunner:
@@ -29,8 +32,10 @@ class SerialRunner:
         self._tell = tell
         self._inline = inline
         self._workers: list[PoolWorker] = []
+        self._spool = Spool(job.out)
+        self._at: tuple[int, int, float] | None = None  # slice, pool, since when
 
-    def reports(self, slices: np.ndarray) -> Iterator[Report]:
+    def reports(self, slices: deque[int]) -> Iterator[Report]:
         """Reports in the order of the slices."""
         if not self._workers:
             self._workers = [PoolWorker(self._job, pool, self._inline) for pool in range(len(self._pools))]
@@ -38,17 +43,35 @@ class SerialRunner:
                 self._tell(what_loads(self._pools[number:]))
                 worker.set_up()
             self._tell(what_loads([]))
-        for number in slices.tolist():
-            work = Work(chunk=self._plan.chunk_of(number), slice=number)
-            for worker in self._workers:
+        while slices:
+            number = slices.popleft()
+            yield self._run(Work(chunk=self._plan.chunk_of(number), slice=number))
+
+    def _run(self, work: Work) -> Report:
+        for pool, worker in enumerate(self._workers):
+            if not work.failure:
+                self._at = work.slice, pool, time.monotonic()
                 work = worker.advance(work)
-            yield report(work)
+        self._at = None
+        finished = report(work)
+        try:
+            self._spool.add(work.chunk, work.slice, encode_rows(work.rows))
+        except OSError as error:
+            finished.failure, finished.exit_code = told(error)
+        return finished
+
+    def under_way(self) -> list[UnderWay]:
+        """The slice that is worked at."""
+        if (at := self._at) is None:
+            return []
+        number, pool, since = at
+        return [UnderWay(number, list(self._pools[pool].stages), platform.node(), round(time.monotonic() - since, 3))]
 
     def commit(self, chunk: int) -> Future[None]:
         """Commits before it returns."""
         done: Future[None] = Future()
         try:
-            commit_chunk(self._job, chunk)
+            commit_chunk(self._job, self._plan.extra, chunk, self._spool.take(chunk))
         except OSError as error:
             done.set_exception(error)
         else:

@@ -27,9 +27,24 @@ from typing import BinaryIO, Literal, NamedTuple
 import msgspec
 import psutil
 
+from pipeline.engine.child import END_SIGNAL
 from pipeline.engine.environment import for_models
-from pipeline.engine.messages import Answer, Batch, Hello, NoRoom, Ready, Reply, SetupFailed, Started, pack_frame, unpack_frames
-from stages.records import Row, Sample, StageName, reject
+from pipeline.engine.messages import (
+    Answer,
+    Batch,
+    Cause,
+    Hello,
+    Obstacle,
+    Ready,
+    Reply,
+    SetupFailed,
+    Started,
+    Trouble,
+    Waiting,
+    pack_frame,
+    unpack_frames,
+)
+from stages.records import Rejection, Row, Sample, StageName, reject
 
 _LOOK_S = 1.0  # how often the memory of a working child is looked at; what it sends, and its end, are heard at once
 _DEADLINE_FACTOR = 20  # a row may take so many times the median (engine: decision 5)
@@ -37,6 +52,9 @@ _UNMEASURED_SHARE = 1 / 4  # of min_deadline_s, for each row of a batch, until a
 CLOSE_S = 10.0  # in which models may end the processes and free the memory that they hold
 _LOG_LIMIT = 1 << 20
 _LOG_TAIL = 4000
+
+
+Death = Literal["worker_crash", "timeout"]
 
 
 class SetupError(RuntimeError):
@@ -67,14 +85,15 @@ class Limits:
 
 class Processed(NamedTuple):
     """Rows in the order given, seconds per stage, one note (with the end of its log) for each death of a child and for each
-    error that nobody foresaw, what the models had to say (stages/notices.py), and the introduction of a child that was asked
-    for the first time."""
+    error that nobody foresaw, what the models had to say (stages/notices.py), the introduction of a child that was asked for
+    the first time, and why children ended."""
 
     rows: list[Row]
     seconds: dict[StageName, float]
     notes: list[str]
     notices: list[str]
     ready: list[Ready]
+    troubles: list[Trouble]
 
     def take(self, answer: Answer) -> list[Row]:
         """Keep what is told of a batch, and give its rows."""
@@ -105,21 +124,27 @@ class Supervisor:
         self._ready = False
         self._introduced = False
         self._introductions: list[Ready] = []
+        self._grew: list[Trouble] = []
         self._child = _Child(hello, limits)
 
     def process(self, rows: list[Row]) -> Processed:
         """Run the samples among the rows through the stages; rejections stay where they are.
 
-        Raises SetupError, and OSError if a disk is full or read-only.
+        Raises SetupError, and OSError if a disk is full or read-only, or a storage lets nobody in.
         """
-        done = Processed(list(rows), {}, [], [], [])
+        done = Processed(list(rows), {}, [], [], [], [])
         in_batches(done.rows, self._limits.rows_per_batch, lambda samples: self._run(samples, done))
         done.ready.extend(self._introductions)
         self._introductions.clear()
+        done.troubles.extend(self._grew)
+        self._grew.clear()
         return done
 
     def set_up(self) -> None:
-        """Wait until the child has loaded its models. Raises SetupError, and OSError if a disk is full or read-only."""
+        """Wait until the child has loaded its models.
+
+        Raises SetupError, and OSError if a disk is full or read-only, or a storage lets nobody in.
+        """
         for last in (False, True):
             if self._ready:
                 return
@@ -131,7 +156,7 @@ class Supervisor:
                     raise self._setup_error(death.message, death.log) from None
                 self._restart()  # perhaps killed from outside
                 continue
-            if isinstance(reply, NoRoom):
+            if isinstance(reply, Obstacle):
                 self._child.end()
                 raise reply.error
             if isinstance(reply, SetupFailed):
@@ -168,10 +193,24 @@ class Supervisor:
                 if failure.reason == "timeout" and len(samples) > 1:
                     break  # not an outside kill, and a deadline is dear
             else:
+                done.troubles.extend(self._trouble(death, samples, "killed") for death in seen)
+                done.troubles.extend(self._full_cards(answer))
                 return done.take(answer)
+        done.troubles.extend(self._trouble(death, samples, "clip") for death in seen)
         if len(samples) > 1:
             return [row for sample in samples for row in self._run([sample], done)]
         return [reject(samples[0], failure.stage or self._hello.stages[0], failure.reason, failure.message)]
+
+    def _trouble(self, death: _ChildDied, samples: list[Sample], cause: Cause) -> Trouble:
+        """For the run's log; a child that swelled did so whatever became of the rows afterwards."""
+        rows = [sample.clip.row for sample in samples]
+        return Trouble("out_of_memory" if death.swollen else cause, self._hello.stages, platform.node(), rows, death.message)
+
+    def _full_cards(self, answer: Answer) -> list[Trouble]:
+        """One for each row that did not fit the card alone: the batch was halved as far as that goes (stages/batching.py)."""
+        lost = [row for row in answer.rows if isinstance(row, Rejection) and row.reason == "internal_error"]
+        full = [row for row in lost if "out of memory" in row.message]
+        return [Trouble("out_of_memory", [row.stage], platform.node(), [row.row], row.message) for row in full]
 
     def _attempt(self, samples: list[Sample]) -> Answer:
         self.set_up()
@@ -181,12 +220,14 @@ class Supervisor:
         except _ChildDied:
             self._restart()
             raise
-        if isinstance(answer, NoRoom):
+        if isinstance(answer, Obstacle):
             raise answer.error
         assert isinstance(answer, Answer)
         self._row_seconds.append((time.monotonic() - began) / len(samples))
         if self._child.memory_gib() > self._limits.memory_limit_gib:
             self._restart()  # it grew over many rows; nobody is to blame
+            message = f"it grew beyond {self._limits.memory}"
+            self._grew.append(Trouble("out_of_memory", self._hello.stages, platform.node(), [], message))
         return answer
 
     def _deadline_s(self, n_rows: int) -> float:
@@ -206,11 +247,12 @@ class Supervisor:
 class _ChildDied(Exception):
     """A child ended or was ended while it should have answered. `message` is the same in every run; `log` need not be."""
 
-    def __init__(self, reason: Literal["worker_crash", "timeout"], message: str, stage: StageName | None, log: str) -> None:
-        self.reason: Literal["worker_crash", "timeout"] = reason
+    def __init__(self, reason: Death, message: str, stage: StageName | None, log: str, swollen: bool) -> None:
+        self.reason: Death = reason
         self.message = message
         self.stage = stage
         self.log = log
+        self.swollen = swollen
 
 
 class _Child:
@@ -251,15 +293,20 @@ class _Child:
         while True:
             if self._wait_for_bytes(min(_LOOK_S, max(0.0, ends - time.monotonic()))):
                 for reply in unpack_frames(self._received):
-                    if not isinstance(reply, Started):
+                    if isinstance(reply, Waiting):
+                        ends = time.monotonic() + deadline_s
+                    elif isinstance(reply, Started):
+                        self._stage = reply.stage
+                    else:
                         self._idle = True
                         return reply
-                    self._stage = reply.stage
             elif time.monotonic() >= ends:
                 limit = f"engine.min_deadline_s = {self._limits.min_deadline_s:g}"
                 self._die("timeout", f"still running at its deadline, the larger of {limit} and 20 times the usual; ended")
             elif self.memory_gib() > self._limits.memory_limit_gib:
-                self._die("worker_crash", f"out of memory: its worker went beyond {self._limits.memory} and was ended")
+                self._die(
+                    "worker_crash", f"out of memory: its worker went beyond {self._limits.memory} and was ended", swollen=True
+                )
 
     def memory_gib(self) -> float:
         """Resident memory of the child and its descendants."""
@@ -279,7 +326,7 @@ class _Child:
                 self._process.wait(timeout=CLOSE_S)
 
     def end(self) -> None:
-        """Kill the whole group and free pipes and log; may be called again."""
+        """End all its processes and free pipes and log; may be called again."""
         if self._log.closed:
             return
         self._kill()
@@ -289,14 +336,13 @@ class _Child:
 
     def _kill(self) -> int:
         """Its exit status; minus the signal's number if a signal ended it before this did."""
-        try:
-            status = self._process.wait(timeout=0.5) if self._hung_up() else None
-        except subprocess.TimeoutExpired:
-            status = None
+        if not self._hung_up():  # else it is ending
+            self._process.send_signal(END_SIGNAL)  # whoever watches over the child kills all below (child.py)
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout=CLOSE_S)
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
-        killed = self._process.wait()
-        return killed if status is None else status
+        return self._process.wait()
 
     def _hung_up(self) -> bool:
         poll = select.poll()
@@ -330,8 +376,8 @@ class _Child:
         except BrokenPipeError:
             self._unsent = memoryview(b"")  # the answers' end tells the rest
 
-    def _die(self, reason: Literal["worker_crash", "timeout"], message: str) -> None:
-        raise _ChildDied(reason, message, self._stage, self.last_words())
+    def _die(self, reason: Death, message: str, swollen: bool = False) -> None:
+        raise _ChildDied(reason, message, self._stage, self.last_words(), swollen)
 
     def last_words(self) -> str:
         """The end of what it wrote to standard output and error."""

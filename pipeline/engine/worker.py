@@ -1,4 +1,4 @@
-"""A worker of a pool: a slice read from the plan, run through the pool's stages, handed on or spooled.
+"""A worker of a pool: a slice read from the plan, run through the pool's stages, and handed on.
 
 The runners (serial.py, ray_runner.py) do just these steps. Results do not depend on who runs a slice, when, or how often.
 """
@@ -7,37 +7,43 @@ from __future__ import annotations
 
 import platform
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
 from typing import Protocol
 
-import numpy as np
-
-from materia.base import storage
+from materia.base import retries
 from materia.base.errors import explain
-from materia.base.storage import NoWayIn, StorageFailed
 from materia.base.storage_settings import use_storage
 from pipeline.config import Config, PoolSettings
 from pipeline.engine.inline import InProcess
 from pipeline.engine.messages import Hello, JobSpec, Report, Work
-from pipeline.engine.spool import plan_folder, spool_address
+from pipeline.engine.spool import plan_folder
 from pipeline.engine.supervisor import Limits, SetupError, Supervisor
-from pipeline.plan import Plan, open_plan
+from pipeline.plan import Plan, frozen_plan
+from pipeline.snapshot import UnderWay
 from pipeline.sources.access import resolve
 from pipeline.sources.settings import SourceSettings
-from stages.records import Clip, Row, Sample, encode_rows
+from stages.records import Clip, Row, Sample
 from stages.specs import STAGES
 
 
 class Runner(Protocol):
     """What runs slices and commits: in this process, or Ray."""
 
-    def reports(self, slices: np.ndarray) -> Iterator[Report]:
-        """Process and spool slices, (N,) int64, giving reports as they finish, in any order."""
+    def reports(self, slices: deque[int]) -> Iterator[Report]:
+        """Take slices off, the first ones first, until none is left; give reports as they finish, in any order.
+
+        Whoever gets the reports may put slices in again. The rows are kept for the commit of their chunk.
+        """
         ...
 
     def commit(self, chunk: int) -> Future[None]:
-        """Start the commit of a chunk whose slices are all spooled."""
+        """Start the commit of a chunk whose slices are all finished. Its result raises OSError, and ChunkLost."""
+        ...
+
+    def under_way(self) -> list[UnderWay]:
+        """What workers are at just now, and for how long; may be asked from another thread."""
         ...
 
     def close(self) -> None:
@@ -46,7 +52,7 @@ class Runner(Protocol):
 
 
 class PoolWorker:
-    """One worker of a pool; the first pool's also reads slices from the plan, the last one's spools them.
+    """One worker of a pool; the first pool's also reads slices from the plan.
 
     Stages run in a child, or `inline` in this process.
     """
@@ -54,10 +60,9 @@ class PoolWorker:
     def __init__(self, job: JobSpec, pool: int, inline: bool = False) -> None:
         config = Config.model_validate_json(job.config_json)
         use_storage(config.storage)
-        plan = open_plan(plan_folder(job.out))
-        if plan is None:
-            raise FileNotFoundError(f"no plan in {plan_folder(job.out)}; workers must see the output's folder")
-        self._out, self._plan, self._source = job.out, plan, config.source
+        retries.be_patient()
+        plan = frozen_plan(plan_folder(job.out))
+        self._plan, self._source = plan, config.source
         self._first, self.is_last = pool == 0, pool == len(config.engine.pools) - 1
         settings = config.engine.pools[pool]
         hello = Hello(
@@ -80,8 +85,6 @@ class PoolWorker:
 
     def advance(self, work: Work) -> Work:
         """Do this pool's part of a slice; what makes the job impossible becomes `failure`."""
-        if work.failure:
-            return work
         began = time.perf_counter()
         try:
             if self._first:
@@ -91,8 +94,7 @@ class PoolWorker:
             done = self._stages.process(work.rows)
             work.rows, work.seconds, work.notes = done.rows, work.seconds | done.seconds, work.notes + done.notes
             work.notices, work.ready = work.notices + done.notices, work.ready + done.ready
-            if self.is_last:
-                storage.atomic_write(spool_address(self._out, work.slice), encode_rows(work.rows))
+            work.troubles = work.troubles + done.troubles
         except SetupError as error:
             work.failure, work.notes = str(error), [*work.notes, f"{error}\n{error.log}"]
         except OSError as error:
@@ -107,11 +109,8 @@ class PoolWorker:
 
 def told(error: OSError) -> tuple[str, int]:
     """(sentence, exit code) of what storage did to a running job: 5 where the same command may go on."""
-    where = f" (on {platform.node()})"
-    if isinstance(error, StorageFailed):
-        return f"{error.address or 'storage'}: {error}{where}", 2 if isinstance(error, NoWayIn) else 5
     sentence, exit_code = explain(error)
-    return sentence + where, exit_code
+    return f"{sentence} (on {platform.node()})", exit_code
 
 
 def read_rows(plan: Plan, number: int, source: SourceSettings) -> list[Row]:

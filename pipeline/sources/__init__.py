@@ -1,4 +1,4 @@
-"""From a manifest (JSONL, CSV, Parquet) or a folder of captioned videos to one `Clip` or `Rejection` a row, in manifest order.
+"""From manifests (JSONL, CSV, Parquet) or a folder of captioned videos to one `Clip` or `Rejection` a row, in manifest order.
 
 In: an fsspec address. Out: a stream that never holds the manifest. Bad rows become rejections; only an input that cannot be
 read at all (missing, truncated Parquet, no `video` column) raises `SourceError`. What a row is: a non-blank line of JSONL, a
@@ -6,8 +6,8 @@ value of a JSON array, a CSV record, a Parquet row, a video of a folder. Duplica
 rows.
 """
 
-from pipeline.sources.inputs import Source, find_source, read_rows, stamp
+from pipeline.sources.inputs import InputFile, Source, find_source, read_file, read_rows
 from pipeline.sources.normalise import normalise
 from pipeline.sources.rows import RawRow, SourceError
 
-__all__ = ["RawRow", "Source", "SourceError", "find_source", "normalise", "read_rows", "stamp"]
+__all__ = ["InputFile", "RawRow", "Source", "SourceError", "find_source", "normalise", "read_file", "read_rows"]

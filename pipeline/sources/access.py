@@ -21,6 +21,7 @@ from typing import Any, NamedTuple, TypeVar
 import msgspec
 
 from materia.base import storage
+from materia.base.errors import NoWayIn, StorageFailed
 from materia.base.settings_file import set_argument
 from pipeline.sources.settings import SourceSettings
 from stages.records import Clip, Rejection, Sample, reject
@@ -78,17 +79,18 @@ def absolute(name: str, root: str) -> str:
     return f"/{path}" if scheme == "file" else f"{scheme}://{'' if path == '.' else path}"
 
 
-def relative(name: str, root: str) -> str:
+def relative(name: str, root: str, folder: str = "") -> str:
     """What a sample records for `name`: relative to `root` if it lies below it, else absolute; "." and ".." go by name.
 
-    The same wherever `root` is, so that keys do not depend on the machine.
+    A relative `name` starts at `folder`, itself relative to `root`. The same wherever `root` is, so that keys do not depend on
+    the machine.
     """
-    if not _URL.match(name) and not name.startswith("/"):
-        return posixpath.normpath(name)
+    if not name.startswith("/") and not ("://" in name and _URL.match(name)):
+        return posixpath.normpath(f"{folder}/{name}" if folder else name)
     address = absolute(name, root)
-    for folder in (root, real_folder(root)):
-        if is_below(address, folder) and address != folder:
-            return address.removeprefix(folder).lstrip("/")
+    for place in (root, real_folder(root)):
+        if is_below(address, place) and address != place:
+            return address.removeprefix(place).lstrip("/")
     return address
 
 
@@ -238,10 +240,12 @@ def _nfc(text: str) -> str:
 
 
 def _attempt(look: Callable[[], T], shown: str) -> T:
-    """Ask the storage. Raises Denied."""
+    """Ask the storage. Raises Denied, and NoWayIn, which is no clip's fault."""
     try:
         return look()
-    except storage.StorageFailed as failed:
+    except NoWayIn:
+        raise
+    except StorageFailed as failed:
         raise Denied("transient_exhausted", f"{shown}: {failed}") from None
     except PermissionError:
         raise Denied("not_found", f"{shown} cannot be seen: permission denied") from None

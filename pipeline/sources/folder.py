@@ -1,9 +1,9 @@
 """Rows of a folder of videos: `x.mp4` with its caption in `x.txt`, or its fields in `x.json`, or both.
 
-Sorted by name, folder by folder, so that the order is the same everywhere. Symbolic links to folders are not followed (they may
-loop); a link to a file is judged like any video, on its real path. Hidden files and folders, and those in which systems keep
-what is theirs, are not looked at. A caption that no video has is told at the end: its video may have an ending that we do not
-know, or be missing.
+Sorted by name, folder by folder, so that the order is the same everywhere. A folder without videos may hold manifests instead
+(inputs.py). Symbolic links to folders are not followed (they may loop); a link to a file is judged like any video, on its real
+path. Hidden files and folders, and those in which systems keep what is theirs, are not looked at. A caption that no video has
+is told at the end: its video may have an ending that we do not know, or be missing.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import posixpath
 import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from typing import Literal
 
 from materia.base import storage
 from pipeline.sources.access import Denied, allowed_roots, check_local, quoted
@@ -26,16 +27,40 @@ VIDEO_SUFFIXES = (
 )
 """Endings that a video may have, in lower case; whether its container is read shows when it is opened (stages/video)."""
 _SIDECARS = (".json", ".txt")
+Kind = Literal["json", "csv", "parquet", "folder"]
+KINDS: dict[str, Kind] = {
+    ".jsonl": "json",
+    ".ndjson": "json",
+    ".json": "json",
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".parquet": "parquet",
+}
+"""Endings of manifests, in lower case."""
 _SYSTEM_FOLDERS = {"__macosx", "@eadir", "$recycle.bin", "lost+found", "system volume information"}
 _MOST_NAMES = 5  # in a message
 
 
 def folder_files(folder: str) -> Iterator[str]:
-    """Names, relative to the folder, of all videos and the files that may describe them, sorted."""
+    """Names, relative to the folder, of all videos, the files that may describe them, and manifests, sorted."""
     for inside, names in _walk(folder):
         for name in names:
-            if _ending(name) in VIDEO_SUFFIXES or _ending(name) in _SIDECARS:
-                yield posixpath.join(inside, name)
+            path = posixpath.join(inside, name)
+            if is_video(name) or _ending(name) in _SIDECARS or is_part(path):
+                yield path
+
+
+def is_video(name: str) -> bool:
+    """Whether a file's name is that of a video."""
+    return _ending(name) in VIDEO_SUFFIXES
+
+
+def is_part(path: str) -> bool:
+    """Whether a file of a folder, `path` from there on, is one of the manifests if it is a folder of manifests.
+
+    Not what is .json, which describes a video, or what Spark and its like mark with _ as unfinished or their own.
+    """
+    return _ending(path) in KINDS.keys() - {".json"} and not any(part.startswith("_") for part in path.split("/"))
 
 
 def read_folder(folder: str, settings: SourceSettings, on_notice: Callable[[str], None]) -> Iterator[RawRow]:
@@ -45,13 +70,16 @@ def read_folder(folder: str, settings: SourceSettings, on_notice: Callable[[str]
     """
     n_videos = n_unused = 0
     examples: list[str] = []
+    manifest = ""
     for inside, names in _walk(folder):
         sidecars = _Sidecars(names)
         for name in names:
-            if _ending(name) in VIDEO_SUFFIXES:
+            if is_video(name):
                 beside = [posixpath.join(inside, sidecar) for sidecar in sidecars.of(_stem(name))]
                 yield _row(folder, posixpath.join(inside, name), beside, settings)
                 n_videos += 1
+            elif not manifest and is_part(posixpath.join(inside, name)):
+                manifest = posixpath.join(inside, name)
         unused = sidecars.unused()
         n_unused += len(unused)
         examples += [_with_neighbour(inside, name, names) for name in unused[: _MOST_NAMES - len(examples)]]
@@ -63,6 +91,8 @@ def read_folder(folder: str, settings: SourceSettings, on_notice: Callable[[str]
         raise SourceError(f"{folder}: holds no video ({endings}){found}; give a manifest file, or another folder")
     if found:
         on_notice(f"{folder}: {found}; they are no rows. A video's ending is one of {endings}")
+    if manifest:
+        on_notice(f"{folder}: its videos are the rows, {quoted(manifest)} is not read; to read it, give it as the input")
 
 
 class _Sidecars:
@@ -73,7 +103,7 @@ class _Sidecars:
     """
 
     def __init__(self, names: list[str]) -> None:
-        self._stems = {_stem(name) for name in names if _ending(name) in VIDEO_SUFFIXES}
+        self._stems = {_stem(name) for name in names if is_video(name)}
         self._alike: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
         for name in names:
             if _ending(name) in _SIDECARS:

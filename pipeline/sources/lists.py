@@ -26,7 +26,7 @@ _AS_TEXT = re.compile(  # ['…', '…'], as str() of a list, of an array or of 
 
 def holds_several(caption: str) -> bool:
     """Whether text is a list or a table of texts, written as text."""
-    return caption.lstrip()[:1] in ("[", "{") and _AS_TEXT.fullmatch(caption) is not None
+    return caption.lstrip().startswith(("[", "{")) and _AS_TEXT.fullmatch(caption) is not None
 
 
 def refuse_lists(rows: Iterator[RawRow], settings: SourceSettings, address: str, loaded: str) -> Iterator[RawRow]:

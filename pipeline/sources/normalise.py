@@ -46,15 +46,16 @@ class _Bad(Exception):
         self.reason = reason
 
 
-def normalise(row: int, raw: RawRow, root: str, settings: SourceSettings) -> Clip | Rejection:
-    """Row number `row` of the manifest, whose relative addresses start at `root`, as a clip or a rejection.
+def normalise(row: int, raw: RawRow, root: str, settings: SourceSettings, folder: str = "") -> Clip | Rejection:
+    """Row number `row` of the input, whose addresses are recorded from `root` on, as a clip or a rejection.
 
-    Reasons: those of the raw row, and missing_field, wrong_type, bad_encoding, empty_caption, caption_too_long, bad_time_range.
+    `folder`: that of the row's manifest file, from `root` on; there relative addresses start. Reasons: those of the raw row,
+    and missing_field, wrong_type, bad_encoding, empty_caption, caption_too_long, bad_time_range.
     """
     try:
         if raw.problem:
             raise _Bad(*raw.problem)
-        return _clip(row, raw.fields, root, settings)
+        return _clip(row, raw.fields, root, settings, folder)
     except _Bad as bad:
         names = settings.columns
         kept = {field: _kept(raw.fields.get(name)) for field, name in names}
@@ -78,38 +79,44 @@ def key_of(id_: str | None, uri: str, start_s: float | None, end_s: float | None
     return hashlib.sha256(json.dumps([uri, start_s, end_s, caption]).encode()).hexdigest()[:32]
 
 
-def _clip(row: int, fields: dict[str, Any], root: str, settings: SourceSettings) -> Clip:
+def _clip(row: int, fields: dict[str, Any], root: str, settings: SourceSettings, folder: str) -> Clip:
     names = settings.columns
+    others = fields.copy()
     if names.video not in fields or names.caption not in fields:
         raise _Bad("missing_field", missing_columns(fields, settings))
-    video = _text(fields.get(names.video), names.video)
-    if not video.strip():
-        raise _Bad("missing_field", f"{names.video!r} is empty; give the address of the video")
-    caption = _caption(fields.get(names.caption), settings)
-    start_s = _seconds(fields.get(names.start), names.start)
-    end_s = _seconds(fields.get(names.end), names.end)
+    video = _text(fields[name := names.video], name)
+    if not video or video.isspace():
+        raise _Bad("missing_field", f"{name!r} is empty; give the address of the video")
+    others.pop(name)
+    caption = _caption(fields[name := names.caption], name, settings)
+    others.pop(name, None)  # one column may serve as several
+    start_s = _seconds(fields.get(name := names.start), name)
+    others.pop(name, None)
+    end_s = _seconds(fields.get(name := names.end), name)
+    others.pop(name, None)
     if end_s is not None and end_s <= (start_s or 0.0):
         raise _Bad("bad_time_range", f"{names.end!r} {end_s} is not after {names.start!r} {start_s or 0.0}")
-    id_ = _name(fields.get(names.id), names.id)
-    uri = relative(video, root)
-    known = (names.video, names.caption, names.id, names.start, names.end, names.source_id)
+    id_ = _name(fields.get(name := names.id), name)
+    others.pop(name, None)
+    source_id = _name(fields.get(name := names.source_id), name)
+    others.pop(name, None)
+    uri = relative(video, root, folder)
     return Clip(
         row=row,
         key=key_of(id_, uri, start_s, end_s, caption),
         id=id_,
-        source_id=_name(fields.get(names.source_id), names.source_id) or uri,
+        source_id=source_id or uri,
         uri=uri,
         start_s=start_s,
         end_s=end_s,
         caption=caption,
-        extra={_utf8(str(name)): plain(value) for name, value in fields.items() if name not in known},
+        extra={_utf8(str(name)): plain(value) for name, value in others.items()} if others else {},
     )
 
 
-def _caption(value: Any, settings: SourceSettings) -> str:
-    column = settings.columns.caption
+def _caption(value: Any, column: str, settings: SourceSettings) -> str:
     caption = _text(value, column)
-    if not caption.strip():
+    if not caption or caption.isspace():
         raise _Bad("empty_caption", f"{column!r} holds only white space; describe the clip")
     if len(caption) > settings.max_caption_chars:
         limit = f"source.max_caption_chars is {settings.max_caption_chars}"
@@ -123,6 +130,8 @@ def _caption(value: Any, settings: SourceSettings) -> str:
 
 def _text(value: Any, column: str) -> str:
     """A required text. Some Parquet writers mark text as bytes, so bytes count as text."""
+    if type(value) is str and value.isascii():  # nearly always: tens of thousands of rows a second come through here
+        return value
     if value is None or (isinstance(value, float) and math.isnan(value)):
         raise _Bad("missing_field", f"{column!r} is missing or null")
     if isinstance(value, bytes):
@@ -157,6 +166,8 @@ def _name(value: Any, column: str) -> str | None:
 
 def _seconds(value: Any, column: str) -> float | None:
     """A time in seconds from a number, a duration, or text (seconds, H:M:S.f, ISO 8601). Dates are no offsets."""
+    if type(value) is float and 0 <= value < math.inf:
+        return abs(value)  # -0.0 is 0.0
     if value is None or value in ("", b""):
         return None
     seconds = None
@@ -174,7 +185,7 @@ def _seconds(value: Any, column: str) -> float | None:
     if seconds is None or not 0 <= seconds < math.inf:
         wanted = "a finite, non-negative number of seconds or H:M:S.f"
         raise _Bad("bad_time_range", f"{column!r} is {_short.repr(value)}, not {wanted}")
-    return abs(seconds)  # -0.0 is 0.0
+    return abs(seconds)
 
 
 def _parsed_seconds(text: str) -> float | None:
@@ -202,10 +213,10 @@ def plain(value: Any, depth: int = 0) -> Any:
     NaN and infinity become null, integers beyond 64 bits and everything that JSON has no type for (dates, decimals) text, bytes
     text or hex, durations seconds, lone surrogates U+FFFD, what is nested deeper than 16 levels null.
     """
-    if value is None or isinstance(value, bool):
-        return value
     if isinstance(value, str):
         return _utf8(value)
+    if value is None or isinstance(value, bool):
+        return value
     if isinstance(value, int):
         return value if -(2**63) <= value < 2**63 else str(value)
     if isinstance(value, float):

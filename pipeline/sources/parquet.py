@@ -18,8 +18,8 @@ _BUFFER_BYTES = 2**20
 _PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}  # Arrow's units of time
 
 
-def read_parquet(file: Any, settings: SourceSettings, address: str) -> Iterator[RawRow]:
-    """One row for each row of the file.
+def read_parquet(file: Any, settings: SourceSettings, address: str, share: tuple[int, int] = (0, 1)) -> Iterator[RawRow]:
+    """One row for each row of the file, or of the k-th of n runs of its row groups: `share` is (k, n), k from 0.
 
     Raises SourceError if it is damaged, lacks a required column or holds lists of captions.
     """
@@ -29,10 +29,15 @@ def read_parquet(file: Any, settings: SourceSettings, address: str) -> Iterator[
     try:
         table = pq.ParquetFile(file, buffer_size=_BUFFER_BYTES)  # else whole column chunks are read
         lost = _lost_durations(table)
-        batches = (_restored(batch, lost) for batch in table.iter_batches(batch_size=_BATCH_ROWS, use_threads=False))
-        rows = itertools.chain.from_iterable(_rows(batch, settings.max_line_bytes) for batch in batches)
+        (number, n_shares), n_groups = share, table.num_row_groups
+        groups = range(n_groups * number // n_shares, n_groups * (number + 1) // n_shares)
+        read = table.iter_batches(batch_size=_BATCH_ROWS, row_groups=groups, use_threads=False) if groups else ()
+        batches = (_restored(batch, lost) for batch in read)
+        rows: Iterator[RawRow] = itertools.chain.from_iterable(_rows(batch, settings.max_line_bytes) for batch in batches)
         check_columns(table.schema_arrow.names, settings, address, rows)
-        yield from refuse_lists(rows, settings, address, f"pd.read_parquet({posixpath.basename(address)!r})")
+        if groups.start == 0:  # what the first rows tell is told once
+            rows = refuse_lists(rows, settings, address, f"pd.read_parquet({posixpath.basename(address)!r})")
+        yield from rows
     except (pa.ArrowException, OSError) as error:
         raise SourceError(f"{address}: damaged or no Parquet: {error}") from error
 
@@ -68,8 +73,9 @@ def _rows(batch: Any, max_bytes: int) -> Iterator[RawRow]:
         if part.nbytes > max_bytes:
             yield RawRow({}, too_long(max_bytes))
             continue
+        names = batch.schema.names
         for values in zip(*map(_values, part.columns), strict=True):
-            yield RawRow(dict(zip(batch.schema.names, values, strict=True)))
+            yield RawRow(dict(zip(names, values, strict=True)))
 
 
 def _values(column: Any) -> list[Any]:

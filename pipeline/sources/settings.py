@@ -27,7 +27,7 @@ class SourceSettings(Settings):
     allowed_roots: list[str] | None = Field(
         None,
         description="folders that videos may lie in, checked on real paths; absolute, or relative to the manifest's folder; "
-        "null: the manifest's folder (of a folder as input: that folder)",
+        "null: the manifest's folder (of a folder as input: that one; of a pattern: the one before its first wildcard)",
     )
     schemes: list[str] = Field(["file"], description="address schemes that may be opened, the manifest's too: file, s3")
     max_caption_chars: int = Field(2000, ge=1, description="longer captions: caption_too_long, in code points")

@@ -44,8 +44,11 @@ UPRIGHT = Orientation()
 
 def orientation_of(frame: VideoFrame) -> Orientation:
     """By the frame's display matrix; upright without one."""
+    from av.sidedata.sidedata import SideDataContainer
+
     try:
-        every = cast("Iterable[SideData]", frame.side_data)
+        # Not `frame.side_data`: the frame would keep that, which keeps the frame, and its picture, until garbage is collected.
+        every = cast("Iterable[SideData]", SideDataContainer(frame))  # type: ignore[call-arg]  # of its stubs
         found = [bytes(data) for data in every if data.type.name == "DISPLAYMATRIX"]
     except ValueError:  # side data of a type that this PyAV does not know hides the rest, but for the angle
         return Orientation(round(-frame.rotation / 90) * 90 % 360)

@@ -9,7 +9,8 @@ import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from materia.base import storage
+from materia.base import retries, storage
+from materia.base.errors import StorageFailed
 from stages.video.source import local_copy
 
 
@@ -77,7 +78,7 @@ def test_the_name_in_use_while_writing_counts_as_temporary(tmp_path):
 def test_a_pipe_or_a_folder_is_refused_at_once_instead_of_waiting(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     for name in ("pipe", "."):
-        with pytest.raises(storage.NotAFile):
+        with pytest.raises(retries.NotAFile):
             storage.open_read(str(tmp_path / name))
 
 
@@ -104,7 +105,7 @@ class Unreliable(MemoryFileSystem):
 @pytest.fixture
 def unreliable(monkeypatch):
     fsspec.register_implementation("unreliable", Unreliable, clobber=True)
-    monkeypatch.setattr(storage, "PAUSES_S", (0.0,) * 4)
+    monkeypatch.setattr(retries, "PAUSES_S", (0.0,) * 4)
     address = f"unreliable://{secrets.token_hex(8)}/a.mp4"
     with fsspec.open(address, "wb") as file:
         file.write(b"a clip")
@@ -121,7 +122,7 @@ def test_a_storage_that_stays_away_is_told_in_the_same_words_every_time(unreliab
     told = set()
     for _ in range(2):
         Unreliable.failures = 4
-        with pytest.raises(storage.StorageFailed) as failed, local_copy(unreliable):
+        with pytest.raises(StorageFailed) as failed, local_copy(unreliable):
             pass
         told.add(str(failed.value))
     assert told == {"the storage failed 4 times, last with RuntimeError"}

@@ -115,7 +115,11 @@ def test_the_configuration_goes_before_the_environment_and_reaches_child_process
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("s3.secret", SECRET, "unknown field 'storage.s3.secret'; known: endpoint, anonymous, requester_pays, region, profile"),
+        (
+            "s3.secret",
+            SECRET,
+            "unknown field 'storage.s3.secret'; known: endpoint, anonymous, requester_pays, region, profile, timeout_s",
+        ),
         ("s3.endpoint", f"https://k:{SECRET}@store", "storage.s3.endpoint: must hold no credentials"),
         ("s3.endpoint", f"https://store?signature={SECRET}", "storage.s3.endpoint: must hold no credentials"),
         ("s3.endpoint", "store:9000", "storage.s3.endpoint: must look like https://host:port"),

@@ -265,6 +265,7 @@ def launched_by_others(command: Sequence[str | Path], server: str = "light") -> 
 
 
 if __name__ == "__main__":
+    sys.modules["warm"] = sys.modules[__name__]  # whose folder is not on the path of every program that imports it
     if sys.argv[1] == "run":
         sys.exit(Program(sys.argv[3:], sys.argv[2]).wait())
     given = os.environ.get("PYTHONPATH", "").split(os.pathsep)

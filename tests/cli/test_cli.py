@@ -33,7 +33,20 @@ def _seconds(*args: str) -> float:
 
 @pytest.mark.parametrize(
     "command",
-    ["run", "stats", "validate", "sheet", "layers", "doctor", "precompute", "train", "sample", "eval", "train-autoencoder"],
+    [
+        "run",
+        "submit",
+        "stats",
+        "validate",
+        "sheet",
+        "layers",
+        "doctor",
+        "precompute",
+        "train",
+        "sample",
+        "eval",
+        "train-autoencoder",
+    ],
 )
 def test_every_command_has_help(command):
     result = materia(command, "--help")

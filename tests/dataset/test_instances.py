@@ -18,7 +18,7 @@ import materia
 from materia.cli.main import main
 from materia.dataset import layout, writer
 from materia.dataset.filters import FilterError
-from materia.dataset.layout import OutputError, incomplete
+from materia.dataset.layout import OutputError, inspect
 from materia.dataset.schema import INSTANCES
 from materia.dataset.stats import collect
 from materia.dataset.validate import validate
@@ -190,7 +190,7 @@ def test_chunks_of_an_earlier_version_are_read_beside_new_ones(linked, tmp_path,
     if len(old) == 2:
         (tmp_path / "out" / "instances").rmdir()
     assert [finding.message for finding in validate(linked).findings if finding.severity == "error"] == []
-    assert list(incomplete(linked)) == []
+    assert inspect(linked).broken == []
     assert materia.open_dataset(linked).instances().equals(new)
     assert collect(linked).samples == 3
 
@@ -202,7 +202,7 @@ def test_a_table_that_is_gone_or_cut_makes_its_chunk_incomplete(linked, tmp_path
     path.unlink()
     if damage == "cut":
         path.write_bytes(data[:-9])
-    ((chunk, problem),) = incomplete(linked)
+    ((chunk, problem),) = inspect(linked).broken
     assert chunk == 1 and str(path) in problem and told in problem
 
 

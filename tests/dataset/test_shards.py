@@ -17,7 +17,7 @@ from jsonschema import Draft202012Validator
 from PIL import Image
 from samples import PROVENANCE, make_dataset, make_output, make_rejection, make_sample
 
-from materia.base import storage
+from materia.base import retries
 from materia.dataset import layout, writer
 from materia.dataset.documents import document_of, encode_document
 from materia.dataset.json_schema import json_schema
@@ -201,7 +201,7 @@ def test_a_clip_that_cannot_be_stored_is_rejected_and_its_neighbours_are_kept(tm
 
 
 def test_a_clip_that_shrinks_while_it_is_copied_leaves_no_trace_in_the_tar(tmp_path, monkeypatch):
-    monkeypatch.setattr(storage, "PAUSES_S", (0.0,) * 3)
+    monkeypatch.setattr(retries, "PAUSES_S", (0.0,) * 3)
     good, shrinking = make_sample(tmp_path, 0), make_sample(tmp_path, 1)
 
     class Shrinking(io.FileIO):

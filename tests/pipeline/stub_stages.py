@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from materia.base import retries
 from materia.base.weights.files import Missing
 from pipeline.config import Config
 from stages.batching import Batches
@@ -38,11 +39,18 @@ SIDE = 16
 STUB_SECONDS = "STUB_SECONDS"
 """Environment variable: how long the stub of the frames takes for a row."""
 
+STUB_BYTES = "STUB_BYTES"
+"""Environment variable: how large the clip is that the stub of the frames cuts out; from about 100 kB on, Ray keeps what there
+is of a slice where it was made, instead of with the driver."""
+
 BROKEN = "STUB_BROKEN"
 """Environment variable: every row crashes its worker."""
 
 DOWN = "STUB_DOWN"
 """Environment variable: a file; as long as it is there, the server that the stub of the entities asks is down."""
+
+BLIP = "STUB_BLIP"
+"""Environment variable: a file; as long as it is there, rows with "[blip]" in the caption fail for reasons that may pass."""
 
 NO_ROOM = "STUB_NO_ROOM"
 """Environment variable: a file; as long as it is there, a row with "[writes]" in its caption meets a full disk."""
@@ -53,6 +61,9 @@ HOLDS = "STUB_HOLDS"
 TRACES = "STUB_TRACES"
 """Environment variable: a folder in which stubs of the frames say where they run, which process they started, and that they
 were closed. That process outlives its parent, if nobody ends it."""
+
+HELPER = ["sh", "-c", "trap '' TERM INT HUP; while :; do sleep 1; done"]
+"""In a session of its own, as the engine of a language model may be, and deaf to polite signals."""
 
 GATES = "STUB_GATES"
 """Environment variable: a folder. A row with "[gate]" in its caption writes its process into KEY.here, and waits
@@ -94,7 +105,7 @@ class Stub:
         self.jpeg, self.png = picture("JPEG"), picture("PNG")
         self.batches = Batches("localise.options.batch_size", 4)
         if TRACES in os.environ:
-            helper = subprocess.Popen(["sleep", "1000"]) if self.name == "frames" else None
+            helper = subprocess.Popen(HELPER, start_new_session=True) if self.name == "frames" else None
             self.leave_trace({"helper": helper and helper.pid})
 
     def leave_trace(self, more: dict) -> None:
@@ -125,6 +136,8 @@ class Stub:
                 Path(os.environ[DOWN]).unlink(missing_ok=True)
             if "[down]" in sample.clip.caption or Path(os.environ.get(DOWN, "none")).exists():
                 return reject(sample, "entities", "transient_exhausted", "the server is down")
+            if "[blip]" in sample.clip.caption and Path(os.environ.get(BLIP, "none")).exists():
+                return reject(sample, "entities", "transient_exhausted", "the server did not answer")
             if "[nothing]" in sample.clip.caption:
                 return reject(sample, "entities", "no_subject", "no subject in the caption")
             sample.entities = [EntityWord(word="dog", category="subject", spans=[(2, 5)])]
@@ -135,6 +148,7 @@ class Stub:
             sample.video = VideoInfo(
                 container="mp4", codec="h264", width=SIDE, height=SIDE, rotation=0, sar="1:1", fps=10, duration_s=1, n_frames=10
             )
+            sample.media = bytes(int(os.environ[STUB_BYTES])) if STUB_BYTES in os.environ else None
             sample.frames = [Frame(percent=p, index=p // 10, time_s=p / 100, jpeg=self.jpeg) for p in (5, 50, 95)]
         if self.name == "segment":
             box = (2.0, 2.0, 8.0, 8.0)
@@ -176,11 +190,24 @@ def misbehave(caption: str, key: str) -> None:
         write_to_a_full_disk()
     if "[breakpoint]" in caption:
         breakpoint()
+    if "[store]" in caption:
+        wait_for_a_store()
     if "[memory]" in caption:
         hoard = []
         for _ in range(100):
             hoard.append(np.ones(2**24))
             time.sleep(0.1)
+
+
+def wait_for_a_store() -> None:
+    """It is away for two attempts: pauses of 2.5 to 5 s, in a job."""
+    answers = iter([OSError("busy"), OSError("busy"), None])
+
+    def ask() -> None:
+        if (answer := next(answers)) is not None:
+            raise answer
+
+    retries.persistently(ask)
 
 
 def write_to_a_full_disk() -> None:

@@ -12,7 +12,7 @@ import fsspec
 import pytest
 import yaml
 
-from materia.base import storage
+from materia.base import retries
 from pipeline.sources import access
 from pipeline.sources.settings import SourceSettings
 from stages.records import Clip, Rejection
@@ -202,7 +202,7 @@ class FlakyFileSystem(fsspec.AbstractFileSystem):
 @pytest.mark.parametrize(("failures", "expected"), [(1, "ok"), (99, "transient_exhausted")])
 def test_storage_that_fails_is_asked_again_but_not_for_ever(monkeypatch, failures, expected):
     fsspec.register_implementation("flaky", FlakyFileSystem, clobber=True)
-    monkeypatch.setattr(storage, "PAUSES_S", (0.0,) * 4)
+    monkeypatch.setattr(retries, "PAUSES_S", (0.0,) * 4)
     FlakyFileSystem.failures = failures
     found = find("a.mp4", "flaky://bucket", schemes=["flaky"])
     assert (found.reason if isinstance(found, Rejection) else "ok") == expected

@@ -2,7 +2,7 @@
 
 import pytest
 from jobs import STUBS, contents, make_config, make_manifest, start
-from stub_stages import NO_ROOM
+from stub_stages import NO_ROOM, STUB_BYTES
 
 from materia.dataset.layout import committed
 from pipeline.job import run_job
@@ -35,6 +35,18 @@ def test_a_disk_that_is_full_for_a_worker_stops_the_job_and_the_same_command_goe
     (tmp_path / "full").unlink()
     assert run(manifest, tmp_path / "out", "inline").exit_code == 0
     assert contents(tmp_path / "out") == contents(tmp_path / "undisturbed")
+
+
+@pytest.mark.ray
+def test_an_object_store_of_ray_that_is_full_with_its_disk_stops_the_job_and_the_same_command_goes_on(tmp_path, monkeypatch):
+    manifest = make_manifest(tmp_path / "clips", ["a dog"] * 4)
+    monkeypatch.setenv(STUB_BYTES, "40000000")  # a slice is larger than the store of 100 MB
+    monkeypatch.setenv("RAY_local_fs_capacity_threshold", "0.0001")  # of its disk, from which on Ray takes it for full
+    stopped = run(manifest, tmp_path / "out", "ray")
+    assert (stopped.exit_code, committed(str(tmp_path / "out"))) == (5, set()), stopped.message
+    assert "the disk of Ray's folder" in stopped.message and "the same command goes on" in stopped.message
+    monkeypatch.delenv("RAY_local_fs_capacity_threshold")
+    assert run(manifest, tmp_path / "out", "inline").exit_code == 0
 
 
 @pytest.mark.parametrize("engine", ["serial", "inline"])

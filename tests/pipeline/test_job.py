@@ -1,11 +1,13 @@
 """A job on the serial runner: what comes out, going on, refusing, stopping. test_ray_runner.py repeats it on Ray."""
 
-import fcntl
 import functools
+import getpass
 import json
 import os
 import signal
+import socket
 import subprocess
+from concurrent.futures import Future
 from pathlib import Path
 
 import psutil
@@ -16,6 +18,8 @@ from stub_stages import BROKEN, DOWN, HOLDS, STUB_SECONDS, TRACES
 
 from materia import open_dataset
 from materia.dataset.layout import committed
+from pipeline.engine.serial import SerialRunner
+from pipeline.engine.spool import ChunkLost
 from pipeline.job import run_job
 from pipeline.preflight import only_writer
 from stages import versions
@@ -64,14 +68,16 @@ def test_a_job_that_keeps_little_says_why(run_here, tmp_path, kept, words):
         assert f"{19 - kept} of {20 - kept} rejections: no_subject in entities, e.g. " in warning
 
 
-def test_each_slice_leaves_a_line_of_timings_and_the_spool_ends_empty(run_here, manifest, tmp_path):
+def test_each_slice_leaves_a_line_of_timings_and_no_rows(run_here, manifest, tmp_path):
     run_here(manifest, tmp_path / "out")
     lines = [json.loads(line) for line in (tmp_path / "out/_run/timings.jsonl").read_text().splitlines()]
     assert [(line["chunk"], line["slice"], line["rows"], line["kept"]) for line in lines] == [
         (0, 0, 4, 4), (0, 1, 4, 4), (1, 2, 4, 3), (1, 3, 4, 4), (2, 4, 4, 4)
     ]  # fmt: skip
     assert set(lines[0]["seconds"]) >= {"entities", "frames", "background"}
-    assert not list((tmp_path / "out/_run/spool").iterdir())
+    assert {path.name for path in (tmp_path / "out/_run").iterdir()} == {
+        "events.jsonl", "libraries.json", "lease", "plan", "timings.jsonl", "workers.jsonl", "workers.log"
+    }  # fmt: skip
 
 
 def test_a_finished_job_started_again_computes_nothing(run_here, manifest, tmp_path, monkeypatch):
@@ -95,6 +101,31 @@ def test_the_first_rows_are_a_job_of_their_own(run_here, manifest, tmp_path):
     run_here(manifest, tmp_path / "all")
     assert "without --limit" in run_here(manifest, tmp_path / "all", limit=11).message
     assert run_here(manifest, tmp_path / "more", limit=99).rows == 20
+
+
+def test_a_chunk_whose_slices_were_lost_is_run_again(run_here, manifest, tmp_path, monkeypatch, capsys):
+    run_here(manifest, tmp_path / "undisturbed")
+    monkeypatch.setattr("pipeline.job.SerialRunner", Losing)
+    assert run_here(manifest, tmp_path / "out").samples == 19
+    assert contents(tmp_path / "out") == contents(tmp_path / "undisturbed")
+    lines = [json.loads(line) for line in (tmp_path / "out/_run/timings.jsonl").read_text().splitlines()]
+    assert sorted(line["slice"] for line in lines) == [0, 1, 2, 2, 3, 3, 4, 4]
+
+
+class Losing(SerialRunner):
+    """Loses the slices of the last two chunks once, as when a node goes."""
+
+    def __init__(self, *settings, **more):
+        super().__init__(*settings, **more)
+        self.loses = {1, 2}
+
+    def commit(self, chunk):
+        if chunk not in self.loses:
+            return super().commit(chunk)
+        self.loses.remove(chunk)
+        lost = Future()
+        lost.set_exception(ChunkLost(chunk))
+        return lost
 
 
 def test_an_empty_manifest_is_done_at_once(run_here, tmp_path):
@@ -177,21 +208,13 @@ def test_two_jobs_never_write_one_output(run_here, manifest, tmp_path):
     with only_writer(str(tmp_path / "out")):
         result = run_here(manifest, tmp_path / "out")
     assert result.exit_code == 2
-    assert "another job: process" in result.message
-    assert run_here(manifest, tmp_path / "out").exit_code == 0
-
-
-def test_a_lock_file_that_nobody_holds_is_no_obstacle(run_here, manifest, tmp_path):
-    (tmp_path / "out/_run").mkdir(parents=True)
-    with (tmp_path / "out/_run/lock").open("w") as lock:
-        fcntl.lockf(lock, fcntl.LOCK_EX)
-        lock.write("process 1 on a machine that died")
+    assert f"another job: {getpass.getuser()}, process {os.getpid()} on {socket.gethostname()}, since 20" in result.message
     assert run_here(manifest, tmp_path / "out").exit_code == 0
 
 
 def test_when_everything_fails_the_job_stops_and_goes_on_once_the_cause_is_gone(tmp_path, monkeypatch):
     manifest = make_manifest(tmp_path / "clips", ["a dog"] * 12)
-    monkeypatch.setattr("pipeline.job._SYSTEMATIC_ROWS", 8)
+    monkeypatch.setattr("pipeline.drive._SYSTEMATIC_ROWS", 8)
     monkeypatch.setenv(BROKEN, "1")
     result = run(manifest, tmp_path / "out")
     assert result.exit_code == 5
@@ -242,6 +265,18 @@ def test_a_clip_that_fits_no_card_is_rejected_with_the_setting(run_here, manifes
     assert outcomes(tmp_path / "out") == {0: "internal_error"}
     (message,) = pq.read_table(tmp_path / "out/rejects/000000.parquet")["message"].to_pylist()
     assert "localise.options.batch_size: out of memory on the device with a single item" in message
+
+
+def test_workers_in_trouble_are_counted_by_cause_at_the_end_and_on_record(manifest, tmp_path):
+    manifest = make_manifest(tmp_path / "clips", ["a dog"] * 3 + ["a dog [memory]", "a dog [exit]"])
+    result = run(manifest, tmp_path / "out", min_deadline_s=60)
+    events = tmp_path / "out/_run/events.jsonl"
+    assert f"workers in trouble: 2 out of memory, 2 ended by a clip; see {events}" in result.message
+    lines = [json.loads(line) for line in events.read_text().splitlines()]
+    assert [(line["event"], line["cause"], line["slice"], line["rows"]) for line in lines] == [
+        ("trouble", "out_of_memory", 0, [3]), ("trouble", "out_of_memory", 0, [3]),
+        ("trouble", "clip", 1, [4]), ("trouble", "clip", 1, [4]),
+    ]  # fmt: skip
 
 
 OUTAGE = ["a dog"] * 5 + ["a cat"] * 3

@@ -1,5 +1,6 @@
 """Which clusters hold which pools, and what is said of those that do not."""
 
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.config import PoolSettings, load_config
-from pipeline.engine.placement import Node, UnschedulableError, check_placement, nodes_of
+from pipeline.engine.placement import Node, UnschedulableError, check_placement, nodes_needed, nodes_of
 
 CLUSTER = Path(__file__).parents[2] / "configs" / "cluster.yaml"
 
@@ -110,3 +111,54 @@ def test_a_yes_never_books_more_than_there_is(pools, cards):
     assert sum(pool.workers * pool.num_cpus for pool in pools) + 0.2 <= 8 * len(nodes) + 1e-6
     assert sum(pool.workers * pool.num_gpus for pool in pools) <= sum(cards) + 1e-6
     assert nodes == [Node({"CPU": 8.0}, [1.0] * number, {}) for number in cards]
+
+
+@given(
+    pools=st.lists(
+        st.builds(
+            pool,
+            st.integers(1, 9),
+            num_cpus=st.sampled_from([0.5, 1, 3]),
+            num_gpus=st.sampled_from([0, 0.3, 0.5, 1, 2]),
+            labels=st.sampled_from([{}, {"cards": "a"}, {"cards": "!a"}]),
+        ),
+        max_size=4,
+    ),
+    shapes=st.lists(
+        st.builds(
+            Node,
+            st.fixed_dictionaries({"CPU": st.sampled_from([2.0, 8.0])}),
+            st.sampled_from([[], [1.0], [1.0, 1.0]]),
+            st.sampled_from([{}, {"cards": "a"}]),
+        ),
+        min_size=1,
+        max_size=3,
+    ),
+)
+def test_nodes_that_are_needed_hold_the_pools(pools, shapes):
+    """And are no more than a node for each worker, and one for commits."""
+    try:
+        needed = nodes_needed(pools, shapes)
+    except UnschedulableError:
+        assert any(not alone_fits(pool, shape) for pool in pools for shape in shapes)
+        return
+    check_placement(pools, [deepcopy(shape) for shape, count in zip(shapes, needed, strict=True) for _ in range(count)])
+    assert sum(needed) <= sum(pool.workers for pool in pools) + 1
+
+
+def alone_fits(pool, shape):
+    try:
+        check_placement([pool.model_copy(update={"workers": 1})], [deepcopy(shape), Node({"CPU": 0.1}, [], {})])
+    except UnschedulableError:
+        return False
+    return True
+
+
+def test_the_example_needs_what_its_comment_says():
+    """Two decoding nodes of 16 cores, two with 4 small cards, one with 2 large ones."""
+    shapes = [
+        Node({"CPU": 32.0}, [1.0] * 2, {"cards": "large"}),
+        Node({"CPU": 32.0}, [1.0] * 4, {"cards": "small"}),
+        Node({"CPU": 16.0, "clip_io": 16.0}, [], {"cards": "none"}),
+    ]
+    assert nodes_needed(load_config(CLUSTER).engine.pools, shapes) == [1, 2, 2]

@@ -44,8 +44,8 @@ def test_columns_that_are_ours_are_not_among_them(tmp_path):
     assert made.extra == {"key": "string", "row": "int64"}
 
 
-def test_rows_that_are_rejected_have_no_say(tmp_path):
-    made = plan_of(tmp_path, [row(0, n=1), row(0, n="twice"), row(1, n=2) | {"caption": ""}, row(2, n=3)])
+def test_rows_that_are_no_clips_have_no_say(tmp_path):
+    made = plan_of(tmp_path, [row(0, n=1), row(1, n="two") | {"caption": ""}, row(2, n=3)])
     assert made.extra == {"n": "int64"}
 
 

@@ -3,13 +3,15 @@
 import numpy as np
 import pytest
 
+from materia.base.terminal import duration
 from pipeline.engine.messages import Report
 from pipeline.pace import Pace
-from pipeline.progress import Progress, _span
+from pipeline.progress import Progress
 
 
 def report(rows, kept, notices=(), **seconds):
-    return Report(0, 0, rows, kept, {}, seconds, sum(seconds.values()), [], "", "", notices=list(notices))
+    rejected = {"no_subject": rows - kept} if kept < rows else {}
+    return Report(0, 0, rows, kept, rejected, seconds, sum(seconds.values()), [], "", "", notices=list(notices))
 
 
 def test_the_line_counts_clips_says_of_what_its_pace_is_and_names_the_slowest_step():
@@ -60,7 +62,7 @@ def test_after_a_slow_start_the_time_left_is_right_within_a_factor_of_a_half(wor
         progress.add(report(16, 16, **dict(zip(stages, costs, strict=True))))
         if share := checks.get(number):
             said, truth = progress._pace.left_s(now[0], 16 * (n_slices - number)), end - when
-            assert f"about {_span(said)} left" in progress.line()
+            assert f"about {duration(said)} left" in progress.line()
             if share >= 0.5:
                 assert truth / 1.5 - slices_apart(slices) < said < truth * 1.5 + slices_apart(slices)
             else:
@@ -116,7 +118,7 @@ def test_a_log_has_a_line_each_ten_seconds_at_first_and_each_minute_in_a_long_jo
 
 @pytest.mark.parametrize(("seconds", "said"), [(0.4, "0:00"), (59.6, "1:00"), (90, "1:30"), (3700, "1:01:40")])
 def test_spans_are_hours_minutes_and_seconds(seconds, said):
-    assert _span(seconds) == said
+    assert duration(seconds) == said
 
 
 def test_before_the_first_slice_it_says_what_is_waited_for_as_soon_as_that_changes(capsys):

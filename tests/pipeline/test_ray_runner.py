@@ -4,8 +4,9 @@ import contextlib
 import os
 import signal
 import sys
+import threading
+from collections import deque
 
-import numpy as np
 import psutil
 import pytest
 from jobs import STUBS, contents, helpers, make_config, make_manifest, outcomes, start, traces, wait_for
@@ -76,13 +77,43 @@ def test_more_workers_on_an_existing_cluster_give_the_same_bytes_and_leave_nothi
         ray.shutdown()
 
 
-def test_models_are_closed_when_a_job_is_done_and_leave_no_process_behind(manifest, tmp_path, monkeypatch):
-    folder = tmp_path / "traces"
-    folder.mkdir()
+def test_a_worker_told_to_leave_finishes_its_slice_or_gives_it_back_and_nobody_is_blamed(tmp_path, monkeypatch):
+    """And when the job is done, all models were closed and no process is left."""
+    folder, gates = tmp_path / "traces", tmp_path / "gates"
+    for made in (folder, gates):
+        made.mkdir()
     monkeypatch.setenv(TRACES, str(folder))
-    assert run(make_manifest(tmp_path / "clips", ["a dog"] * 8), tmp_path / "out", "ray").exit_code == 0
+    monkeypatch.setenv(GATES, str(gates))
+    manifest = make_manifest(tmp_path / "clips", ["a dog [gate]"] + ["a dog"] * 3 + ["a dog [gate]"] + ["a dog"] * 3)
+    closed_in_time = []
+
+    def preempt():
+        """A worker that goes on after the signal, and one that does not."""
+        for gate, finishes in ((gates / "c0000", True), (gates / "c0004", False)):
+            model = psutil.Process(int(wait_for(lambda: at_gate(gate))))  # noqa: B023 (called at once)
+            actor = model.parent().parent()
+            actor.terminate()
+            if finishes:
+                gate.with_suffix(".open").touch()
+            assert not psutil.wait_procs([actor, model], timeout=100)[1]
+            closed_in_time.append(any(trace.get("closed") for trace in traces(folder)))
+            gate.with_suffix(".open").touch()
+
+    meanwhile = threading.Thread(target=preempt)
+    meanwhile.start()
+    result = run(manifest, tmp_path / "out", "ray", min_deadline_s=100, notice_s=5)
+    meanwhile.join()
+    assert (result.exit_code, result.samples) == (0, 8), result.message
+    assert "workers in trouble: 2 preempted; see " in result.message
+    assert closed_in_time[0]
     assert not helpers(folder)
     assert {trace["stage"] for trace in traces(folder) if trace.get("closed")} == set(STAGE_ORDER)
+
+
+def at_gate(gate):
+    """The process that waits there."""
+    with contextlib.suppress(FileNotFoundError):
+        return gate.with_suffix(".here").read_text()
 
 
 def test_a_killed_driver_leaves_no_process_behind(tmp_path, monkeypatch):
@@ -111,7 +142,7 @@ def test_workers_that_do_not_see_the_output_end_the_job_with_the_cause(manifest,
     runner = RayRunner(job, plan, config.engine, ray_address, tell=lambda text: None)
     try:
         with pytest.raises(JobError, match=r"no plan in .*elsewhere.*; workers must see the output's folder"):
-            next(runner.reports(np.arange(2)))
+            next(runner.reports(deque(range(2))))
     finally:
         runner.close()
 

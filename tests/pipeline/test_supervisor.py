@@ -68,6 +68,14 @@ def test_a_row_that_takes_its_worker_down_is_rejected_and_its_neighbours_are_kep
     assert reasons(done.rows) == ["sample", "worker_crash", "no_subject", "sample"]
     assert message in done.rows[1].message
     assert done.rows[1].stage == "frames"
+    assert {trouble.cause for trouble in done.troubles} == {"out_of_memory" if deed == "memory" else "clip"}
+
+
+def test_while_a_store_is_waited_for_the_deadline_does_not_run(supervise):
+    supervisor = supervise(min_deadline_s=2)
+    supervisor.set_up()
+    done = supervisor.process(samples("a dog [store]"))
+    assert (reasons(done.rows), done.notes) == (["sample"], [])
 
 
 def test_a_row_in_which_a_stage_left_a_number_of_numpys_is_rejected_alone_and_costs_no_child(supervise):
@@ -105,18 +113,18 @@ def test_a_kill_from_outside_costs_no_row(supervise, tmp_path, monkeypatch):
     monkeypatch.setenv(GATES, str(tmp_path))
     supervisor = supervise()
     supervisor.process(samples("a dog"))
-    victim = child()
 
     def kill():
-        wait_for((tmp_path / "c1.here").exists)
+        victim = psutil.Process(int(wait_for(lambda: newcomer(tmp_path / "c1.here", {""}))))
         victim.kill()
+        victim.wait(100)
         (tmp_path / "c1.open").touch()
 
     threading.Thread(target=kill).start()
     done = supervisor.process(samples("a dog", "a dog [gate]", "a dog"))
-    assert not victim.is_running()
     assert reasons(done.rows) == ["sample"] * 3
     assert "SIGKILL" in done.notes[0]
+    assert [(trouble.cause, trouble.rows) for trouble in done.troubles] == [("killed", [0, 1, 2])]
 
 
 @pytest.mark.parametrize("attempt", [1, 2])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from pathlib import Path
 
@@ -98,6 +99,19 @@ def test_lengths_and_sizes_have_limits(clip: Path, tmp_path: Path) -> None:
     assert why(run(clip, start_s=50.0)) == "too_short"
     assert why(run(make_clip(tmp_path / "two.mp4", 2, fps=1))) == "no_distinct_frames"
     assert why(run(make_clip(tmp_path / "gap.mp4", 4, fps=1, ticks=[0, 1, 2, 90]))) == "no_distinct_frames"
+
+
+def test_no_picture_waits_for_the_garbage_to_be_collected(clip: Path) -> None:
+    """Of a 4K clip, that was half a gigabyte."""
+    kept(frames_row(clip))  # imports
+    gc.collect()
+    gc.disable()
+    try:
+        before = sum(type(thing).__name__ == "VideoFrame" for thing in gc.get_objects())
+        kept(frames_row(clip))
+        assert sum(type(thing).__name__ == "VideoFrame" for thing in gc.get_objects()) == before
+    finally:
+        gc.enable()
 
 
 def test_a_far_too_long_clip_is_not_read_to_its_end(tmp_path: Path) -> None:
