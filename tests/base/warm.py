@@ -111,8 +111,8 @@ class Program:
 
     def communicate(self, input: str = "", timeout: float | None = None) -> tuple[str | None, str | None]:
         if self.stdin is not None:
-            self.stdin.write(input)
-            self.stdin.close()
+            with self.stdin:
+                self.stdin.write(input)
         with ThreadPoolExecutor(2) as pool:
             reading = [stream and pool.submit(stream.read) for stream in (self.stdout, self.stderr)]
             try:

@@ -107,7 +107,7 @@ def house(tmp_path):
 
 
 def test_a_stage_is_added_by_its_module_a_row_and_a_field(house):
-    helpers = [str(ROOT / "tests" / folder) for folder in ("pipeline", "stages", "dataset")]
+    helpers = [str(ROOT / "tests" / folder) for folder in ("pipeline", "stages", "dataset", "base")]
     env = os.environ | {"PYTHONPATH": os.pathsep.join([str(house), *helpers])}
 
     def python(*arguments):
