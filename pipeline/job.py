@@ -22,7 +22,7 @@ import msgspec
 
 from materia.base import retries, storage
 from materia.base.errors import StorageFailed, UserError, explain, lasting_trouble
-from materia.base.leases import Lease, LeaseLost
+from materia.base.leases import Lease, LeaseLost, as_range
 from materia.base.signals import heard
 from materia.base.storage_settings import use_storage
 from materia.base.terminal import plural, say
@@ -232,7 +232,7 @@ def _runner(job: JobSpec, plan: Plan, config: Config, asked: _Asked, is_work: bo
 
 def _result(asked: _Asked, plan: Plan, n_chunks: int, rows: int, wall_s: float, troubles: str) -> JobResult:
     """Every chunk that was asked for must be there: nothing is dropped in silence. `troubles`: of workers, in words."""
-    output, first_end = asked.output, asked.chunks
+    output, chosen = asked.output, as_range(*asked.chunks)
     samples = rejections = 0
     lost = {chunk for chunk in range(plan.n_chunks) if asked.is_ours(chunk)}
     for commit in commits(output):
@@ -243,7 +243,7 @@ def _result(asked: _Asked, plan: Plan, n_chunks: int, rows: int, wall_s: float, 
     if lost:
         some = sorted(lost)[:10]
         raise JobError(1, f"the engine ended without chunks {some} ({len(lost)} of {n_chunks}); start again to go on")
-    part = "" if first_end == (0, None) else f" (chunks {first_end[0]}:{'' if first_end[1] is None else first_end[1]})"
+    part = f" (chunks {chosen})" if chosen else ""
     counts = f"{plural(rows, 'row')} = {plural(samples, 'sample')} + {plural(rejections, 'rejection')}"
     message = f"{output}{part}: {counts}, {wall_s:.0f} s" + (f"\n{troubles}" if troubles else "")
     if rejections and samples <= _FEW * rows:

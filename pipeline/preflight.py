@@ -25,7 +25,7 @@ from stages.base import Stage
 from stages.records import StageName
 
 RUN = "_run"
-"""Folder of an output for what is no result: plan, spool, timings, log, lease."""
+"""Folder of an output for what is no result: plan, timings, events, log, lease."""
 
 
 _LIBRARIES = f"{RUN}/libraries.json"
@@ -102,7 +102,7 @@ def only_writer(
 
 def _refusal(out: str, held: Held, lease_s: float) -> str:
     claim = held.claim
-    what = "" if (claim.first, claim.end) == (0, None) else f" (chunks {claim.first}:{'' if claim.end is None else claim.end})"
+    what = f" (chunks {claim.chosen})" if claim.chosen else ""
     since = datetime.fromtimestamp(claim.since_s, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
     return (
         f"{out} is being written by another job{what}: {claim.holder}, since {since}, last heard of"

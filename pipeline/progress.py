@@ -145,7 +145,7 @@ class Progress:
         return ", ".join(parts)
 
     def snapshot(self) -> Snapshot:
-        """The state, for others; of what only the driver knows, nothing."""
+        """The state, for others; of what only the driver knows, nothing. May be called from another thread."""
         now, done = self._clock(), self._done - self._done_before
         per_s, over_s = self._pace.rate(now) if done else (0.0, 0.0)
         return Snapshot(
@@ -154,7 +154,7 @@ class Progress:
             done=done,
             kept=self._kept,
             rejected=dict(self._rejected),
-            seconds={stage: round(seconds, 3) for stage, seconds in self._seconds.items()},
+            seconds={stage: round(seconds, 3) for stage, seconds in list(self._seconds.items())},
             workers=dict(self._workers),
             elapsed_s=round(now - self._began, 3),
             clips_per_s=round(per_s, 4),
@@ -162,7 +162,7 @@ class Progress:
             left_s=round(self._pace.left_s(now, self._rows - self._done), 3) if done else None,
             slice_s=round(self._pace.slice_s, 3),
             waits_for="" if done else self._waits_for,
-            nodes={node: round(now - last, 3) for node, last in self._nodes.items()},
+            nodes={node: round(now - last, 3) for node, last in list(self._nodes.items())},
             errors=list(reversed(self._errors)),
         )
 

@@ -38,6 +38,7 @@ class RunLog:
         self._start = start
         self._began = time.monotonic()
         self._troubles: Counter[Cause] = Counter()
+        self._known: set[str] = set()  # numbers of troubles
 
     def __enter__(self) -> RunLog:
         with ExitStack() as stack:
@@ -76,7 +77,11 @@ class RunLog:
         self._timings.write(msgspec.json.encode(line) + b"\n")
 
     def tell(self, trouble: Trouble, slice_: int | None = None) -> None:
-        """Log that a worker was in trouble, before a slice if one came after it."""
+        """Log that a worker was in trouble, unless that is known; and with which slice it was told, if with one."""
+        if trouble.number in self._known:
+            return
+        if trouble.number:
+            self._known.add(trouble.number)
         self._troubles[trouble.cause] += 1
         event = {"event": "trouble", "slice": slice_, **msgspec.to_builtins(trouble), "end_s": self._now_s()}
         self._events.write(msgspec.json.encode(event) + b"\n")

@@ -20,6 +20,15 @@ def pytest_configure(config):
         config.add_cleanup(lambda: servers.__exit__(None, None, None))
 
 
+@pytest.fixture(scope="module")
+def bucket():
+    """The address of an empty bucket in an S3 server of our own."""
+    from s3_server import s3_bucket
+
+    with s3_bucket() as address:
+        yield address
+
+
 def pytest_collection_modifyitems(items):
     """Files with long tests come first, or the last process would still be at one when the others have ended."""
     long = {item.path for item in items if item.get_closest_marker("ray") or item.get_closest_marker("slow")}

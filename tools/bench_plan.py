@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import random
 import tempfile
-import threading
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -22,6 +21,7 @@ import psutil
 from pipeline.config import Config
 from pipeline.engine.ray_tasks import RayTasks
 from pipeline.plan import Tasks, make_plan
+from tools.bench_scale import Sampler
 
 _WORDS = ["a", "the", "of", "in", "on", "near", *(f"word{number}" for number in range(200)), "café"]
 _BATCH_ROWS = 50_000
@@ -43,7 +43,7 @@ def main(rows: int, files: int, suffix: str, engine: str, as_json: bool) -> None
             write_part(Path(folder) / f"part-{number:04d}.{suffix}", rows * number // files, rows * (number + 1) // files)
         if tasks is not None:
             _warm_up(tasks)
-        with _Memory() as memory:
+        with Sampler(_memory, _SAMPLE_S) as memory:
             began, cpu = time.monotonic(), _cpu_s()
             plan = make_plan(f"{folder}/part-*.{suffix}", f"{folder}/plan", config.source, 1024, 64, tasks=tasks)
             wall_s, cpu_s = time.monotonic() - began, _cpu_s() - cpu
@@ -59,8 +59,8 @@ def main(rows: int, files: int, suffix: str, engine: str, as_json: bool) -> None
         "rows_a_second": round(plan.rows / wall_s),
         "cpu_s": round(cpu_s, 2),
         "rows_a_cpu_second": round(plan.rows / cpu_s),
-        "peak_mb": round(memory.peak / 1e6),
-        "driver_peak_mb": round(memory.own_peak / 1e6),
+        "peak_mb": round(max((total for _, (_, total) in memory.seen), default=0) / 1e6),
+        "driver_peak_mb": round(max((own for _, (own, _) in memory.seen), default=0) / 1e6),
     }
     click.echo(json.dumps(result) if as_json else "\n".join(f"{name:14} {value}" for name, value in result.items()))
 
@@ -124,29 +124,13 @@ def _cpu_s() -> float:
     return time.process_time() + sum(sum(process.cpu_times()[:2]) for process in _workers())
 
 
-class _Memory:
-    """A context in which the memory of this process and Ray's workers is watched."""
-
-    def __init__(self) -> None:
-        self.peak = self.own_peak = 0
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-
-    def __enter__(self) -> _Memory:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        while not self._stop.wait(_SAMPLE_S):
-            own = total = psutil.Process().memory_full_info().pss
-            for process in _workers():
-                with suppress(psutil.Error):
-                    total += process.memory_full_info().pss
-            self.peak, self.own_peak = max(self.peak, total), max(self.own_peak, own)
+def _memory() -> tuple[int, int]:
+    """PSS of this process, and with Ray's workers, bytes."""
+    own = total = psutil.Process().memory_full_info().pss
+    for process in _workers():
+        with suppress(psutil.Error):
+            total += process.memory_full_info().pss
+    return own, total
 
 
 if __name__ == "__main__":

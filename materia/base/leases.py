@@ -64,6 +64,11 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     ended: str = ""
     told: dict[str, Any] = {}
 
+    @property
+    def chosen(self) -> str:
+        """Its range as people write it, "A:B"; "" if it is all."""
+        return as_range(self.first, self.end)
+
     def overlaps(self, first: int, end: int | None) -> bool:
         """Whether it holds, and shares a number with a range."""
         empty = self.first == self.end or first == end
@@ -138,7 +143,8 @@ class Lease:
     def give_back(self, how: str) -> None:
         """End the claim; if the storage does not answer, it runs out."""
         self._ended.set()
-        self._thread.join()
+        if self._thread.is_alive():
+            self._thread.join()
         if self.lost:
             return
         with suppress(OSError):
@@ -202,6 +208,11 @@ def hold(
         how = "done"
     finally:
         lease.give_back(how)
+
+
+def as_range(first: int, end: int | None) -> str:
+    """A range as people write it: (3, None) -> "3:"; "" for all there is."""
+    return "" if (first, end) == (0, None) else f"{first}:{'' if end is None else end}"
 
 
 def claims_in(folder: str) -> list[Claim]:

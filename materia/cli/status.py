@@ -75,6 +75,7 @@ def render(found: Status) -> Table:
     from rich.table import Table
     from rich.text import Text
 
+    from materia.base.leases import as_range
     from materia.base.terminal import duration, plural, printable
 
     table = Table(box=None, show_header=False)
@@ -110,7 +111,7 @@ def render(found: Status) -> Table:
     add("workers", *(f"{node}: a slice finished {duration(last)} ago" for node, last in found.nodes.items()))
     for start in found.starts:
         since = datetime.fromtimestamp(start.since_s, UTC).strftime("%Y-%m-%d %H:%M UTC")
-        part = "all chunks" if start.chunks == (0, None) else f"chunks {start.chunks[0]}:{start.chunks[1] or ''}"
+        part = f"chunks {chosen}" if (chosen := as_range(*start.chunks)) else "all chunks"
         waits = f", {start.snapshot.waits_for}" if start.snapshot and start.snapshot.waits_for else ""
         who = f"{start.who}, process {start.pid} on {start.host}, since {since}, heard {duration(start.silent_s)} ago"
         add(f"start {start.fence}", f"{start.state}, {part}: {who}{waits}")

@@ -13,7 +13,7 @@ from typing import Literal
 
 import msgspec
 
-from materia.base.leases import Claim, Renewal, claims_in, has_ended, renewal_of
+from materia.base.leases import Claim, Renewal, as_range, claims_in, has_ended, renewal_of
 from materia.base.terminal import duration
 from materia.dataset.layout import DatasetInfo, OutputError, read_info
 from pipeline.preflight import lease_folder
@@ -178,7 +178,8 @@ def _state(starts: list[Start], complete: bool) -> State:
 def _problems(out: str, starts: list[Start], state: State) -> list[str]:
     found = []
     for start in starts:
-        part = "" if start.chunks == (0, None) else f" (chunks {start.chunks[0]}:{start.chunks[1] or ''})"
+        chosen = as_range(*start.chunks)
+        part = f" (chunks {chosen})" if chosen else ""
         if start.state == "dead" and state != "done":
             found.append(f"{start.who}'s process {start.pid} on {start.host}{part} is dead; the same command goes on")
         if start.state == "stalled" and start.snapshot:

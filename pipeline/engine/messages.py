@@ -168,7 +168,8 @@ Cause = Literal["out_of_memory", "preempted", "clip", "killed"]
 class Trouble(msgspec.Struct):
     """Why a worker's process ended before its time: it went beyond its memory (or a row did not fit its card: then it went on);
     it or its node was told to leave; a clip ends it whenever it comes; or it was killed from outside, and nobody knows why.
-    `rows`: what it was working at, if that is known.
+    `rows`: what it was working at, if that is known. `number`: of what an actor's next process tells, with each slice that it
+    works at, because Ray may repeat a slice whose report was heard before; counted once. "" otherwise.
     """
 
     cause: Cause
@@ -176,6 +177,7 @@ class Trouble(msgspec.Struct):
     node: str
     rows: list[int] = []
     message: str = ""
+    number: str = ""
 
 
 class Work(msgspec.Struct):

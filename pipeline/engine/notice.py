@@ -27,7 +27,7 @@ _HAND_ON_S = 1.0  # in which what a slice became leaves for the driver
 
 
 class _Word(msgspec.Struct):
-    """What a process leaves for the actor's next one: its node, whether it was told to leave, and what it has not told yet."""
+    """What a process leaves for the actor's next one: its node, whether it was told to leave, and why those before it ended."""
 
     node: str
     leaves: bool = False
@@ -43,7 +43,8 @@ class Notice:
         self._word = _Word(context.get_node_id())
         if context.was_current_actor_reconstructed and (left := _internal_kv_get(self._key)) is not None:
             last = msgspec.msgpack.decode(left, type=_Word)
-            self._word.troubles = [*last.troubles, _why(last, stages)]
+            number = f"{context.get_actor_id()}-{len(last.troubles)}"
+            self._word.troubles = [*last.troubles, _why(last, stages, number)]
         self._leave_word()
         self._notice_s, self._close = notice_s, close
         self._at_work, self._leaving = threading.Lock(), threading.Event()
@@ -63,14 +64,12 @@ class Notice:
         if self._leaving.is_set():
             threading.Event().wait()  # for the end of the process
         with self._at_work:
-            work.troubles = work.troubles + self._word.troubles
+            work.troubles = work.troubles + self.troubles
             yield
-            if self._word.troubles:
-                self._word.troubles = []
-                self._leave_word()
 
-    def untold(self) -> list[Trouble]:
-        """What no slice has taken along, since none came."""
+    @property
+    def troubles(self) -> list[Trouble]:
+        """Why earlier processes of this actor ended."""
         return self._word.troubles
 
     def _leave_word(self) -> None:
@@ -92,14 +91,14 @@ def _node(number: str) -> Mapping[str, Any]:
     return next((node for node in ray.nodes() if node["NodeID"] == number), {"Alive": False})
 
 
-def _why(last: _Word, stages: Sequence[StageName]) -> Trouble:
+def _why(last: _Word, stages: Sequence[StageName], number: str) -> Trouble:
     """Why the process that left this word has ended. That its node went may be known later than that the process did."""
     ends = time.monotonic() + (0 if last.node == ray.get_runtime_context().get_node_id() else _NEWS_S)
     while (node := _node(last.node))["Alive"] and not last.leaves and time.monotonic() < ends:
         time.sleep(_LOOK_S)
     name = str(node.get("NodeManagerHostname", last.node))
     if not node["Alive"]:
-        return Trouble("preempted", list(stages), name, message="its node went")
+        return Trouble("preempted", list(stages), name, message="its node went", number=number)
     if last.leaves:
-        return Trouble("preempted", list(stages), name, message="it was told to leave (SIGTERM)")
-    return Trouble("killed", list(stages), name, message="its process was killed")
+        return Trouble("preempted", list(stages), name, message="it was told to leave (SIGTERM)", number=number)
+    return Trouble("killed", list(stages), name, message="its process was killed", number=number)

@@ -217,9 +217,9 @@ class _PoolActor:
             return _packed(Done(packed.nbytes, platform.node(), finished)), packed
 
     def close(self) -> bytes:
-        """End the child; models may give back what they hold. Gives why earlier processes ended, if nobody knows yet."""
-        self._worker.close()
-        return msgspec.msgpack.encode(self._notice.untold())
+        """End the child; models may give back what they hold. Gives why earlier processes ended: no slice may have told."""
+        self._give_back()
+        return msgspec.msgpack.encode(self._notice.troubles)
 
     def _give_back(self) -> None:
         self._worker.close()

@@ -29,7 +29,7 @@ from stages.specs import STAGES
 
 
 class Runner(Protocol):
-    """What runs slices and commits: in this process, or Ray. `troubles`: of workers, that no report told of."""
+    """What runs slices and commits: in this process, or Ray. `troubles`: of workers, that a report may not have told."""
 
     troubles: list[Trouble]
 

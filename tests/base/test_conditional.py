@@ -4,16 +4,9 @@ import threading
 import uuid
 
 import pytest
-from s3_server import s3_bucket
 
 from materia.base import conditional, storage
 from materia.base.conditional import Conflict
-
-
-@pytest.fixture(scope="module")
-def bucket():
-    with s3_bucket() as address:
-        yield address
 
 
 @pytest.fixture(params=["disk", "s3"])

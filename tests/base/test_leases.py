@@ -12,18 +12,11 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from s3_server import s3_bucket
 
 from materia.base import leases, storage
 from materia.base.leases import Claim, Held, LeaseLost, claims_in, hold, renewal_of, this_process
 
 FOREVER = 600.0
-
-
-@pytest.fixture(scope="module")
-def bucket():
-    with s3_bucket() as address:
-        yield address
 
 
 @pytest.fixture(params=["disk", "s3"])
@@ -141,6 +134,14 @@ def test_of_many_at_once_one_gets_it_twenty_times_over(folder):
         fences = [one for one in won if isinstance(one, int)]
         assert len(fences) == 1 and [one.claim.fence for one in won if isinstance(one, Held)] == fences
     assert len(claims_in(folder)) == 20
+
+
+def test_a_claim_that_cannot_be_told_of_is_given_back_and_the_cause_is_raised(tmp_path):
+    (tmp_path / "000001.json").mkdir()  # where the first renewal would go
+    with pytest.raises(IsADirectoryError), hold(str(tmp_path), 0, None, FOREVER):
+        raise AssertionError
+    with hold(str(tmp_path), 0, None, FOREVER) as lease:
+        assert lease.claim.fence == 2
 
 
 ranges = st.tuples(st.integers(0, 20), st.none() | st.integers(0, 20)).map(

@@ -1,5 +1,7 @@
 """The line that a person watches."""
 
+import threading
+
 import numpy as np
 import pytest
 
@@ -12,6 +14,27 @@ from pipeline.progress import Progress
 def report(rows, kept, notices=(), **seconds):
     rejected = {"no_subject": rows - kept} if kept < rows else {}
     return Report(0, 0, rows, kept, rejected, seconds, sum(seconds.values()), [], "", "", notices=list(notices))
+
+
+def test_a_snapshot_may_be_taken_at_any_moment_from_another_thread():
+    progress, over, found = Progress(rows=10**6, done=0, workers={}), threading.Event(), []
+
+    def look():
+        try:
+            while not over.is_set():
+                progress.snapshot()
+        except RuntimeError as error:
+            found.append(error)
+
+    looking = threading.Thread(target=look)
+    looking.start()
+    for number in range(3000):
+        done = report(1, 0, **{f"stage{number}": 0.001})
+        done.node = f"node {number}"
+        progress.add(done)
+    over.set()
+    looking.join()
+    assert not found
 
 
 def test_the_line_counts_clips_says_of_what_its_pace_is_and_names_the_slowest_step():

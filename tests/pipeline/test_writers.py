@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jobs import STUBS, contents, make_config, make_manifest, outcomes, start, wait_for
-from s3_server import s3_bucket
 from stub_stages import BLIP, GATES
 
 from materia import open_dataset
@@ -117,12 +116,6 @@ def outcomes_of_records(out):
         rejects = pq.read_table(out / record.path("rejects"))
         found |= dict(zip(rejects["row"].to_pylist(), rejects["reason"].to_pylist(), strict=True))
     return found
-
-
-@pytest.fixture(scope="module")
-def bucket():
-    with s3_bucket() as address:
-        yield address
 
 
 def objects(out):
