@@ -1,6 +1,7 @@
 """For all tests: the order of files, threads, and one small Ray cluster for each process of pytest (-n 2: two of them)."""
 
 import os
+import secrets
 
 import hypothesis
 import pytest
@@ -9,6 +10,9 @@ from bare_nodes import add_node
 
 hypothesis.settings.register_profile("no deadline", deadline=None)  # a busy machine is no fault, and a first example imports
 hypothesis.settings.load_profile("no deadline")
+# A session that Ray starts itself turns tokens on for its whole process, which clusters without then refuse: all have them.
+os.environ["RAY_AUTH_MODE"] = "token"
+os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))  # processes of `-n 2` have the same
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # other processes run tests on the other cores; before torch is imported
 
 

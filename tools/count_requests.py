@@ -13,6 +13,7 @@ import os
 import re
 import tempfile
 import threading
+import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -84,6 +85,7 @@ def counting_server() -> Iterator[tuple[str, Counts]]:
     threading.Thread(target=server.serve_forever, daemon=True).start()
     address = f"http://127.0.0.1:{server.server_port}"
     os.environ.update(AWS_ACCESS_KEY_ID="k", AWS_SECRET_ACCESS_KEY="s")
+    urllib.request.urlopen(f"{address}/moto-api/reset", data=b"").close()  # moto keeps what another server of this process held
     fsspec.filesystem("s3", endpoint_url=address).mkdir("bucket")
     try:
         yield address, counts

@@ -137,7 +137,7 @@ class Lease:
 
     def start(self) -> None:
         """Renew from now on."""
-        self._write("")
+        self._write("", self.tell())
         self._thread.start()
 
     def give_back(self, how: str) -> None:
@@ -147,8 +147,10 @@ class Lease:
             self._thread.join()
         if self.lost:
             return
+        told = self.tell()
         with suppress(OSError):
-            told = self._write(how)
+            self._write(how, told)
+        with suppress(OSError):
             ended = msgspec.structs.replace(self.claim, ended=how, told=told)
             _change(self._folder, lambda claims: [ended if one == self.claim else one for one in claims])
 
@@ -163,17 +165,16 @@ class Lease:
         now = time.monotonic()
         try:
             require(self._folder, self.claim.fence)
-            self._write("")
+            self._write("", self.tell())
             self._renewed = now
         except LeaseLost:
             self.lost = True
         except OSError:
             self.lost = time.monotonic() - self._renewed > self._lease_s * _HELD_SHARE
 
-    def _write(self, ended: str) -> dict[str, Any]:
-        said = Renewal(fence=self.claim.fence, renewed_s=time.time(), lease_s=self._lease_s, ended=ended, told=self.tell())
+    def _write(self, ended: str, told: dict[str, Any]) -> None:
+        said = Renewal(fence=self.claim.fence, renewed_s=time.time(), lease_s=self._lease_s, ended=ended, told=told)
         storage.atomic_write(_renewal_address(self._folder, self.claim.fence), msgspec.json.encode(said) + b"\n")
-        return said.told
 
 
 @contextmanager

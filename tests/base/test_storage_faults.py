@@ -196,14 +196,15 @@ def test_a_store_that_stays_away_is_told_by_what_it_did_last(proxy, address, fau
 
 def test_requests_of_a_question_are_counted(proxy, address, monkeypatch):
     monkeypatch.delenv("AWS_MAX_ATTEMPTS")
-    retries_of_requests = 3
+    all_of_them = 3 * len(retries.PAUSES_S)
     for ask, sort in ((lambda: storage.read_bytes(address, 3, 7), "GET"), (lambda: storage.size(address), "HEAD")):
         fsspec.get_filesystem_class("s3").clear_instance_cache()  # the last one was told otherwise
         proxy.calm()
         proxy.next("slow_down", 100)
         with pytest.raises(StorageFailed):
             ask()
-        assert proxy.requests == {sort: retries_of_requests * len(retries.PAUSES_S)}
+        # One whose connection is lost on the way is an attempt that the proxy does not see.
+        assert set(proxy.requests) == {sort} and all_of_them - 1 <= proxy.requests[sort] <= all_of_them
 
 
 @pytest.mark.parametrize("ask", ["read a range", "size", "write", "list"])
