@@ -103,9 +103,10 @@ check: install
 	$(BIN)/lint-imports
 
 # A file of tests is one process's, so that what its tests share is made once; tests/conftest.py says which file comes first.
+# Three processes keep two cores busy: many tests wait for something.
 test: install
 	$(MAKE) --no-print-directory --jobs=2 check weights
-	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not gpu and not vllm and not wheel"
+	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not gpu and not vllm and not wheel"
 
 ifneq ($(PLATFORM),Linux x86_64)
 test-all: test test-wheel

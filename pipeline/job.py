@@ -40,6 +40,7 @@ from pipeline.engine.worker import Runner
 from pipeline.ledger import Ledger
 from pipeline.opening import Opening
 from pipeline.plan import Plan
+from pipeline.pools import pools_of
 from pipeline.preflight import JobError, check_nothing_missing, only_writer
 from pipeline.progress import Planning, Progress
 from pipeline.runlog import RunLog
@@ -181,11 +182,11 @@ def _run(config: Config, asked: _Asked, lease: Lease, tasks: RayTasks) -> JobRes
     left = (plan.slices_of(chunk) for chunk in ours if chunk not in done or chunk in again)
     todo = deque(itertools.chain.from_iterable(left))
     rows = sum(len(plan.rows_of_chunk(chunk)) for chunk in ours)
-    workers = {stage: pool.workers for pool in config.engine.pools for stage in pool.stages}
+    pools = pools_of(config.engine.pools)
     with (
         retries.patience(),  # until here it may have been a wrong address
         RunLog(asked.output, lease.claim.fence) as log,
-        Progress(rows, rows - sum(len(plan.rows_of(number)) for number in todo), workers) as progress,
+        Progress(rows, rows - sum(len(plan.rows_of(number)) for number in todo), pools) as progress,
         closing(_runner(job, plan, config, asked, bool(todo), progress.tell)) as runner,
         _signals_raise(),  # Ray has set handlers of its own
     ):

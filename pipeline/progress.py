@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 
 from rich.console import Console
 from rich.live import Live
@@ -21,6 +21,7 @@ from rich.text import Text
 from materia.base.terminal import duration, plural, printable
 from pipeline.engine.messages import Report
 from pipeline.pace import Pace
+from pipeline.pools import Pool
 from pipeline.snapshot import Snapshot
 from stages.records import StageName
 
@@ -63,14 +64,13 @@ class Planning:
 
 
 class Progress:
-    """A context in which reports are counted and shown. `workers`: stage -> workers that share its work; `clock`: seconds."""
+    """A context in which reports are counted and shown. `clock`: seconds."""
 
-    def __init__(
-        self, rows: int, done: int, workers: Mapping[StageName, int], clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, rows: int, done: int, pools: Sequence[Pool], clock: Callable[[], float] = time.monotonic) -> None:
         self._rows = rows
         self._done_before = self._done = done
-        self._workers = workers
+        self._pools = list(pools)
+        self._workers = {stage: pool.workers for pool in pools for stage in pool.stages}
         self._kept = 0
         self._rejected: Counter[str] = Counter()
         self._nodes: dict[str, float] = {}  # when a worker there finished a slice last
@@ -155,7 +155,7 @@ class Progress:
             kept=self._kept,
             rejected=dict(self._rejected),
             seconds={stage: round(seconds, 3) for stage, seconds in list(self._seconds.items())},
-            workers=dict(self._workers),
+            pools=self._pools,
             elapsed_s=round(now - self._began, 3),
             clips_per_s=round(per_s, 4),
             over_s=round(over_s, 3),
@@ -167,8 +167,8 @@ class Progress:
         )
 
     def _step_s(self, report: Report) -> float:
-        """What a slice takes the step that is slowest for all its workers together: how often slices come when all work."""
-        return max((seconds / self._workers.get(stage, 1) for stage, seconds in report.seconds.items()), default=report.wall_s)
+        """What a slice takes the slowest pool's workers together: how often slices come when all work."""
+        return max((pool.seconds(report.seconds) / pool.workers for pool in self._pools), default=0.0) or report.wall_s
 
     def _say(self, text: str) -> None:
         self._console.print(printable(text), markup=False, highlight=False, soft_wrap=True)

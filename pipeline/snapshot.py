@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Mapping
 
 import msgspec
 
 from materia.base import storage
+from pipeline.pools import Pool, speed_of_light
 from stages.records import StageName
 
 
@@ -31,7 +31,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     `done_before`: rows of chunks that were committed when it began, which are `chunks_before`. `done` and `seconds` (stage
     -> seconds of workers) are of rows that it finished, `kept`, `rejected` (reason -> rows) and `chunks` of those that it
     committed. `clips_per_s` over the last `over_s` seconds; 0 until a slice is there. `slice_s`: for which a
-    slice is worked at, lately. `workers`: stage -> workers that share its work. `nodes`: node -> seconds since a worker
+    slice is worked at, lately. `pools`: who shares the work. `nodes`: node -> seconds since a worker
     there finished a slice. `under_way`: the slices that have been worked at for longest. `free_bytes`: place -> room on
     its disk. `errors`: the last ones, newest first.
     """
@@ -44,7 +44,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     kept: int = 0
     rejected: dict[str, int] = {}
     seconds: dict[StageName, float] = {}
-    workers: dict[StageName, int] = {}
+    pools: list[Pool] = []
     elapsed_s: float = 0.0
     clips_per_s: float = 0.0
     over_s: float = 0.0
@@ -59,14 +59,8 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def speed_of_light(self) -> float:
-        """Clips a second if the slowest stage's workers did nothing but work, as they have until now; 0 if nothing is known."""
-        return speed_of_light(self.seconds, self.workers, self.done)
-
-
-def speed_of_light(seconds: Mapping[StageName, float], workers: Mapping[StageName, int], clips: int) -> float:
-    """Clips a second that the slowest stage allows: its workers over the seconds of one of them for a clip; 0: unknown."""
-    per_s = [workers.get(stage, 1) * clips / spent for stage, spent in seconds.items() if spent > 0]
-    return min(per_s, default=0.0) if clips else 0.0
+        """Clips a second if the slowest pool's workers did nothing but work, as they have until now; 0 if nothing is known."""
+        return speed_of_light(self.seconds, self.pools, self.done)
 
 
 def free_bytes(out: str) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""For all tests: the order of files, threads, and one small Ray cluster for each process of pytest (-n 2: two of them)."""
+"""For all tests: the order of files, threads, and one small Ray cluster for each process of pytest (-n 3: three of them)."""
 
 import os
 import secrets
@@ -12,7 +12,7 @@ hypothesis.settings.register_profile("no deadline", deadline=None)  # a busy mac
 hypothesis.settings.load_profile("no deadline")
 # A session that Ray starts itself turns tokens on for its whole process, which clusters without then refuse: all have them.
 os.environ["RAY_AUTH_MODE"] = "token"
-os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))  # processes of `-n 2` have the same
+os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))  # processes of `-n 3` have the same
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # other processes run tests on the other cores; before torch is imported
 
 

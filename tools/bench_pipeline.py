@@ -57,7 +57,7 @@ def main() -> None:
 def efficiency(config_path: str, manifest: str, clips: int, cores: int, repeat: int, as_json: bool) -> None:
     """Seconds of the same stage code in a plain loop / (cores x wall from first to last commit)."""
     with tempfile.TemporaryDirectory() as folder:
-        config, repeated = _many_clips(config_path, Path(manifest), Path(folder), clips)
+        config, repeated = many_clips(config_path, Path(manifest), Path(folder), clips)
         plain_s = _in_fresh_process("_plain_loop", config, repeated, folder)["seconds"]
         runs = [_in_fresh_process("_ray_run", config, repeated, f"{folder}/{number}") for number in range(repeat)]
     walls = [run["wall_s"] for run in runs]
@@ -77,7 +77,7 @@ def wall(config_path: str, manifest: str, clips: int, processes: int, repeat: in
     """Seconds of a whole job on Ray / of a plain pool of processes that do the same work."""
     walls: dict[str, list[float]] = {"_ray_run": [], "_plain_pool": []}
     with tempfile.TemporaryDirectory() as folder:
-        config, repeated = _many_clips(config_path, Path(manifest), Path(folder), clips)
+        config, repeated = many_clips(config_path, Path(manifest), Path(folder), clips)
         for number in range(repeat):
             for name, seconds in walls.items():
                 began = time.monotonic()
@@ -262,7 +262,7 @@ def measure(request: str) -> None:
     print(json.dumps(_MEASUREMENTS[name](Config.model_validate_json(config_json), manifest, out, more)))
 
 
-def _many_clips(config_path: str, manifest: Path, folder: Path, clips: int) -> tuple[Config, str]:
+def many_clips(config_path: str, manifest: Path, folder: Path, clips: int) -> tuple[Config, str]:
     """A configuration that may read the manifest's clips from elsewhere, and a manifest that repeats them."""
     config = load_config(config_path)
     settings = config.source.model_copy(update={"allowed_roots": [str(manifest.resolve().parent)]})

@@ -10,7 +10,6 @@ object store, against what the configuration allows.
 
 from __future__ import annotations
 
-import heapq
 import itertools
 import json
 import subprocess
@@ -18,7 +17,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -27,6 +26,7 @@ from typing import Any, ClassVar, NamedTuple
 import click
 import psutil
 
+from pipeline.capacity.simulation import SimulatedPool, simulate
 from pipeline.config import Config, load_config
 from pipeline.engine.flow import Flow, Given
 from pipeline.job import STAGE_FACTORY, run_job
@@ -203,18 +203,10 @@ class _WatchedFlow(Flow):
 @click.option("--slices", default=100_000, show_default=True)
 def driver(workers: int, slices: int) -> None:
     """What the books cost for a slice; on Ray a call of an actor costs the driver about 1 ms besides."""
-    pools = [workers // 10, workers * 4 // 10, workers * 4 // 10, workers // 10]
-    flow, left = Flow(pools, 10**12), deque(range(slices))
-    events: list[tuple[float, int, Any]] = []
-    now, count = 0.0, itertools.count()
+    shares = (0.1, 0.4, 0.4, 0.1)
+    pools = [SimulatedPool(round(share * workers), round(share * workers), _MB) for share in shares]
     began = time.process_time()
-    while left or flow.on_their_way:
-        deque(flow.admit(left), maxlen=0)
-        for given in flow.next(len(left)):
-            heapq.heappush(events, (now + pools[given.pool], next(count), given))
-        now, _, done = heapq.heappop(events)
-        if flow.done(done, _MB):
-            flow.forget(done.slice)
+    simulate(pools, slices, slices_per_chunk=16)
     cost_s = (time.process_time() - began) / slices
     print(
         f"{workers} workers in {len(pools)} pools: {1e6 * cost_s:.0f} us of CPU a slice, {1e6 * cost_s / len(pools):.0f} a step"

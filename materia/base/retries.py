@@ -19,10 +19,11 @@ import errno
 import os
 import random
 import re
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from materia.base.conditional import Conflict
 from materia.base.errors import NoWayIn, StorageFailed, causes, disk_trouble
@@ -73,6 +74,9 @@ _patient = False
 _told: Callable[[], None] | None = None
 
 
+_counting = threading.Lock()
+
+
 class NotAFile(OSError):
     """The address names a folder, a pipe or a device: nothing that can be read as a clip."""
 
@@ -106,16 +110,50 @@ def while_waiting(told: Callable[[], None]) -> None:
     _told = told
 
 
+class Asked(NamedTuple):
+    """Questions to storages, each a request or a few, and how often they were repeated after a failure."""
+
+    questions: int = 0
+    repeated: int = 0
+
+    def since(self, before: Asked) -> Asked:
+        """What has come since then."""
+        return Asked(self.questions - before.questions, self.repeated - before.repeated)
+
+    def plus(self, other: Asked) -> Asked:
+        """Both together."""
+        return Asked(self.questions + other.questions, self.repeated + other.repeated)
+
+
+_asked = Asked()
+
+
+def asked() -> Asked:
+    """By this process until now."""
+    with _counting:
+        return _asked
+
+
+def _count(*counts: int) -> None:
+    global _asked  # noqa: PLW0603
+    with _counting:
+        _asked = _asked.plus(Asked(*counts))
+
+
 def again(ask: Callable[[], T], may_pass: Callable[[Exception], bool]) -> T:
     """What `ask` gives; asked again after a pause if it raises what may pass. Raises what it raised last."""
+    _count(1, 0)
     *but_last, last_s = pauses_s()
-    for pause_s in but_last:
+    for number, pause_s in enumerate(but_last):
+        if number:
+            _count(0, 1)
         _wait(pause_s)
         try:
             return ask()
         except Exception as error:
             if not may_pass(error):
                 raise
+    _count(0, 1)
     _wait(last_s)
     return ask()
 

@@ -14,6 +14,7 @@ import click
 
 from materia.cli import training
 from materia.cli.layers import layers
+from materia.cli.plan import plan
 from materia.cli.report import report
 from materia.cli.shared import Chunks, Group, Part, config_option, guarded, json_option, out_argument, print_table, set_option
 from materia.cli.sheet import sheet
@@ -30,6 +31,7 @@ EXAMPLES = """\b
 Examples:
   materia doctor --config configs/local.yaml
   materia models pull --config configs/gpu.yaml
+  materia plan --config configs/local.yaml --input clips.jsonl
   materia run --config configs/local.yaml --input clips.jsonl --output out/
   materia submit --target slurm --cluster cluster.yaml --config gpu --input /nas/clips.jsonl --output /nas/out
   materia status out/
@@ -280,6 +282,7 @@ for command in (
     stats,
     status,
     sheet,
+    plan,
     view,
     audit,
     layers,

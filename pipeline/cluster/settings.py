@@ -129,9 +129,20 @@ class SlurmSettings(Settings):
     )
 
 
+class Prices(Settings):
+    """What one pays, for `materia plan` and `materia status`."""
+
+    card_hour: float = Field(0.0, ge=0, description="of a GPU; a worker that books half a card pays half")
+    cpu_hour: float = Field(0.0, ge=0, description="of a CPU that a worker books")
+    thousand_reads: float = Field(0.0, ge=0, description="of GET and HEAD requests to the store")
+    thousand_writes: float = Field(0.0, ge=0, description="of PUT and LIST requests to the store")
+    currency: Word = "USD"
+
+
 class ClusterSettings(Settings):
     """All that one has; `materia submit --target` picks a section."""
 
+    prices: Prices | None = None
     ray: RaySettings | None = None
     kuberay: KubeRaySettings | None = None
     slurm: SlurmSettings | None = None

@@ -22,7 +22,6 @@ import threading
 import time
 import traceback
 from bdb import BdbQuit
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
@@ -41,6 +40,7 @@ from pipeline.engine.messages import (
     Ready,
     Reply,
     SetupFailed,
+    Span,
     Started,
     Waiting,
     pack_frame,
@@ -77,18 +77,18 @@ def run_stages(stages: Sequence[Stage], rows: Sequence[Row], on_stage: Callable[
     Gives one row for each row, in order. `on_stage` is called before each stage.
     """
     rows = list(rows)
-    seconds: dict[StageName, float] = {}
+    spans: list[Span] = []
     for stage in stages:
         indices = [index for index, row in enumerate(rows) if isinstance(row, Sample)]
         if not indices:
             break
         on_stage(stage.name)
-        began = time.perf_counter()
+        began_s, began = time.time(), time.perf_counter()
         done = _process(stage, [row for row in rows if isinstance(row, Sample)])
-        seconds[stage.name] = time.perf_counter() - began
+        spans.append(Span(stage.name, began_s, time.perf_counter() - began, len(indices)))
         for index, row in zip(indices, done, strict=True):
             rows[index] = row
-    return Answer(rows, seconds, notices.drain(), notices.drain_traces())
+    return Answer(rows, spans, notices.drain(), notices.drain_traces())
 
 
 def run_side_by_side(
@@ -101,24 +101,21 @@ def run_side_by_side(
     def go_on(stage: Stage, step: Future[Answer]) -> Answer:
         before = step.result()
         done = run_stages([stage], before.rows, on_stage)
-        return Answer(done.rows, before.seconds | done.seconds, before.notices + done.notices, before.traces + done.traces)
+        return Answer(done.rows, before.spans + done.spans, before.notices + done.notices, before.traces + done.traces)
 
     with ExitStack() as stack:
         lanes = [stack.enter_context(ThreadPoolExecutor(1)) for _ in stages]
         steps: list[Future[Answer]] = []
         for first in range(0, len(rows), rows_at_once):
             step: Future[Answer] = Future()
-            step.set_result(Answer(list(rows[first : first + rows_at_once]), {}))
+            step.set_result(Answer(list(rows[first : first + rows_at_once]), []))
             for stage, lane in zip(stages, lanes, strict=True):
                 step = lane.submit(go_on, stage, step)
             steps.append(step)
         answers = [step.result() for step in steps]
-    seconds: Counter[StageName] = Counter()
-    for answer in answers:
-        seconds.update(answer.seconds)
     return Answer(
         [row for answer in answers for row in answer.rows],
-        dict(seconds),
+        [span for answer in answers for span in answer.spans],
         [notice for answer in answers for notice in answer.notices],
         [trace for answer in answers for trace in answer.traces],
     )
@@ -281,6 +278,7 @@ def _serve(requests: BinaryIO, send: Callable[[Reply], None]) -> None:
     decoder = msgspec.msgpack.Decoder(Batch)
     while (frame := read_frame(requests)) is not None:
         samples = decoder.decode(frame).samples
+        before = retries.asked()
         try:
             if hello.rows_at_once is None or len(samples) <= hello.rows_at_once:
                 answer: Reply = run_stages(stages, samples, lambda stage: send(Started(stage)))
@@ -291,6 +289,8 @@ def _serve(requests: BinaryIO, send: Callable[[Reply], None]) -> None:
             if trouble is None:
                 raise
             answer = Obstacle.of(trouble)
+        if isinstance(answer, Answer):
+            answer.asked = retries.asked().since(before)
         try:
             send(answer)
         except (TypeError, ValueError, OverflowError) as error:
@@ -309,7 +309,7 @@ def _what_travels(answer: Answer, samples: list[Sample], stage: StageName, error
         row if _travels(row) else internal_error(sample, stage, error, "what was found cannot be recorded")
         for row, sample in zip(answer.rows, samples, strict=True)
     ]
-    return Answer(rows, answer.seconds, answer.notices, answer.traces + notices.drain_traces())
+    return Answer(rows, answer.spans, answer.notices, answer.traces + notices.drain_traces())
 
 
 def _travels(row: Row) -> bool:

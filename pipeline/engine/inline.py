@@ -36,7 +36,7 @@ class InProcess:
 
     def process(self, rows: list[Row]) -> Processed:
         """See Supervisor.process. Whoever leaves the debugger by `quit` interrupts the job."""
-        done = Processed(list(rows), {}, [], [], list(self._introductions), [])
+        done = Processed(list(rows), [], [], [], list(self._introductions), [], [])
         self._introductions.clear()
 
         def run(samples: list[Sample]) -> list[Row]:

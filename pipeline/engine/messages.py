@@ -12,12 +12,13 @@ import os
 import platform
 import struct
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import BinaryIO, Literal
 
 import msgspec
 
 from materia.base.errors import NoWayIn
+from materia.base.retries import Asked
 from materia.dataset.documents import Provenance
 from stages.records import Rejection, Row, Sample, StageName
 from stages.specs import ENGINE_REASONS, STAGE_ORDER
@@ -72,16 +73,27 @@ class Started(msgspec.Struct, tag=True):
     stage: StageName
 
 
-class Answer(msgspec.Struct, tag=True):
-    """One row for each sample of the batch, in order, the seconds that each stage took, and what the models had to say.
+class Span(msgspec.Struct, array_like=True):
+    """A batch of so many rows was with a stage, from `began_s` (Unix time) on, in the child of a `worker`, "NODE PID"."""
 
-    `traces`: tracebacks of errors that nobody foresaw.
+    stage: StageName
+    began_s: float
+    seconds: float
+    rows: int
+    worker: str = ""
+
+
+class Answer(msgspec.Struct, tag=True):
+    """One row for each sample of the batch, in order, what each stage had when, and what the models had to say.
+
+    `traces`: tracebacks of errors that nobody foresaw. `asked`: of storages, by the child.
     """
 
     rows: list[Row]
-    seconds: dict[StageName, float]
+    spans: list[Span]
     notices: list[str] = []
     traces: list[str] = []
+    asked: Asked = Asked()
 
 
 class Obstacle(msgspec.Struct, tag=True):
@@ -186,12 +198,13 @@ class Work(msgspec.Struct):
     chunk: int
     slice: int
     rows: list[Row] = []
-    seconds: dict[StageName, float] = {}
+    spans: list[Span] = []
     wall_s: float = 0.0
     notes: list[str] = []
     notices: list[str] = []
     ready: list[Ready] = []
     troubles: list[Trouble] = []
+    asked: Asked = Asked()
     failure: str = ""
     exit_code: int = 1
 
@@ -199,11 +212,12 @@ class Work(msgspec.Struct):
 class Report(msgspec.Struct):
     """What the driver hears of a finished slice; or, in `failure`, why the job must stop, with `exit_code`.
 
-    `rejected` counts reason codes, `seconds` is per stage, `wall_s` what the slice took in all pools without waiting for its
-    turn, `notes` tell of children that died, `example` is the message of a row that the engine, not the method, rejected,
-    `notices` are what models had to say (stages/notices.py), `ready` the workers that began with this slice, `troubles` why
-    some ended at it. `reached`: the last of the stages (by their order, 0: source) that did its work for some row; `down`: one
-    whose server or store failed for every row that it was given; `node`: where the last pool's worker was.
+    `rejected` counts reason codes, `spans` is what each stage had when, `wall_s` what the slice took in all pools without
+    waiting for its turn, `notes` tell of children that died, `example` is the message of a row that the engine, not the method,
+    rejected, `notices` are what models had to say (stages/notices.py), `ready` the workers that began with this slice,
+    `troubles` why some ended at it, `asked` what workers asked storages. `reached`: the last of the stages (by their order, 0:
+    source) that did its work for some row; `down`: one whose server or store failed for every row that it was given; `node`:
+    where the last pool's worker was.
     """
 
     chunk: int
@@ -211,7 +225,7 @@ class Report(msgspec.Struct):
     rows: int
     kept: int
     rejected: dict[str, int]
-    seconds: dict[StageName, float]
+    spans: list[Span]
     wall_s: float
     notes: list[str]
     example: str
@@ -223,6 +237,12 @@ class Report(msgspec.Struct):
     reached: int = -1
     down: int | None = None
     node: str = ""
+    asked: Asked = Asked()
+
+    @property
+    def seconds(self) -> dict[StageName, float]:
+        """Of workers, by stage."""
+        return seconds_of(self.spans)
 
 
 class Done(msgspec.Struct):
@@ -245,7 +265,7 @@ def report(work: Work) -> Report:
         rows=len(work.rows),
         kept=len(work.rows) - len(rejections),
         rejected=dict(Counter(row.reason for row in rejections)),
-        seconds=work.seconds,
+        spans=work.spans,
         wall_s=work.wall_s,
         notes=work.notes,
         example=next((f"row {row.row}: {row.message}" for row in rejections if row.reason in ENGINE_REASONS), ""),
@@ -257,7 +277,16 @@ def report(work: Work) -> Report:
         reached=reached,
         down=next((stage for stage in failed if stage > reached), None),
         node=platform.node(),
+        asked=work.asked,
     )
+
+
+def seconds_of(spans: Iterable[Span]) -> dict[StageName, float]:
+    """Sums by stage."""
+    seconds: dict[StageName, float] = {}
+    for span in spans:
+        seconds[span.stage] = seconds.get(span.stage, 0.0) + span.seconds
+    return seconds
 
 
 def _order(row: Rejection) -> int:

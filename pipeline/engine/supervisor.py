@@ -27,6 +27,7 @@ from typing import BinaryIO, Literal, NamedTuple
 import msgspec
 import psutil
 
+from materia.base.retries import Asked
 from pipeline.engine.child import END_SIGNAL
 from pipeline.engine.environment import for_models
 from pipeline.engine.messages import (
@@ -38,6 +39,7 @@ from pipeline.engine.messages import (
     Ready,
     Reply,
     SetupFailed,
+    Span,
     Started,
     Trouble,
     Waiting,
@@ -84,21 +86,22 @@ class Limits:
 
 
 class Processed(NamedTuple):
-    """Rows in the order given, seconds per stage, one note (with the end of its log) for each death of a child and for each
+    """Rows in the order given, what each stage had when, a note (with the end of its log) for each death of a child and each
     error that nobody foresaw, what the models had to say (stages/notices.py), the introduction of a child that was asked for
     the first time, and why children ended."""
 
     rows: list[Row]
-    seconds: dict[StageName, float]
+    spans: list[Span]
     notes: list[str]
     notices: list[str]
     ready: list[Ready]
     troubles: list[Trouble]
+    asked: list[Asked]
 
     def take(self, answer: Answer) -> list[Row]:
         """Keep what is told of a batch, and give its rows."""
-        for stage, seconds in answer.seconds.items():
-            self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
+        self.spans.extend(answer.spans)
+        self.asked.append(answer.asked)
         self.notices.extend(answer.notices)
         self.notes.extend(answer.traces)
         return answer.rows
@@ -132,7 +135,7 @@ class Supervisor:
 
         Raises SetupError, and OSError if a disk is full or read-only, or a storage lets nobody in.
         """
-        done = Processed(list(rows), {}, [], [], [], [])
+        done = Processed(list(rows), [], [], [], [], [], [])
         in_batches(done.rows, self._limits.rows_per_batch, lambda samples: self._run(samples, done))
         done.ready.extend(self._introductions)
         self._introductions.clear()

@@ -5,6 +5,7 @@ The runners (serial.py, ray_runner.py) do just these steps. Results do not depen
 
 from __future__ import annotations
 
+import os
 import platform
 import time
 from collections import deque
@@ -87,20 +88,25 @@ class PoolWorker:
 
     def advance(self, work: Work) -> Work:
         """Do this pool's part of a slice; what makes the job impossible becomes `failure`."""
-        began = time.perf_counter()
+        began, before = time.perf_counter(), retries.asked()
         try:
             if self._first:
                 work.rows = read_rows(self._plan, work.slice, self._source)
             if self._cannot_start is not None and any(isinstance(row, Sample) for row in work.rows):
                 raise self._cannot_start
             done = self._stages.process(work.rows)
-            work.rows, work.seconds, work.notes = done.rows, work.seconds | done.seconds, work.notes + done.notes
+            for span in done.spans:
+                span.worker = f"{platform.node()} {os.getpid()}"
+            work.rows, work.spans, work.notes = done.rows, work.spans + done.spans, work.notes + done.notes
             work.notices, work.ready = work.notices + done.notices, work.ready + done.ready
             work.troubles = work.troubles + done.troubles
+            for asked in done.asked:
+                work.asked = work.asked.plus(asked)
         except SetupError as error:
             work.failure, work.notes = str(error), [*work.notes, f"{error}\n{error.log}"]
         except OSError as error:
             work.failure, work.exit_code = told(error)
+        work.asked = work.asked.plus(retries.asked().since(before))
         work.wall_s += time.perf_counter() - began
         return work
 

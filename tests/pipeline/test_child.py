@@ -10,7 +10,7 @@ from jobs import STUBS, make_config
 from stub_stages import build_stubs
 
 from pipeline.engine.child import run_side_by_side, run_stages
-from pipeline.engine.messages import Hello
+from pipeline.engine.messages import Hello, seconds_of
 from pipeline.engine.supervisor import Limits, Supervisor
 from stages import notices
 from stages.records import Clip, Rejection, Sample, encode_rows
@@ -40,8 +40,8 @@ def test_steps_of_any_size_give_the_same_rows_in_order(stages, captions, rows_at
     begun = []
     together = run_side_by_side(stages, samples(captions), rows_at_once, begun.append)
     assert encode_rows(together.rows) == encode_rows(alone.rows)
-    assert together.seconds.keys() == alone.seconds.keys()
-    assert set(begun) == set(together.seconds)
+    assert seconds_of(together.spans).keys() == seconds_of(alone.spans).keys() == set(begun)
+    assert sum(span.rows for span in together.spans) == sum(span.rows for span in alone.spans)
 
 
 class Slow:
@@ -60,7 +60,7 @@ def test_while_one_stage_works_the_next_one_has_the_step_before():
     began = time.monotonic()
     answer = run_side_by_side([Slow("frames"), Slow("localise"), Slow("cut")], samples(["a dog"] * 8), 1, lambda _: None)
     assert time.monotonic() - began < 1.7  # 1.0 side by side, 2.4 in turn
-    assert 0.7 < answer.seconds["localise"] < 1.2
+    assert 0.7 < seconds_of(answer.spans)["localise"] < 1.2
     assert set(answer.notices) == {"frames has worked", "localise has worked", "cut has worked"}
 
 

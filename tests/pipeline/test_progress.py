@@ -6,18 +6,20 @@ import numpy as np
 import pytest
 
 from materia.base.terminal import duration
-from pipeline.engine.messages import Report
+from pipeline.engine.messages import Report, Span
 from pipeline.pace import Pace
+from pipeline.pools import Pool
 from pipeline.progress import Progress
 
 
 def report(rows, kept, notices=(), **seconds):
     rejected = {"no_subject": rows - kept} if kept < rows else {}
-    return Report(0, 0, rows, kept, rejected, seconds, sum(seconds.values()), [], "", "", notices=list(notices))
+    spans = [Span(stage, 0.0, taken, rows) for stage, taken in seconds.items()]
+    return Report(0, 0, rows, kept, rejected, spans, sum(seconds.values()), [], "", "", notices=list(notices))
 
 
 def test_a_snapshot_may_be_taken_at_any_moment_from_another_thread():
-    progress, over, found = Progress(rows=10**6, done=0, workers={}), threading.Event(), []
+    progress, over, found = Progress(rows=10**6, done=0, pools=[]), threading.Event(), []
 
     def look():
         try:
@@ -39,7 +41,7 @@ def test_a_snapshot_may_be_taken_at_any_moment_from_another_thread():
 
 def test_the_line_counts_clips_says_of_what_its_pace_is_and_names_the_slowest_step():
     now = [1000.0]
-    progress = Progress(rows=100, done=20, workers={"entities": 1, "segment": 4}, clock=lambda: now[0])
+    progress = Progress(rows=100, done=20, pools=[Pool(["entities"], 1), Pool(["segment"], 4)], clock=lambda: now[0])
     now[0] += 100  # models are loaded
     progress.add(report(10, 7, entities=4.0, segment=6.0))
     now[0] += 4
@@ -77,7 +79,7 @@ def test_after_a_slow_start_the_time_left_is_right_within_a_factor_of_a_half(wor
     slices = slices_of_a_run(n_slices, workers, pools, serial, warm_up, seed)
     now = [0.0]
     stages = ["entities", "segment", "background"][:pools]
-    progress = Progress(16 * n_slices, 0, dict.fromkeys(stages, workers), clock=lambda: now[0])
+    progress = Progress(16 * n_slices, 0, [Pool([stage], workers) for stage in stages], clock=lambda: now[0])
     checks = {int(n_slices * share): share for share in (0.1, 0.5, 0.7, 0.9)}
     end = slices[-1][0]
     for number, (when, costs) in enumerate(slices, start=1):
@@ -132,7 +134,7 @@ def test_workers_that_finish_all_at_once_do_not_look_faster_than_they_are(every_
 
 def test_a_log_has_a_line_each_ten_seconds_at_first_and_each_minute_in_a_long_job():
     now = [0.0]
-    progress = Progress(rows=100, done=0, workers={}, clock=lambda: now[0])
+    progress = Progress(rows=100, done=0, pools=[], clock=lambda: now[0])
     pauses = []
     for now[0] in (0, 60, 300, 3600, 1e6):
         pauses.append(progress._pause_s())
@@ -145,7 +147,7 @@ def test_spans_are_hours_minutes_and_seconds(seconds, said):
 
 
 def test_before_the_first_slice_it_says_what_is_waited_for_as_soon_as_that_changes(capsys):
-    with Progress(rows=100, done=20, workers={}) as progress:
+    with Progress(rows=100, done=20, pools=[]) as progress:
         progress.tell("starting Ray")
         progress.tell("loading the detector")
         progress.tell("loading the detector")
@@ -158,7 +160,7 @@ def test_before_the_first_slice_it_says_what_is_waited_for_as_soon_as_that_chang
 
 
 def test_a_notice_is_shown_once_however_many_workers_say_it_and_counted_at_the_end(capsys):
-    with Progress(rows=100, done=0, workers={}) as progress:
+    with Progress(rows=100, done=0, pools=[]) as progress:
         for _ in range(1000):
             progress.add(report(1, 1, ["the card is [bold]full[/]"]))
         progress.add(report(1, 1, ["a server is \x1b[31mslow"]))
@@ -170,7 +172,7 @@ def test_a_notice_is_shown_once_however_many_workers_say_it_and_counted_at_the_e
 
 
 def test_thousands_of_different_notices_do_not_flood_the_screen(capsys):
-    with Progress(rows=5000, done=0, workers={}) as progress:
+    with Progress(rows=5000, done=0, pools=[]) as progress:
         for number in range(5000):
             progress.add(report(1, 1, [f"waited {number} s"]))
     said = capsys.readouterr().err.splitlines()

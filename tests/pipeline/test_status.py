@@ -17,8 +17,9 @@ from materia.cli.main import main
 from materia.dataset.layout import DatasetInfo, write_info
 from pipeline.cluster.status import read_status
 from pipeline.job import run_job
+from pipeline.pools import Pool, speed_of_light
 from pipeline.preflight import lease_folder
-from pipeline.snapshot import Snapshot, UnderWay, speed_of_light
+from pipeline.snapshot import Snapshot, UnderWay
 
 CAPTIONS = ["a dog"] * 10 + ["a dog [nothing]"] * 2 + ["a dog"] * 6 + ["a dog [gate]"] + ["a dog"] * 5  # 3 chunks
 
@@ -95,8 +96,9 @@ def test_ten_million_rows_on_two_machines_one_of_which_is_stuck_and_one_silent(o
     plan_of(out, 10_000_000, 9766)
     base = Snapshot(
         rows=5_000_000, done_before=0, done=1_024_000, chunks=[(0, 1000)], kept=1_000_000, rejected={"no_subject": 24_000},
-        seconds={"frames": 512_000.0, "segment": 102_400.0}, workers={"frames": 8, "segment": 1}, elapsed_s=100_000,
-        clips_per_s=9, slice_s=30.0, since_commit_s=600.0, under_way=[UnderWay(64_000, ["frames"], "gpu-7", 700.0)],
+        seconds={"frames": 512_000.0, "segment": 102_400.0}, pools=[Pool(["frames"], 8), Pool(["segment"], 1)],
+        elapsed_s=100_000, clips_per_s=9, slice_s=30.0, since_commit_s=600.0,
+        under_way=[UnderWay(64_000, ["frames"], "gpu-7", 700.0)],
     )  # fmt: skip
     tell(out, 1, base, holder("a"), chunks=(0, 5000))
     tell(out, 2, msgspec.structs.replace(base, chunks=[(5000, 5400)]), holder("b"), chunks=(5000, None), renewed_s=700)
@@ -113,6 +115,9 @@ def test_ten_million_rows_on_two_machines_one_of_which_is_stuck_and_one_silent(o
     ]
 
 
-def test_what_the_slowest_stage_allows():
-    assert speed_of_light({"frames": 20.0, "segment": 30.0}, {"frames": 2, "segment": 6}, 100) == 10.0
-    assert speed_of_light({}, {}, 0) == 0.0
+def test_what_the_slowest_pool_allows():
+    seconds = {"frames": 20.0, "localise": 10.0, "segment": 30.0}
+    assert speed_of_light(seconds, [Pool(["frames"], 2), Pool(["localise", "segment"], 8)], 100) == 10.0
+    assert speed_of_light(seconds, [Pool(["frames"], 4), Pool(["localise", "segment"], 2)], 100) == 5.0
+    assert speed_of_light(seconds, [Pool(["frames"], 4), Pool(["localise", "segment"], 3, side_by_side=True)], 100) == 10.0
+    assert speed_of_light({}, [], 0) == 0.0
