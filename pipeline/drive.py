@@ -20,6 +20,7 @@ from pipeline.engine.messages import JobSpec, Report, failures, mostly_failed
 from pipeline.engine.spool import ChunkLost
 from pipeline.engine.worker import Runner, told
 from pipeline.ledger import Ledger, spans
+from pipeline.metrics import Metrics
 from pipeline.plan import Plan
 from pipeline.preflight import RUN, JobError
 from pipeline.progress import Progress
@@ -45,6 +46,7 @@ class Drive:
         runner: Runner,
         log: RunLog,
         progress: Progress,
+        metrics: Metrics,
         lease: Lease,
         ledger: Ledger,
         before: set[int],
@@ -55,6 +57,7 @@ class Drive:
         self._log = log
         self._words = storage.join(job.out, RUN, "workers.log")
         self._progress = progress
+        self._metrics = metrics
         self._lease = lease
         self._ledger = ledger
         self._before = before
@@ -151,6 +154,8 @@ class Drive:
     def _count(self, report: Report) -> None:
         if report.slice not in self._repeated:
             self._progress.add(report)
+            self._metrics.add(report)
+        self._metrics.queues(self._runner.queues())
         chunk = report.chunk
         self._open[chunk].update({_KEPT: report.kept, **report.rejected})
         self._finished[chunk] += 1
@@ -181,6 +186,8 @@ class Drive:
                 raise JobError(exit_code, sentence) from None
             else:
                 self._committed.add(chunk)
+                self._log.committed(chunk)
+                self._metrics.committed()
                 self._outcomes.update(self._open.pop(chunk))
                 self._last_commit = time.monotonic()
                 self._ledger.add(chunk)

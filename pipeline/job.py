@@ -15,7 +15,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from typing import Literal, NamedTuple
 
 import msgspec
@@ -37,7 +37,9 @@ from pipeline.engine.placement import UnschedulableError
 from pipeline.engine.ray_tasks import RayTasks
 from pipeline.engine.serial import SerialRunner
 from pipeline.engine.worker import Runner
+from pipeline.events import Events, open_events
 from pipeline.ledger import Ledger
+from pipeline.metrics import Exporter, Metrics, Port, RayExporter
 from pipeline.opening import Opening
 from pipeline.plan import Plan
 from pipeline.pools import pools_of
@@ -68,6 +70,15 @@ class _Interrupted(BaseException):
         self.number = number
 
 
+class Watched(NamedTuple):
+    """What is told of a job while it runs, beside `_run/`: metrics on a port, events to a file ("-": standard output), and a
+    trace of its first slices."""
+
+    metrics_port: int | None = None
+    events: str | None = None
+    profile: int = 0
+
+
 class _Asked(NamedTuple):
     """What is asked of a start, beside its configuration: see `run_job`."""
 
@@ -79,6 +90,7 @@ class _Asked(NamedTuple):
     append: bool
     chunks: tuple[int, int | None]
     retry: bool
+    profile: int
     stage_factory: str
 
     def is_ours(self, chunk: int) -> bool:
@@ -100,6 +112,7 @@ def run_job(
     retry_transient: bool = False,
     force_lease: bool = False,
     wait: bool = False,
+    watched: Watched = Watched(),  # noqa: B008 - nobody changes it
     stage_factory: str = STAGE_FACTORY,
 ) -> JobResult:
     """Build an output, or go on with it. What a user can mend comes back as a result; errors of the configuration and the
@@ -108,19 +121,31 @@ def run_job(
     `limit`: its first rows only, as a job of their own. `append`: also with rows that the input has gained. `chunks`: only
     those from the first number to before the second (None: to the end); other jobs may build others at the same time.
     `retry_transient`: chunks with rows that failed for reasons that may pass are built again. `force_lease`: whoever else holds
-    them, or if the store cannot keep jobs apart. `wait`: for the claim of a dead job to run out. `stage_factory` is an import
-    path (pipeline/engine/child.py: StageFactory).
+    them, or if the store cannot keep jobs apart. `wait`: for the claim of a dead job to run out. `watched`: what is told of it
+    besides. `stage_factory` is an import path (pipeline/engine/child.py: StageFactory).
     """
     use_storage(config.storage)
-    asked = _Asked(input, output, engine, ray_address, limit, append, chunks, retry_transient, stage_factory)
+    asked = _Asked(input, output, engine, ray_address, limit, append, chunks, retry_transient, watched.profile, stage_factory)
+    with (
+        open_events(output, watched.events) as events,
+        nullcontext() if watched.metrics_port is None else closing(Port(watched.metrics_port)) as port,
+    ):
+        events.tell("start", input=input, chunks=chunks, engine=engine)
+        result = _started(config, asked, force_lease, wait, events, port)
+        events.tell("end", **msgspec.to_builtins(result))
+    return result
+
+
+def _started(config: Config, asked: _Asked, force: bool, wait: bool, events: Events, port: Port | None) -> JobResult:
+    output, lease_s = asked.output, config.engine.lease_s
     lease: Lease | None = None
     try:
         with (
             _signals_raise(),
-            only_writer(output, chunks, config.engine.lease_s, force=force_lease, wait=wait, on_loss=_stopper()) as lease,
-            closing(RayTasks(config, ray_address)) as tasks,
+            only_writer(output, asked.chunks, lease_s, force=force, wait=wait, on_loss=_stopper()) as lease,
+            closing(RayTasks(config, asked.ray_address)) as tasks,
         ):
-            return _run(config, asked, lease, tasks)
+            return _run(config, asked, lease, tasks, events, port)
     except JobError as error:
         return JobResult(error.exit_code, str(error))
     except LeaseLost as lost:
@@ -158,7 +183,7 @@ def _stopper() -> Callable[[], None]:
     return lambda: None
 
 
-def _run(config: Config, asked: _Asked, lease: Lease, tasks: RayTasks) -> JobResult:
+def _run(config: Config, asked: _Asked, lease: Lease, tasks: RayTasks, events: Events, port: Port | None) -> JobResult:
     began = time.monotonic()
     stages = load_stage_factory(asked.stage_factory)(config, STAGE_ORDER)
     check_nothing_missing(stages)
@@ -182,16 +207,21 @@ def _run(config: Config, asked: _Asked, lease: Lease, tasks: RayTasks) -> JobRes
     left = (plan.slices_of(chunk) for chunk in ours if chunk not in done or chunk in again)
     todo = deque(itertools.chain.from_iterable(left))
     rows = sum(len(plan.rows_of_chunk(chunk)) for chunk in ours)
+    rows_done = rows - sum(len(plan.rows_of(number)) for number in todo)
     pools = pools_of(config.engine.pools)
     with (
         retries.patience(),  # until here it may have been a wrong address
-        RunLog(asked.output, lease.claim.fence) as log,
-        Progress(rows, rows - sum(len(plan.rows_of(number)) for number in todo), pools) as progress,
+        RunLog(asked.output, lease.claim.fence, events, asked.profile) as log,
+        Progress(rows, rows_done, pools) as progress,
         closing(_runner(job, plan, config, asked, bool(todo), progress.tell)) as runner,
         _signals_raise(),  # Ray has set handlers of its own
     ):
+        exporters: list[Exporter] = [port] if port else []
+        if asked.engine == "ray" and asked.ray_address and todo:
+            exporters.append(RayExporter())
+        metrics = Metrics(exporters, pools, rows, rows_done)
         before = {chunk for chunk in ours if chunk in done} - again
-        Drive(job, plan, runner, log, progress, lease, ledger, before).run(todo)
+        Drive(job, plan, runner, log, progress, metrics, lease, ledger, before).run(todo)
     return _result(asked, plan, len(ours), rows, time.monotonic() - began, log.troubles())
 
 

@@ -18,8 +18,10 @@ from pathlib import Path
 import msgspec
 
 from materia.base import storage
-from pipeline.engine.messages import Cause, Report, Trouble
+from pipeline.engine.messages import Cause, Report, Span, Trouble
+from pipeline.events import Events
 from pipeline.preflight import RUN
+from pipeline.trace import trace
 
 _NAMES = ("timings.jsonl", "workers.jsonl", "events.jsonl", "workers.log")
 _CAUSES: dict[Cause, str] = {
@@ -31,11 +33,14 @@ _CAUSES: dict[Cause, str] = {
 
 
 class RunLog:
-    """A context in which reports are logged."""
+    """A context in which reports are logged, and told as `events`; `profile`: slices of which a trace is written."""
 
-    def __init__(self, out: str, start: int) -> None:
+    def __init__(self, out: str, start: int, events: Events, profile: int = 0) -> None:
         self._run = storage.join(out, RUN)
         self._start = start
+        self._others = events
+        self._profile = profile
+        self._profiled: list[tuple[int, list[Span]]] = []
         self._began = time.monotonic()
         self._troubles: Counter[Cause] = Counter()
         self._known: set[str] = set()  # numbers of troubles
@@ -54,6 +59,10 @@ class RunLog:
 
     def __exit__(self, *_: object) -> None:
         self._closing.close()
+        if self._profiled:
+            local = storage.local_path(self._run) is not None
+            name = "profile.json" if local else f"profile-{self._start:06d}.json"
+            storage.atomic_write(storage.join(self._run, name), msgspec.json.encode(trace(self._profiled)) + b"\n")
 
     def add(self, report: Report) -> None:
         """Log a finished slice and what its workers had to say; of one that could not be processed, only the latter."""
@@ -63,6 +72,8 @@ class RunLog:
             self.tell(trouble, report.slice)
         for words in [*report.notes, *(f"notice: {notice}" for notice in report.notices)]:
             self._words.write(f"{words.rstrip()}\n\n".encode())
+        for notice in report.notices:
+            self._others.tell("notice", slice=report.slice, node=report.node, text=notice)
         if report.failure:
             return
         line = {
@@ -75,6 +86,13 @@ class RunLog:
             "end_s": self._now_s(),
         }
         self._timings.write(msgspec.json.encode(line) + b"\n")
+        self._others.tell("slice", node=report.node, rejected=report.rejected, **line)
+        if len(self._profiled) < self._profile:
+            self._profiled.append((report.slice, report.spans))
+
+    def committed(self, chunk: int) -> None:
+        """A chunk has its record."""
+        self._others.tell("commit", chunk=chunk)
 
     def tell(self, trouble: Trouble, slice_: int | None = None) -> None:
         """Log that a worker was in trouble, unless that is known; and with which slice it was told, if with one."""
@@ -85,6 +103,7 @@ class RunLog:
         self._troubles[trouble.cause] += 1
         event = {"event": "trouble", "slice": slice_, **msgspec.to_builtins(trouble), "end_s": self._now_s()}
         self._events.write(msgspec.json.encode(event) + b"\n")
+        self._others.tell(**event)
 
     def troubles(self) -> str:
         """Of workers since this start, in words; nothing if there were none."""

@@ -140,7 +140,7 @@ def actors(as_json: bool) -> None:
     for count, workers in _SIMULATED.items():
         config = _config(workers)
         slices = _SLICES_OF_ACTOR * count
-        simulated = _simulate(config, rates, slices, driver_s, commit_s)
+        simulated = _simulate(config, rates, slices, driver_s, commit_s, on_cluster=True)
         found.append(_row(count, workers, forecast(config, rates, 1).clips_per_s, simulated, slices, None))
     if as_json:
         print(json.dumps({"driver_ms_a_step": 1000 * driver_s, "commit_ms": 1000 * commit_s, "actors": found}))
@@ -181,12 +181,15 @@ def _config(workers: tuple[int, ...]) -> Config:
     return Config.model_validate({"engine": {"rows_per_chunk": _OF_CHUNK, "rows_per_slice": _OF_SLICE, "pools": pools}})
 
 
-def _simulate(config: Config, rates: Rates, slices: int, driver_s: float, commit_s: float) -> Simulated:
+def _simulate(
+    config: Config, rates: Rates, slices: int, driver_s: float, commit_s: float, on_cluster: bool = False
+) -> Simulated:
     seconds = rates.seconds
     pools = [
         SimulatedPool(pool.workers, _OF_SLICE * sum(seconds[stage] for stage in pool.stages)) for pool in config.engine.pools
     ]
-    return simulate(pools, slices, slices_per_chunk=_OF_CHUNK // _OF_SLICE, driver_s=driver_s, commit_s=commit_s)
+    of_chunk = _OF_CHUNK // _OF_SLICE
+    return simulate(pools, slices, slices_per_chunk=of_chunk, driver_s=driver_s, commit_s=commit_s, on_cluster=on_cluster)
 
 
 def _steady_pace(out: str) -> float:

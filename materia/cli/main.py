@@ -108,6 +108,9 @@ def main() -> None:
 @click.option(
     "--wait", is_flag=True, help="If another job holds the chunks, wait until it shows that it lives, or counts as dead."
 )
+@click.option("--metrics-port", type=click.IntRange(1, 65535), metavar="PORT", help="Metrics for Prometheus, on this port.")
+@click.option("--events", metavar="FILE", help='A line of JSON for each slice, chunk and trouble; "-": to standard output.')
+@click.option("--profile", type=click.IntRange(0), default=0, metavar="N", help="Trace the first N slices: _run/profile.json.")
 @click.option("--ray-address", help="An existing cluster, e.g. auto; default: Ray starts in process and ends with the job.")
 @set_option
 def run(
@@ -122,11 +125,14 @@ def run(
     retry_transient: bool,
     force_lease: bool,
     wait: bool,
+    metrics_port: int | None,
+    events: str | None,
+    profile: int,
     ray_address: str | None,
     overrides: tuple[str, ...],
 ) -> None:
     """Build shards from captioned clips. The same command again continues where it stopped."""
-    from pipeline.job import chunks_of_part, run_job
+    from pipeline.job import Watched, chunks_of_part, run_job
 
     config = _load(config_path, overrides)
     if part is not None:
@@ -146,6 +152,7 @@ def run(
             retry_transient=retry_transient,
             force_lease=force_lease,
             wait=wait,
+            watched=Watched(metrics_port, events, profile),
         )
     )
     message = _with_command(result.message, config_path, overrides)

@@ -1,7 +1,8 @@
 """The engine on Ray in simulated time: its own books (pipeline/engine/flow.py), and workers that only take their time.
 
 In: pools of workers, and what a slice takes in each. Out: how long a job takes and how busy its pools are, for any number of
-workers. The driver does one thing at a time, which is what bounds very many workers; commits follow each other.
+workers. The driver does one thing at a time, which is what bounds very many workers; without a cluster it also commits, one
+chunk at a time.
 """
 
 from __future__ import annotations
@@ -43,13 +44,13 @@ def simulate(
     bound: float = math.inf,
     driver_s: float = 0.0,
     commit_s: float = 0.0,
+    on_cluster: bool = False,
     loses: Collection[int] = (),
 ) -> Simulated:
-    """Run a job. `bound`: bytes, see Flow; `driver_s`: that the driver is busy with each slice of each pool.
-
-    `loses`: slices whose first answer of the last pool is lost with a node.
+    """Run a job. `bound`: bytes, see Flow; `driver_s`: that the driver is busy with each slice of each pool; `commit_s`: of a
+    chunk. `on_cluster`: commits run side by side. `loses`: slices whose first answer of the last pool is lost with a node.
     """
-    return _Simulation(pools, n_slices, slices_per_chunk, bound, driver_s, commit_s, set(loses)).run()
+    return _Simulation(pools, n_slices, slices_per_chunk, bound, driver_s, commit_s, on_cluster, set(loses)).run()
 
 
 class _Simulation:
@@ -61,11 +62,12 @@ class _Simulation:
         bound: float,
         driver_s: float,
         commit_s: float,
+        on_cluster: bool,
         loses: set[int],
     ) -> None:
         self._pools = pools
         self._n_slices, self._slices_per_chunk = n_slices, slices_per_chunk
-        self._driver_s, self._commit_s = driver_s, commit_s
+        self._driver_s, self._commit_s, self._on_cluster = driver_s, commit_s, on_cluster
         self._loses = loses
         self._flow = Flow([pool.workers for pool in pools], bound)
         self._left = deque(range(n_slices))
@@ -127,7 +129,8 @@ class _Simulation:
         self._of_chunk[chunk] += 1
         if self._of_chunk[chunk] == min(self._slices_per_chunk, self._n_slices - chunk * self._slices_per_chunk):
             self._flow.committing.add(chunk)
-            self._committer_free = max(now, self._committer_free) + self._commit_s
+            begins = now if self._on_cluster else max(now, self._committer_free)
+            self._committer_free = begins + self._commit_s
             heapq.heappush(self._events, (self._committer_free, next(self._numbers), chunk))
 
     def _committed(self, chunk: int) -> None:

@@ -126,6 +126,10 @@ class Flow:
         """How many workers of a pool have something to do."""
         return sum(map(len, self._pools[pool].by_load[1:]))
 
+    def waiting(self, pool: int) -> int:
+        """How many slices wait for a worker of a pool."""
+        return len(self._pools[pool].waiting)
+
     @property
     def held(self) -> float:
         """Bytes of all slices that wait, are worked at, or are finished."""

@@ -35,7 +35,7 @@ from pipeline.engine.notice import Notice
 from pipeline.engine.placement import COMMIT_CPUS, UnschedulableError, check_placement, nodes_of
 from pipeline.engine.spool import ChunkLost, commit_chunk
 from pipeline.engine.supervisor import CLOSE_S
-from pipeline.engine.worker import PoolWorker, what_loads
+from pipeline.engine.worker import PoolWorker, Queue, what_loads
 from pipeline.plan import Plan
 from pipeline.preflight import JobError
 from pipeline.snapshot import UnderWay
@@ -118,6 +118,10 @@ class RayRunner:
             UnderWay(given.slice, list(self._pools[given.pool].stages), self._nodes.get(worker, ""), round(now - since, 3))
             for worker, (given, since) in first.items()
         ]
+
+    def queues(self) -> list[Queue]:
+        """Of the driver's books."""
+        return [Queue(self._flow.waiting(pool), self._flow.at_work(pool)) for pool in range(len(self._pools))]
 
     def close(self) -> None:
         """End the session; on an existing cluster, only this job's part of it."""

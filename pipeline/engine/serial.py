@@ -14,7 +14,7 @@ from concurrent.futures import Future
 from pipeline.config import PoolSettings
 from pipeline.engine.messages import JobSpec, Report, Trouble, Work, report
 from pipeline.engine.spool import Spool, commit_chunk
-from pipeline.engine.worker import PoolWorker, told, what_loads
+from pipeline.engine.worker import PoolWorker, Queue, told, what_loads
 from pipeline.plan import Plan
 from pipeline.snapshot import UnderWay
 from stages.records import encode_rows
@@ -67,6 +67,10 @@ class SerialRunner:
             return []
         number, pool, since = at
         return [UnderWay(number, list(self._pools[pool].stages), platform.node(), round(time.monotonic() - since, 3))]
+
+    def queues(self) -> list[Queue]:
+        """None waits; asked between slices, nobody works."""
+        return [Queue(0, 0) for _ in self._pools]
 
     def commit(self, chunk: int) -> Future[None]:
         """Commits before it returns."""

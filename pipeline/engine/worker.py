@@ -11,7 +11,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from materia.base import retries
 from materia.base.errors import explain
@@ -49,9 +49,20 @@ class Runner(Protocol):
         """What workers are at just now, and for how long; may be asked from another thread."""
         ...
 
+    def queues(self) -> list[Queue]:
+        """Of each pool, now."""
+        ...
+
     def close(self) -> None:
         """End every process that this runner started."""
         ...
+
+
+class Queue(NamedTuple):
+    """Of a pool, at a moment: slices that wait for it, and workers that have one."""
+
+    waiting: int
+    at_work: int
 
 
 class PoolWorker:
