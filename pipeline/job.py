@@ -222,7 +222,8 @@ def _run(config: Config, asked: _Asked, lease: Lease, tasks: RayTasks, events: E
         metrics = Metrics(exporters, pools, rows, rows_done)
         before = {chunk for chunk in ours if chunk in done} - again
         Drive(job, plan, runner, log, progress, metrics, lease, ledger, before).run(todo)
-    return _result(asked, plan, len(ours), rows, time.monotonic() - began, log.troubles())
+        summary = "\n".join(filter(None, [progress.summary(), log.troubles()]))
+    return _result(asked, plan, len(ours), rows, time.monotonic() - began, summary)
 
 
 def _found(asked: _Asked, plan: Plan, lease: Lease) -> tuple[set[int], Ledger]:
@@ -261,8 +262,8 @@ def _runner(job: JobSpec, plan: Plan, config: Config, asked: _Asked, is_work: bo
         raise JobError(2, str(error)) from None
 
 
-def _result(asked: _Asked, plan: Plan, n_chunks: int, rows: int, wall_s: float, troubles: str) -> JobResult:
-    """Every chunk that was asked for must be there: nothing is dropped in silence. `troubles`: of workers, in words."""
+def _result(asked: _Asked, plan: Plan, n_chunks: int, rows: int, wall_s: float, summary: str) -> JobResult:
+    """Every chunk that was asked for must be there: nothing is dropped in silence. `summary`: more of it, in words."""
     output, chosen = asked.output, as_range(*asked.chunks)
     samples = rejections = 0
     lost = {chunk for chunk in range(plan.n_chunks) if asked.is_ours(chunk)}
@@ -276,7 +277,7 @@ def _result(asked: _Asked, plan: Plan, n_chunks: int, rows: int, wall_s: float, 
         raise JobError(1, f"the engine ended without chunks {some} ({len(lost)} of {n_chunks}); start again to go on")
     part = f" (chunks {chosen})" if chosen else ""
     counts = f"{plural(rows, 'row')} = {plural(samples, 'sample')} + {plural(rejections, 'rejection')}"
-    message = f"{output}{part}: {counts}, {wall_s:.0f} s" + (f"\n{troubles}" if troubles else "")
+    message = f"{output}{part}: {counts}, {wall_s:.0f} s" + (f"\n{summary}" if summary else "")
     if rejections and samples <= _FEW * rows:
         kept = "few rows were kept" if samples else "not one row was kept"
         message += f"\nwarning: {kept}: {_commonest_reason(output)}"

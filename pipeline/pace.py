@@ -24,6 +24,7 @@ class Pace:
 
     def __init__(self) -> None:
         self._recent: deque[tuple[float, int]] = deque()  # (when it finished, its clips)
+        self._all = 0
         self._began = 0.0  # the first slice's work, as if others had been before it
         self._known_since = 0.0  # slices that finished later are in `_recent`
         self.slice_s = 0.0  # for which a slice is worked at, lately
@@ -35,6 +36,7 @@ class Pace:
             self.slice_s = wall_s
         self.slice_s += _NEWS * (wall_s - self.slice_s)
         self._recent.append((now, rows))
+        self._all += rows
         while len(self._recent) > 1 and self._recent[1][0] <= now - self._window_s(now):
             self._known_since, _ = self._recent.popleft()
 
@@ -42,6 +44,10 @@ class Pace:
         """(clips a second, over how many seconds), once a slice is there. Falls when the next slice is overdue."""
         rows, span_s, _ = self._measured(now)
         return rows / span_s, span_s
+
+    def overall(self, now: float) -> float:
+        """Clips a second since the first slice began; 0 until one is there."""
+        return self._all / max(now - self._began, _LEAST_S) if self._recent else 0.0
 
     def left_s(self, now: float, rows: int) -> float:
         """Seconds until `rows` more clips are done: at this pace, counted from the last slice."""

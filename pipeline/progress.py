@@ -28,6 +28,7 @@ from stages.records import StageName
 _PLAIN_EVERY_S, _PLAIN_SELDOM_S = 10.0, 60.0
 _LIVE_EVERY_S = 0.5
 _KEPT_ERRORS = 5
+_SUMMED_UP = 4  # slices for each worker of the largest pool, from which on a job's pace says something
 _MOST_NOTICES = 20  # that are shown; all are in the run's log
 
 
@@ -71,7 +72,7 @@ class Progress:
         self._done_before = self._done = done
         self._pools = list(pools)
         self._workers = {stage: pool.workers for pool in pools for stage in pool.stages}
-        self._kept = 0
+        self._kept = self._slices = 0
         self._rejected: Counter[str] = Counter()
         self._nodes: dict[str, float] = {}  # when a worker there finished a slice last
         self._errors: deque[str] = deque(maxlen=_KEPT_ERRORS)
@@ -105,6 +106,7 @@ class Progress:
     def add(self, report: Report) -> None:
         """Count a finished slice."""
         self._done += report.rows
+        self._slices += 1
         self._kept += report.kept
         self._rejected.update(report.rejected)
         self._nodes[report.node] = self._clock()
@@ -143,6 +145,14 @@ class Progress:
             slowest = max(self._seconds, key=lambda stage: self._seconds[stage] / self._workers.get(stage, 1))
             parts.append(f"slowest step: {slowest}, {1000 * self._seconds[slowest] / finished:.0f} ms of a worker a clip")
         return ", ".join(parts)
+
+    def summary(self) -> str:
+        """How fast it was, against what its workers could have done without ever waiting; nothing if nothing was done."""
+        pace, light = self._pace.overall(self._clock()), self.snapshot().speed_of_light
+        if not light or self._slices < _SUMMED_UP * max(pool.workers for pool in self._pools):
+            return ""  # mostly its beginning and its end
+        share = 100 * min(pace / light, 1)
+        return f"{pace:.2f} clips/s since the first slice began, {share:.0f} % of what the workers could do"
 
     def snapshot(self) -> Snapshot:
         """The state, for others; of what only the driver knows, nothing. May be called from another thread."""

@@ -150,6 +150,20 @@ def test_page_of_looking_is_followed_after_the_readme(after_readme):
 
 
 @pytest.mark.slow
+def test_page_of_operating_is_followed_after_the_readme(after_readme):
+    page = ROOT / "docs" / "operating.md"
+    for name, language in (("rates.json", "json"), ("cluster.yaml", "yaml")):
+        (text,) = blocks(page, language)
+        (after_readme / name).write_text(text)
+    follow("docs/operating.md", after_readme)
+    assert load_config(after_readme / "mine.yaml").engine.pools[1].workers == 105
+    planned = "materia plan --config cluster --rates rates.json --rows 100000000 --hours 168 --cluster cluster.yaml"
+    printed = run(shlex.split(planned), after_readme)
+    shown = page.read_text(encoding="utf-8")
+    assert all(line.rstrip() in shown for line in printed.splitlines())
+
+
+@pytest.mark.slow
 def test_page_of_training_is_followed_after_the_readme(after_readme):
     follow("docs/training.md", after_readme)
     losses = [json.loads(line)["loss"] for line in (after_readme / "demo" / "cached" / "steps.jsonl").read_text().splitlines()]
@@ -161,7 +175,7 @@ def test_every_fence_of_shell_runs_or_says_why_not():
     for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
         said = re.findall(r"```(?:sh|bash|console|shell) *([^\n]*)\n", page.read_text(encoding="utf-8"))
         assert set(said) <= {"", *ELSEWHERE}, page
-        if page.name not in ("README.md", "data.md", "looking.md", "training.md", "backends.md"):
+        if page.name not in ("README.md", "data.md", "looking.md", "training.md", "backends.md", "operating.md"):
             assert not commands(page), page
 
 

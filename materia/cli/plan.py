@@ -13,7 +13,6 @@ from materia.cli.shared import Command, config_option, guarded, json_option, pri
 if TYPE_CHECKING:
     from pipeline.capacity.forecast import Forecast, PoolForecast
     from pipeline.capacity.rates import Rates
-    from pipeline.cluster.settings import Prices
     from pipeline.config import Config
 
 EXAMPLES = """\b
@@ -67,10 +66,11 @@ def plan(
     import msgspec
 
     from pipeline.capacity.forecast import forecast
+    from pipeline.cluster.settings import load_prices
     from pipeline.config import load_config
 
     config = guarded(lambda: load_config(config_path, overrides))
-    prices = guarded(lambda: _prices(cluster_path))
+    prices = guarded(lambda: None if cluster_path is None else load_prices(cluster_path))
     rates, counted = guarded(lambda: _rates(config, input_address, clips, rates_path, rows))
     total = rows or counted
     sized = guarded(lambda: _sized(config, rates, total, hours, gpus))
@@ -81,18 +81,6 @@ def plan(
         click.echo(msgspec.json.encode(found).decode())
     else:
         _print(found)
-
-
-def _prices(cluster_path: str | None) -> Prices | None:
-    from materia.base.errors import UserError
-    from pipeline.cluster.settings import load_cluster
-
-    if cluster_path is None:
-        return None
-    prices = load_cluster(cluster_path).prices
-    if prices is None:
-        raise UserError(f"{cluster_path} has no section `prices:`, e.g. `prices: {{card_hour: 2.5, cpu_hour: 0.04}}`")
-    return prices
 
 
 def _rates(config: Config, input_address: str | None, clips: int, path: str | None, rows: int | None) -> tuple[Rates, int]:
@@ -161,7 +149,7 @@ def _print(found: Forecast) -> None:
     lines = [
         f"\n{found.rows:,} rows in {duration(3600 * found.hours)}, {found.clips_per_s:.4g} clips/s{per_card}",
         f"bounded by {found.bottleneck}",
-        f"{found.samples:,} samples in {found.shards:,} shards",
+        f"{found.samples:,} samples in {found.shards:,} {'shard' if found.shards == 1 else 'shards'}",
         f"reads {_bytes(found.bytes_in)}, writes {_bytes(found.bytes_out)}; requests to a store: {requests}",
     ]
     if found.money:

@@ -13,6 +13,7 @@ from materia.cli.shared import guarded, json_option, out_argument
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from pipeline.cluster.settings import Prices
     from pipeline.cluster.status import Status
 
 EXAMPLES = """\b
@@ -20,6 +21,7 @@ Examples:
   materia status out/
   materia status s3://bucket/out --watch
   materia status out/ --json
+  materia status s3://bucket/out --cluster cluster.yaml    # with what it has cost, by the section `prices:`
 """
 
 _EVERY_S = 5.0
@@ -29,8 +31,9 @@ _COLOURS = {"running": "green", "done": "green", "planning": "cyan", "stalled": 
 @click.command(epilog=EXAMPLES)
 @out_argument
 @click.option("--watch", is_flag=True, help="Look again every few seconds, until the job is done or nobody works at it.")
+@click.option("--cluster", "cluster_path", type=click.Path(), metavar="FILE", help="YAML: its section `prices:` gives money.")
 @json_option
-def status(out: str, watch: bool, as_json: bool) -> None:
+def status(out: str, watch: bool, cluster_path: str | None, as_json: bool) -> None:
     """How a job is doing: rows, pace, time left, where it is stuck. Reads a few small files, however large the job.
 
     Exit code 0 while it runs or when it is done, 5 when it is not finished and nobody works at it.
@@ -39,8 +42,10 @@ def status(out: str, watch: bool, as_json: bool) -> None:
     from rich.console import Console
     from rich.live import Live
 
+    from pipeline.cluster.settings import load_prices
     from pipeline.cluster.status import read_status
 
+    prices = guarded(lambda: None if cluster_path is None else load_prices(cluster_path))
     found = guarded(lambda: read_status(out))
     if as_json:
         while True:
@@ -50,17 +55,17 @@ def status(out: str, watch: bool, as_json: bool) -> None:
             time.sleep(_EVERY_S)
             found = guarded(lambda: read_status(out))
     elif watch and Console().is_terminal:
-        with Live(render(found), auto_refresh=False) as live:
+        with Live(render(found, prices), auto_refresh=False) as live:
             while not _over(found):
                 time.sleep(_EVERY_S)
                 found = guarded(lambda: read_status(out))
-                live.update(render(found), refresh=True)
+                live.update(render(found, prices), refresh=True)
     else:
-        Console().print(render(found))
+        Console().print(render(found, prices))
         while watch and not _over(found):
             time.sleep(_EVERY_S)
             found = guarded(lambda: read_status(out))
-            Console().print(render(found))
+            Console().print(render(found, prices))
     sys.exit(5 if found.state in ("dead", "stopped") else 0)
 
 
@@ -68,7 +73,7 @@ def _over(found: Status) -> bool:
     return found.state in ("done", "dead", "stopped")
 
 
-def render(found: Status) -> Table:
+def render(found: Status, prices: Prices | None = None) -> Table:
     """A status for a person; what comes from captions or file names cannot move the cursor."""
     from datetime import UTC, datetime
 
@@ -101,9 +106,14 @@ def render(found: Status) -> Table:
         left = f", about {duration(found.left_s)} left" if found.left_s is not None else ""
         add("pace", f"{found.clips_per_s:.2f} clips/s now, {found.clips_per_s_overall:.2f} since the start{left}")
         if found.light_share is not None:
-            add("of possible", f"{100 * found.light_share:.0f} % of what the slowest stage's workers could do")
+            add("of possible", f"{100 * found.light_share:.0f} % of what the slowest pool's workers could do")
     if found.ms_per_clip:
         add("a clip takes", ", ".join(f"{stage} {ms:,.0f} ms" for stage, ms in found.ms_per_clip.items()))
+    if found.cpu_hours or found.card_hours:
+        add("booked", f"{found.card_hours:,.1f} card hours, {found.cpu_hours:,.1f} CPU hours")
+    if prices is not None:
+        cost = found.card_hours * prices.card_hour + found.cpu_hours * prices.cpu_hour
+        add("cost so far", f"{cost:,.2f} {prices.currency}, requests to stores left out")
     add(
         "longest at",
         *(f"slice {one.slice} on {one.node} ({', '.join(one.stages)}) {duration(one.seconds)}" for one in found.under_way),

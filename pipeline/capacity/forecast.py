@@ -47,8 +47,8 @@ class Change(msgspec.Struct, frozen=True):
 
 
 class Forecast(msgspec.Struct, frozen=True, kw_only=True):
-    """Of a job of `rows` clips. `bottleneck`: in words. `requests`: to the store, by kind. `bytes_in` are read twice. `money`:
-    by what it is paid for; empty without prices. `changes`: those that would bring most, the best first."""
+    """Of a job of `rows` clips. `bottleneck`: in words. `requests`: to the store, by kind. `bytes_in`: each clip is read twice.
+    `money`: by what it is paid for; empty without prices. `changes`: those that would bring most, the best first."""
 
     rows: int
     pools: list[PoolForecast]
@@ -78,7 +78,7 @@ def forecast(config: Config, rates: Rates, rows: int, *, cores: int | None = Non
     seconds = rates.setup_s + rows / pace
     hours = seconds / 3600
     shards = -(-rows // config.engine.rows_per_chunk)
-    bytes_in, bytes_out = round(rows * rates.bytes_in), round(rows * rates.bytes_out)
+    bytes_in, bytes_out = round(_READS * rows * rates.bytes_in), round(rows * rates.bytes_out)
     requests = _requests(config, rates, rows, shards)
     return Forecast(
         rows=rows,

@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, field_validator
 
 from materia.base.settings import Settings
-from materia.base.settings_file import load_settings
+from materia.base.settings_file import ConfigError, load_settings
 
 
 def _matching(pattern: str, expected: str) -> AfterValidator:
@@ -151,3 +151,11 @@ class ClusterSettings(Settings):
 def load_cluster(path: str | Path) -> ClusterSettings:
     """Read a cluster's file, see `load_settings`."""
     return load_settings(ClusterSettings, path)
+
+
+def load_prices(path: str | Path) -> Prices:
+    """Of a cluster's file. Raises ConfigError if it has none."""
+    prices = load_cluster(path).prices
+    if prices is None:
+        raise ConfigError(f"{path} has no section `prices:`, e.g. `prices: {{card_hour: 2.5, cpu_hour: 0.04}}`")
+    return prices

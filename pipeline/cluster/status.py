@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Literal
 
@@ -16,6 +17,7 @@ import msgspec
 from materia.base.leases import Claim, Renewal, as_range, claims_in, has_ended, renewal_of
 from materia.base.terminal import duration
 from materia.dataset.layout import DatasetInfo, OutputError, read_info
+from pipeline.pools import Pool
 from pipeline.preflight import lease_folder
 from pipeline.snapshot import Snapshot, UnderWay
 
@@ -45,8 +47,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     """`rows` and `chunks` are those planned, 0 if that is not done; `rows_done` are committed, or finished by a start that is
     running. `kept` and `rejected` (reason -> rows) count what starts told; what one did between its last word and its death is
     not in them. `clips_per_s` of all running starts together, and since they began (`clips_per_s_overall`); `left_s` at this
-    pace. `light_share`: the pace as a share of what the slowest stage's workers could do. `ms_per_clip`: milliseconds of a
-    worker by stage. `problems` in words, the worst first.
+    pace. `light_share`: the pace as a share of what the slowest pool's workers could do. `ms_per_clip`: milliseconds of a
+    worker by stage. `card_hours` and `cpu_hours`: that workers of all starts have booked. `problems` in words, the worst first.
     """
 
     out: str
@@ -62,6 +64,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     left_s: float | None
     light_share: float | None
     ms_per_clip: dict[str, float]
+    card_hours: float
+    cpu_hours: float
     nodes: dict[str, float]
     under_way: list[UnderWay]
     free_bytes: dict[str, int]
@@ -143,6 +147,8 @@ def _status(out: str, info: DatasetInfo | None, starts: list[Start], ended: list
         left_s=round((rows - rows_done) / pace, 1) if pace else None,
         light_share=round(pace / light, 4) if light else None,
         ms_per_clip={stage: round(1000 * spent / done, 1) for stage, spent in seconds.items()} if done else {},
+        card_hours=_hours(known, lambda pool: pool.cards),
+        cpu_hours=_hours(known, lambda pool: pool.cpus),
         nodes={node: last for snapshot in working for node, last in snapshot.nodes.items()},
         under_way=sorted((one for snapshot in working for one in snapshot.under_way), key=lambda one: -one.seconds)[:5],
         free_bytes={place: room for snapshot in working for place, room in snapshot.free_bytes.items()},
@@ -151,6 +157,12 @@ def _status(out: str, info: DatasetInfo | None, starts: list[Start], ended: list
         starts=starts,
         ended=n_ended,
     )
+
+
+def _hours(snapshots: list[Snapshot], booked: Callable[[Pool], float]) -> float:
+    """Hours of what each worker booked, while starts were running."""
+    spent = sum(one.elapsed_s * sum(pool.workers * booked(pool) for pool in one.pools) for one in snapshots)
+    return round(spent / 3600, 4)
 
 
 def _rows(info: DatasetInfo | None, chunks_done: int, working: list[Snapshot]) -> tuple[int, int, int]:

@@ -44,7 +44,7 @@ def test_the_slowest_pool_makes_the_pace_and_what_would_help_most_is_told_first(
     assert found.clips_per_s == 10 and found.hours == pytest.approx(1.01)
     assert [pool.busy for pool in found.pools] == pytest.approx([0.2, 0.4, 1.0, 0.5])
     assert (found.shards, found.samples, found.cards, found.clips_per_card_hour) == (360, 18_000, 0.5, 72_000)
-    assert (found.bytes_in, found.bytes_out) == (72 * 10**9, 36 * 10**9)
+    assert (found.bytes_in, found.bytes_out) == (2 * 72 * 10**9, 36 * 10**9)
     assert found.requests == {"GET": 75_600, "HEAD": 72_000, "PUT": 360 * 6, "LIST": 360}
     assert [(change.what, change.clips_per_s) for change in found.changes] == [
         ("1 more worker for localise, link, segment, faces, background", 20.0),

@@ -96,7 +96,8 @@ def test_ten_million_rows_on_two_machines_one_of_which_is_stuck_and_one_silent(o
     plan_of(out, 10_000_000, 9766)
     base = Snapshot(
         rows=5_000_000, done_before=0, done=1_024_000, chunks=[(0, 1000)], kept=1_000_000, rejected={"no_subject": 24_000},
-        seconds={"frames": 512_000.0, "segment": 102_400.0}, pools=[Pool(["frames"], 8), Pool(["segment"], 1)],
+        seconds={"frames": 512_000.0, "segment": 102_400.0},
+        pools=[Pool(["frames"], 8, cpus=1), Pool(["segment"], 1, cards=0.5)],
         elapsed_s=100_000, clips_per_s=9, slice_s=30.0, since_commit_s=600.0,
         under_way=[UnderWay(64_000, ["frames"], "gpu-7", 700.0)],
     )  # fmt: skip
@@ -109,6 +110,7 @@ def test_ten_million_rows_on_two_machines_one_of_which_is_stuck_and_one_silent(o
     assert (found.chunks_done, found.rows_done) == (1400, 1400 * 1024)
     assert (found.kept, found.clips_per_s, found.light_share) == (2_000_000, 9, round(9 / 10, 4))
     assert found.left_s == round((10_000_000 - 1400 * 1024) / 9, 1)
+    assert (found.card_hours, found.cpu_hours) == (round(2 * 100_000 * 0.5 / 3600, 4), round(2 * 100_000 * 8 / 3600, 4))
     assert found.problems == [
         "no commit (chunks 0:5000) for 10:10; slowest: slice 64000 on gpu-7 (frames) since 11:50",
         "ann's process 7 on b (chunks 5000:) is dead; the same command goes on",
