@@ -21,6 +21,10 @@ def free_port() -> int:
         return taken.getsockname()[1]
 
 
+METRICS_PORT = free_port()
+"""Where the head tells Prometheus."""
+
+
 @contextlib.contextmanager
 def ray_head(folder: Path) -> Iterator[str]:
     """Address of its dashboard. It asks for TOKEN."""
@@ -32,8 +36,9 @@ def ray_head(folder: Path) -> Iterator[str]:
         "RAY_AUTH_TOKEN": TOKEN,
         "RAY_USAGE_STATS_ENABLED": "0",
     }
-    command = [str(bin / "ray"), "start", "--head", f"--port={port}", f"--dashboard-port={dashboard}", "--block"]
-    command += ["--num-cpus=4", "--object-store-memory=100000000", f"--temp-dir={folder}", "--disable-usage-stats"]
+    ports = [f"--port={port}", f"--dashboard-port={dashboard}", f"--metrics-export-port={METRICS_PORT}"]
+    command = [str(bin / "ray"), "start", "--head", *ports, "--block", "--num-cpus=4", "--object-store-memory=100000000"]
+    command += [f"--temp-dir={folder}", "--disable-usage-stats"]
     with (folder / "head.log").open("w") as log:
         head = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
     address = f"http://127.0.0.1:{dashboard}"

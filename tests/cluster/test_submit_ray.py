@@ -1,5 +1,6 @@
 """`materia submit --target ray` on a real head: log, exit code, the job found again, one that was killed goes on."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -15,8 +16,9 @@ import pytest
 import requests
 import yaml
 from clips import make_clip
-from heads import TOKEN, ray_head
+from heads import METRICS_PORT, TOKEN, ray_head
 from jobs import contents, wait_for
+from promql import QUERIES, evaluate, scrape
 
 pytestmark = [
     pytest.mark.gpu,  # whose environment has ray[default], as the image of a cluster
@@ -37,6 +39,10 @@ engine:
   rows_per_slice: 1
   pools: [{stages: [entities, frames, localise, link, segment, faces, background, cut], workers: 1, num_cpus: 0.5}]
 """
+
+
+NOT_YET = ("_cards", "troubles", "rejected", "store_questions", "store_retries", "commits")
+"""Metrics of which a job that has just begun has none."""
 
 
 @pytest.fixture(scope="module")
@@ -101,16 +107,33 @@ def jobs(head: str) -> dict[str, str]:
     return {job["submission_id"]: job["status"] for job in listed}
 
 
+def ray_metrics() -> dict:
+    """What Ray's exporter tells of the job, once that is something."""
+    with contextlib.suppress(requests.ConnectionError):
+        found = scrape(requests.get(f"http://127.0.0.1:{METRICS_PORT}/metrics", timeout=10).text, strict=False)
+        if any(name == "ray_materia_clips_total" for name, _ in found):
+            return found
+    return {}
+
+
 def test_a_job_is_followed_found_again_and_goes_on_when_it_was_killed(place, head):
     first = start(place, head, "--name", "gated")
     wait_for((place / "gate.here").exists)
     wait_for(lambda: len(list((place / "out" / "commits").glob("*.json"))) >= 1)
+    in_ray = wait_for(ray_metrics)
     (driver,) = drivers(place / "out")
     other = submit(place, head, "--name", "gated", "--set", "localise.min_score=0.5")  # while it runs
     driver.send_signal(signal.SIGKILL)
     _, said = first.communicate(timeout=60)
     assert first.returncode == 137 and "gated-1 ended with exit code 137" in said
     assert other.returncode == 2 and "another job of this name" in other.stderr
+
+    assert {name for name, _ in in_ray} >= {"ray_materia_rows", "ray_materia_stage_seconds_bucket"}
+    nothing = dict.fromkeys(in_ray, 0.0)
+    for query in QUERIES:
+        asked = query.replace("${prefix}", "ray_materia").replace("$__rate_interval", "1m")
+        if not any(name in query for name in NOT_YET):
+            assert evaluate(asked, nothing, in_ray, 60.0), asked
 
     (place / "gate.open").touch()
     again = submit(place, head, "--name", "gated")

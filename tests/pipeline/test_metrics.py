@@ -4,14 +4,13 @@ import itertools
 import json
 import threading
 import time
-from pathlib import Path
 
 import pytest
 import requests
 from click.testing import CliRunner
 from heads import free_port
 from jobs import STUBS, make_config, make_manifest, wait_for
-from promql import evaluate, scrape
+from promql import DASHBOARD, QUERIES, evaluate, scrape
 from stub_stages import GATES
 
 from materia.base.errors import UserError
@@ -19,8 +18,6 @@ from materia.cli.main import main
 from pipeline.job import Watched, run_job
 from pipeline.metrics import METRICS
 
-DASHBOARD = json.loads(Path("configs/grafana.json").read_text())
-QUERIES = [target["expr"] for panel in DASHBOARD["panels"] for target in panel["targets"]]
 CAPTIONS = ["a dog"] * 3 + ["a dog [nothing]"] + ["a dog [segfault]"] + ["a dog"] * 8 + ["a dog [gate]"] + ["a dog"] * 3
 
 
