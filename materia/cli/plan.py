@@ -134,7 +134,12 @@ def _sized(config: Config, rates: Rates, rows: int, hours: float | None, gpus: i
 def _write(path: Path, config: Config) -> None:
     import yaml
 
-    head = f"# Written by `materia plan --write {path.name}`; the number of workers follows from what clips take.\n"
+    from materia.base.errors import UserError
+
+    ours = "# Written by `materia plan`"
+    if path.exists() and not path.read_text(encoding="utf-8").startswith(ours):
+        raise UserError(f"--write: {path} is there already, and not ours; choose another name")
+    head = f"{ours}; the number of workers follows from what clips take.\n"
     text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
     path.write_text(head + text, encoding="utf-8")
 

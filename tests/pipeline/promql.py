@@ -1,7 +1,6 @@
 """Evaluates what the dashboard asks of Prometheus, over two scrapes of an exporter: as much of PromQL as it uses."""
 
 import json
-import re
 from pathlib import Path
 
 import promql_parser
@@ -79,17 +78,11 @@ def _both(op, left, right, modifier):
     if isinstance(right, float):
         assert op == ">"
         return {labels: value for labels, value in left.items() if value > right}
-    on = re.findall(r"\w+", str(modifier).partition("(")[2]) if modifier else None
-
-    def key(labels):
-        return labels if on is None else frozenset((name, text) for name, text in labels if name in on)
-
-    others = {key(labels): value for labels, value in right.items()}
-    assert op in ("/", "and")
+    assert op in ("/", "and") and not (modifier and modifier.matching)  # all labels are equal
     return {
-        labels: value / others[key(labels)] if op == "/" and others[key(labels)] else value
+        labels: value / right[labels] if op == "/" and right[labels] else value
         for labels, value in left.items()
-        if key(labels) in others
+        if labels in right
     }
 
 

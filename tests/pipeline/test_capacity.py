@@ -153,21 +153,21 @@ def test_slices_from_the_whole_manifest_are_measured_with_the_real_workers(tmp_p
     rates, rows = measure(config, manifest, 20, stage_factory="test_capacity:sleepers", tell=told.append)
     assert rows == 30 and not rates.lacking()
     seconds = rates.seconds
-    assert 0.02 <= seconds["frames"] < 0.06 and 1.2 < seconds["frames"] / seconds["segment"] < 2.5  # beside other tests
-    assert rates.stages["frames"].cpu_s < 0.01
+    assert 0.05 <= seconds["frames"] < 0.15 and 1.2 < seconds["frames"] / seconds["segment"] < 4  # beside other tests
+    assert rates.stages["frames"].cpu_s < 0.02
     assert rates.kept == 1.0 and rates.bytes_out > 100 and rates.bytes_in > 0
     assert told[0] == "reading the manifest" and any("20 clips" in text for text in told)
 
 
 def sleepers(config, names):
-    """Stages that take 20 ms a clip where frames are decoded, 10 ms for masks."""
+    """Stages that take 50 ms a clip where frames are decoded, 20 ms for masks."""
     import time
 
     from tools.bench_pipeline import Stub
 
     class Sleeper(Stub):
         def process(self, samples):
-            time.sleep({"frames": 0.02, "segment": 0.01}.get(self.name, 0.0) * len(samples))
+            time.sleep({"frames": 0.05, "segment": 0.02}.get(self.name, 0.0) * len(samples))
             return super().process(samples)
 
     return [Sleeper(name) for name in names]
@@ -187,6 +187,10 @@ def test_the_command_plans_from_a_file_chooses_workers_and_writes_a_configuratio
     assert [pool.workers for pool in pools] == [pool["workers"] for pool in found["pools"]]
     assert 63 <= sum(pool.workers * pool.num_gpus for pool in pools) <= 64
     assert yaml.safe_load((tmp_path / "mine.yaml").read_text())["localise"]["backend"] == "groundingdino"
+    assert CliRunner().invoke(main, [*told, *more]).exit_code == 0  # its own file
+    (tmp_path / "mine.yaml").write_text("base: local\n")
+    refused = CliRunner().invoke(main, [*told, *more])
+    assert refused.exit_code == 2 and "mine.yaml is there already" in refused.output
 
 
 @pytest.mark.parametrize(
