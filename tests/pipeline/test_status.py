@@ -1,10 +1,13 @@
 """`materia status`, from outside: of a job that runs, that is stuck, that was killed, that is done, and of a very large one."""
 
 import json
+import re
+import signal
 import time
 import uuid
 
 import msgspec
+import psutil
 import pytest
 from click.testing import CliRunner
 from jobs import STUBS, kill_all, make_config, make_manifest, start, wait_for
@@ -15,6 +18,7 @@ from materia.base import leases, storage
 from materia.base.leases import Claim, Holder, Renewal
 from materia.cli.main import main
 from materia.dataset.layout import DatasetInfo, write_info
+from pipeline.cluster import status
 from pipeline.cluster.status import read_status
 from pipeline.job import run_job
 from pipeline.pools import Pool, speed_of_light
@@ -42,6 +46,14 @@ def test_a_job_that_runs_is_killed_and_goes_on(tmp_path, monkeypatch):
     assert slowest.slice == 4 and slowest.node
     assert found.problems == [] and found.starts[0].pid == job.pid and found.nodes.keys() == {slowest.node}
     assert "running" in ask(out).stdout
+
+    for process in psutil.Process(job.pid).children(recursive=True):
+        if "pipeline.engine.child" in process.cmdline():
+            process.send_signal(signal.SIGSTOP)
+    with monkeypatch.context() as patch:
+        patch.setattr(status, "_STALLED_S", 1.0)
+        stuck = wait_for(lambda: (seen := read_status(str(out))).state == "stalled" and seen)
+    assert re.fullmatch(r"no commit for 0:\d\d; slowest: slice 4 on .+ \(frames, .*cut\) since 0:\d\d", stuck.problems[0])
 
     later = read_status(str(out), now_s=time.time() + 0.5)  # nothing is said in the meantime, but that is not long
     assert later.state == "running"
