@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 import msgspec
 
 from materia.base import storage
+from materia.base.errors import UserError
 from materia.base.leases import Held, Lease, hold
 from materia.base.terminal import say
 from materia.base.weights.files import Missing
@@ -32,7 +33,7 @@ _LIBRARIES = f"{RUN}/libraries.json"
 _LOOK_S = 5.0  # at somebody else's claim
 
 
-class JobError(RuntimeError):
+class JobError(UserError):
     """The job cannot start or go on; `exit_code` as in design.md."""
 
     def __init__(self, exit_code: int, message: str) -> None:

@@ -184,10 +184,7 @@ def _config(workers: tuple[int, ...]) -> Config:
 def _simulate(
     config: Config, rates: Rates, slices: int, driver_s: float, commit_s: float, on_cluster: bool = False
 ) -> Simulated:
-    seconds = rates.seconds
-    pools = [
-        SimulatedPool(pool.workers, _OF_SLICE * sum(seconds[stage] for stage in pool.stages)) for pool in config.engine.pools
-    ]
+    pools = [SimulatedPool(pool.workers, _OF_SLICE * rates.of(pool.stages).seconds) for pool in config.engine.pools]
     of_chunk = _OF_CHUNK // _OF_SLICE
     return simulate(pools, slices, slices_per_chunk=of_chunk, driver_s=driver_s, commit_s=commit_s, on_cluster=on_cluster)
 

@@ -26,6 +26,7 @@ from typing import Any, ClassVar, NamedTuple
 import click
 import psutil
 
+from pipeline.capacity.measure import cpu_s
 from pipeline.capacity.simulation import SimulatedPool, simulate
 from pipeline.config import Config, load_config
 from pipeline.engine.flow import Flow, Given
@@ -99,13 +100,7 @@ def rows(rows: int, workers: int) -> None:
 
 def _cpu_s() -> tuple[float, float]:
     """Seconds of CPU until now, of this process; and of it and all below it."""
-    this = psutil.Process()
-    own = sum(this.cpu_times()[:2])
-    below = 0.0
-    for process in this.children(recursive=True):
-        with suppress(psutil.Error):
-            below += sum(process.cpu_times()[:2])
-    return own, own + below
+    return time.process_time(), cpu_s()
 
 
 class Sleeper(Stub):

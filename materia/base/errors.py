@@ -7,7 +7,6 @@ import os
 import sqlite3
 import tempfile
 from collections.abc import Iterator
-from typing import ClassVar
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
 _SQLITE_NO_ROOM = {
@@ -23,7 +22,7 @@ class UserError(ValueError):
     `exit_code`: of the command that it ends (materia/cli/main.py lists them).
     """
 
-    exit_code: ClassVar[int] = 2
+    exit_code: int = 2
 
 
 class StorageFailed(OSError):

@@ -21,6 +21,7 @@ import random
 import re
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeVar
@@ -75,6 +76,7 @@ _told: Callable[[], None] | None = None
 
 
 _counting = threading.Lock()
+_counted: Counter[str] = Counter()  # the fields of Asked
 
 
 class NotAFile(OSError):
@@ -125,35 +127,31 @@ class Asked(NamedTuple):
         return Asked(self.questions + other.questions, self.repeated + other.repeated)
 
 
-_asked = Asked()
-
-
 def asked() -> Asked:
     """By this process until now."""
     with _counting:
-        return _asked
+        return Asked(_counted["questions"], _counted["repeated"])
 
 
-def _count(*counts: int) -> None:
-    global _asked  # noqa: PLW0603
+def _count(what: str) -> None:
     with _counting:
-        _asked = _asked.plus(Asked(*counts))
+        _counted[what] += 1
 
 
 def again(ask: Callable[[], T], may_pass: Callable[[Exception], bool]) -> T:
     """What `ask` gives; asked again after a pause if it raises what may pass. Raises what it raised last."""
-    _count(1, 0)
+    _count("questions")
     *but_last, last_s = pauses_s()
     for number, pause_s in enumerate(but_last):
         if number:
-            _count(0, 1)
+            _count("repeated")
         _wait(pause_s)
         try:
             return ask()
         except Exception as error:
             if not may_pass(error):
                 raise
-    _count(0, 1)
+    _count("repeated")
     _wait(last_s)
     return ask()
 

@@ -103,31 +103,25 @@ def forecast(config: Config, rates: Rates, rows: int, *, cores: int | None = Non
 
 def _pace(pools: Sequence[Pool], rates: Rates, cores: int | None) -> tuple[float, str]:
     """Clips a second, and what bounds them."""
-    taken = [(pool, seconds) for pool in pools if (seconds := _seconds(pool, rates))]
+    taken = [(pool, seconds) for pool in pools if (seconds := rates.of(pool.stages).seconds)]
     bounds = [(pool.workers / seconds, f"the pool of {', '.join(pool.stages)}") for pool, seconds in taken]
-    if cores is not None and rates.cpu_s:
-        bounds.append((cores / rates.cpu_s, f"this machine's {cores} cores"))
+    if cores is not None and (cpu_s := rates.of(rates.stages).cpu_s):
+        bounds.append((cores / cpu_s, f"this machine's {cores} cores"))
     return min(bounds, default=(float("inf"), "nothing"))
 
 
-def _seconds(pool: Pool, rates: Rates) -> float:
-    """Of a worker for a clip. Measured rates have what its stages save side by side in them."""
-    return sum(rates.stages[stage].seconds for stage in pool.stages)
-
-
 def _pool(pool: Pool, rates: Rates, pace: float) -> PoolForecast:
-    taken = _seconds(pool, rates)
-    cpu_s = sum(rates.stages[stage].cpu_s for stage in pool.stages)
-    own = pool.workers / taken if taken else float("inf")
+    taken = rates.of(pool.stages)
+    own = pool.workers / taken.seconds if taken.seconds else float("inf")
     return PoolForecast(
         stages=pool.stages,
         workers=pool.workers,
-        seconds=round(taken, 6),
+        seconds=round(taken.seconds, 6),
         clips_per_s=round(own, 4),
         busy=round(pace / own, 4),
         cpus=round(pool.workers * pool.cpus, 3),
         cards=round(pool.workers * pool.cards, 3),
-        busy_cpus=round(pace * cpu_s, 2),
+        busy_cpus=round(pace * taken.cpu_s, 2),
     )
 
 

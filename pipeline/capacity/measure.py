@@ -10,6 +10,7 @@ import os
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -30,7 +31,8 @@ from pipeline.engine.worker import PoolWorker, what_loads
 from pipeline.job import STAGE_FACTORY
 from pipeline.plan import Plan, make_plan
 from pipeline.preflight import JobError, check_nothing_missing
-from stages.records import Row, Sample, StageName, encode_rows
+from pipeline.progress import Planning
+from stages.records import Rejection, Row, Sample, StageName, encode_rows
 from stages.specs import STAGE_ORDER
 
 
@@ -53,7 +55,10 @@ def measure(
     of_slice = config.engine.rows_per_slice
     with tempfile.TemporaryDirectory(prefix="materia-") as out:
         tell("reading the manifest")
-        plan = make_plan(input_address, plan_folder(out), config.source, of_slice, of_slice, limit=first_rows)
+        with Planning() as planning:
+            plan = make_plan(
+                input_address, plan_folder(out), config.source, of_slice, of_slice, planning.tell, limit=first_rows
+            )
         if not plan.rows:
             raise JobError(2, f"{input_address} has no rows")
         chosen = _evenly(plan.n_slices, -(-clips // of_slice))
@@ -72,6 +77,14 @@ def measure(
             stages |= rates
         rows = [row for work in works for row in work.rows]
         kept = [row for row in rows if isinstance(row, Sample)]
+        if not kept:
+            reasons = Counter(row.reason for row in rows if isinstance(row, Rejection)).most_common(3)
+            told = ", ".join(f"{reason} {times}" for reason, times in reasons)
+            raise JobError(
+                2,
+                f"none of the {plural(len(rows), 'clip')} that were tried was kept ({told}), so what later stages take is"
+                " not known; measure more with --clips, or see `materia run --limit`",
+            )
         commits_s = [_commit(job, plan, work) for work in works]
         commit_s = sum(commits_s[1:]) / sum(len(work.rows) for work in works[1:]) if works[1:] else 0.0  # the first one imports
         origin = f"measured on {plural(len(rows), 'clip')} of {input_address}, {plural(os.cpu_count() or 1, 'core')}"
@@ -128,16 +141,16 @@ def _run(workers: Sequence[PoolWorker], works: list[Work], plan: Plan) -> tuple[
 
     with ThreadPoolExecutor(len(workers)) as threads:
         list(threads.map(advance, [works[number % len(works)] for number in range(len(workers))]))
-        cpu_s = _cpu_s()
+        before_s = cpu_s()
         done = list(threads.map(advance, works))
-        cpu_s = _cpu_s() - cpu_s
+        spent_s = cpu_s() - before_s
     rows = sum(len(plan.rows_of(work.slice)) for work in works)
     own = seconds_of(span for work, _ in done for span in work.spans)
     whole_s = sum(own.values()) or 1.0
     took_s = sum(seconds for _, seconds in done)
     # What lies between stages, and what they save where they work side by side, is divided among them.
     rates = {
-        stage: StageRate(round(took_s * seconds / whole_s / rows, 6), round(cpu_s * seconds / whole_s / rows, 6))
+        stage: StageRate(round(took_s * seconds / whole_s / rows, 6), round(spent_s * seconds / whole_s / rows, 6))
         for stage, seconds in own.items()
     }
     return [work for work, _ in done], rates
@@ -150,7 +163,7 @@ def _commit(job: JobSpec, plan: Plan, work: Work) -> float:
     return time.perf_counter() - began
 
 
-def _cpu_s() -> float:
+def cpu_s() -> float:
     """Seconds of CPU until now, of this process and those that it has started."""
     this = psutil.Process()
     spent: float = sum(this.cpu_times()[:2])

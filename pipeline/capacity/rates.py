@@ -45,15 +45,10 @@ class Rates(msgspec.Struct, frozen=True, kw_only=True):
     commit_s: float = 0.0
     origin: dict[StageName, str] = {}
 
-    @property
-    def seconds(self) -> dict[StageName, float]:
-        """Of a worker for a clip, by stage."""
-        return {stage: rate.seconds for stage, rate in self.stages.items()}
-
-    @property
-    def cpu_s(self) -> float:
-        """Of all stages, for a clip."""
-        return sum(rate.cpu_s for rate in self.stages.values())
+    def of(self, stages: Iterable[StageName]) -> StageRate:
+        """Of one worker that runs all these. What measured ones save side by side is in their numbers."""
+        rates = [self.stages[stage] for stage in stages]
+        return StageRate(sum(rate.seconds for rate in rates), sum(rate.cpu_s for rate in rates))
 
     def with_others(self, others: Rates) -> Rates:
         """These, and where `others` knows a stage, that."""

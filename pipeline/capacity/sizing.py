@@ -34,25 +34,21 @@ def for_cards(pools: Sequence[PoolSettings], rates: Rates, cards: int) -> list[P
         raise UserError(f"--gpus {cards}: one worker of each pool books {least:g} cards")
     while True:
         slowest = min(
-            (number for number, pool in enumerate(sized) if pool.num_gpus and _seconds(pool, rates)),
-            key=lambda number: sized[number].workers / _seconds(sized[number], rates),
+            (number for number, pool in enumerate(sized) if pool.num_gpus and rates.of(pool.stages).seconds),
+            key=lambda number: sized[number].workers / rates.of(sized[number].stages).seconds,
         )
         more = [*sized]
         more[slowest] = _with_workers(sized[slowest], sized[slowest].workers + 1)
         if _cards(more) > cards + 1e-9:
             break
         sized = more
-    pace = min(pool.workers / taken for pool in sized if pool.num_gpus and (taken := _seconds(pool, rates)))
+    pace = min(pool.workers / taken for pool in sized if pool.num_gpus and (taken := rates.of(pool.stages).seconds))
     kept_up = _keeping_up(pools, rates, pace * _BUSY)
     return [pool if pool.num_gpus else other for pool, other in zip(sized, kept_up, strict=True)]
 
 
 def _keeping_up(pools: Sequence[PoolSettings], rates: Rates, clips_per_s: float) -> list[PoolSettings]:
-    return [_with_workers(pool, max(1, math.ceil(clips_per_s * _seconds(pool, rates) / _BUSY))) for pool in pools]
-
-
-def _seconds(pool: PoolSettings, rates: Rates) -> float:
-    return sum(rates.stages[stage].seconds for stage in pool.stages)
+    return [_with_workers(pool, max(1, math.ceil(clips_per_s * rates.of(pool.stages).seconds / _BUSY))) for pool in pools]
 
 
 def _cards(pools: Sequence[PoolSettings]) -> float:

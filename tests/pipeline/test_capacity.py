@@ -8,7 +8,7 @@ import yaml
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
-from jobs import make_manifest
+from jobs import STUBS, make_config, make_manifest
 
 from materia.base.errors import UserError
 from materia.cli.main import main
@@ -124,9 +124,10 @@ def test_rates_are_read_from_a_plan_and_the_networks_of_a_card_from_the_check(tm
     ]
     check = tmp_path / "results.json"
     check.write_text(json.dumps({"steps": [{"name": "card", "rows": []}, {"name": "networks", "rows": rows}]}))
-    assert read_rates(check).seconds == {"localise": 0.12, "segment": 0.09, "background": 0.025}
+    found = {stage: rate.seconds for stage, rate in read_rates(check).stages.items()}
+    assert found == {"localise": 0.12, "segment": 0.09, "background": 0.025}
     both = read_rates(plan).with_others(read_rates(check))
-    assert both.seconds["localise"] == 0.12 and both.seconds["entities"] == 0.5
+    assert both.of(["localise", "entities"]).seconds == 0.62
     assert both.origin["segment"].endswith("results.json") and "frames" in both.lacking()
 
 
@@ -152,11 +153,24 @@ def test_slices_from_the_whole_manifest_are_measured_with_the_real_workers(tmp_p
     told = []
     rates, rows = measure(config, manifest, 20, stage_factory="test_capacity:sleepers", tell=told.append)
     assert rows == 30 and not rates.lacking()
-    seconds = rates.seconds
-    assert 0.05 <= seconds["frames"] < 0.15 and 1.2 < seconds["frames"] / seconds["segment"] < 4  # beside other tests
+    frames_s, masks_s = (rates.stages[stage].seconds for stage in ("frames", "segment"))
+    assert 0.05 <= frames_s < 0.15 and 1.2 < frames_s / masks_s < 4  # beside other tests
     assert rates.stages["frames"].cpu_s < 0.02
     assert rates.kept == 1.0 and rates.bytes_out > 100 and rates.bytes_in > 0
     assert told[0] == "reading the manifest" and any("20 clips" in text for text in told)
+
+
+def test_clips_of_which_none_is_kept_tell_nothing_of_later_stages_and_that_is_said(tmp_path):
+    manifest = make_manifest(tmp_path / "clips", ["a dog [nothing]"] * 8)
+    with pytest.raises(UserError, match=r"none of the 8 clips .* was kept \(no_subject 8\).*--clips"):
+        measure(make_config(), manifest, 8, stage_factory=STUBS)
+
+
+def test_a_machine_without_the_models_is_told_so_in_plain_words(tmp_path, monkeypatch):
+    monkeypatch.setenv("MATERIA_CACHE", str(tmp_path))
+    manifest = make_manifest(tmp_path / "clips", ["a dog"])
+    result = CliRunner().invoke(main, ["plan", "--config", "local", "--input", manifest])
+    assert result.exit_code == 2 and "error: this machine lacks what the configuration needs" in result.output
 
 
 def sleepers(config, names):
