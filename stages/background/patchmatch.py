@@ -13,12 +13,18 @@ import numpy as np
 
 from materia.base.weights.files import INSTALL, Missing, packages_missing
 from stages.backends import Inpainter
+from stages.background.opencv import fill
 from stages.images import mask_extent
 
 PATCH_PX = 3
 """Radius of the patches that are compared, as in the package's examples; 5 takes half as long again."""
 SEED = 0
 """Of the random search."""
+
+
+MOSTLY_HIDDEN = 0.5
+"""Share of what is searched from which on it is looked whether patches reach all of it. [ours] Of 576 random pictures with
+strips of 7 to 40 px around a hole 15 had black in them; of all that are known the least had 0.57 hidden."""
 
 
 class PatchMatch(Inpainter):
@@ -70,20 +76,35 @@ class PatchMatch(Inpainter):
         return filled
 
 
+def _patches(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Image (h, w, 3) uint8 RGB, mask (h, w) bool -> filled image, same shape and dtype.
+
+    What no whole patch reaches at its coarsest level the package leaves black, as in a narrow strip around a large hole: a
+    white picture shows that. Then it is filled without texture.
+    """
+    import patchmatch
+
+    def run(picture: np.ndarray) -> np.ndarray:
+        patchmatch.set_random_seed(SEED)  # of the whole process, so that somebody else may have set it
+        return np.asarray(patchmatch.inpaint(picture, mask, patch_size=PATCH_PX))
+
+    if mask.mean() > MOSTLY_HIDDEN and run(np.full_like(image, 255)).min() < 255:
+        return fill(image, mask)
+    return run(image)
+
+
 def search(image: np.ndarray, mask: np.ndarray, max_pixels: int) -> np.ndarray:
     """Image (h, w, 3) uint8 RGB, mask (h, w) bool with something known -> filled image; in `max_pixels`, and scaled back."""
     import cv2
-    import patchmatch
 
-    patchmatch.set_random_seed(SEED)  # of the whole process, so that somebody else may have set it
     height, width = mask.shape
     scale = (max_pixels / (height * width)) ** 0.5
     if scale >= 1:
-        return np.asarray(patchmatch.inpaint(image, mask, patch_size=PATCH_PX))
+        return _patches(image, mask)
     size = max(1, round(width * scale)), max(1, round(height * scale))
     # Of the known pixels alone: what is masked must not show in the mean of a pixel beside it.
     known = (~mask).astype(np.float32)
     weight = cv2.resize(known, size, interpolation=cv2.INTER_AREA)
     mean = cv2.resize(image * known[..., None], size, interpolation=cv2.INTER_AREA) / np.maximum(weight, 1e-3)[..., None]
-    small = patchmatch.inpaint(mean.round().clip(0, 255).astype(np.uint8), weight < 0.5, patch_size=PATCH_PX)
+    small = _patches(mean.round().clip(0, 255).astype(np.uint8), weight < 0.5)
     return np.asarray(cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC))

@@ -55,6 +55,19 @@ def test_what_is_of_one_colour_stays_so(colour, height, width, bottom, right):
     assert (filled(image, mask) == colour).all()
 
 
+@pytest.mark.parametrize("noise", [0, 100])
+@pytest.mark.parametrize(
+    ("size", "strips"),
+    [((29, 29), (7, 7)), ((29, 40), (7, 7)), ((127, 238), (17, 14)), ((240, 264), (9, 8)), ((198, 31), (16, 8))],
+)
+def test_where_only_strips_are_known_nothing_stays_black(size, strips, noise):
+    """The package leaves black what no whole patch reaches at its coarsest level."""
+    mask = hole(size, 0, size[0] - strips[0], 0, size[1] - strips[1])
+    around = np.random.default_rng(0).integers(100, 101 + noise, (*size, 3)).astype(np.uint8)
+    picture = filled(np.where(mask[..., None], np.uint8(255), around), mask)
+    assert picture.min() >= 100 and picture.max() <= 100 + noise
+
+
 def test_texture_is_as_sharp_as_around_where_the_pyramid_blurs():
     blurred = OpenCVInpainter().inpaint([GRASS], [hole()], [None])[0]
     assert relative_sharpness(blurred, hole(), hole()) < 0.1
