@@ -122,7 +122,7 @@ STAGES = (
         reasons=("nothing_left", "low_quality"),
         model="the inpainter",
         libraries=_PICTURES,
-        revision=4,
+        revision=5,
     ),
     StageSpec("cut", "stages.cut:Cut", None, built_with=("frames.cut",)),
 )

@@ -7,9 +7,9 @@ import time
 from pathlib import Path
 
 import msgspec
-import psutil
 import pytest
 import warm
+from processes import living
 
 from pipeline.config import Config
 from pipeline.job import run_job
@@ -61,7 +61,7 @@ def test_a_step_that_raises_one_that_outlasts_its_box_and_one_that_dies_leave_th
 def test_what_a_step_started_ends_with_it(results, folder):
     helper = int((folder / "helper").read_text())
     until = time.monotonic() + 10
-    while psutil.pid_exists(helper) and psutil.Process(helper).status() != psutil.STATUS_ZOMBIE:
+    while living([helper]):
         assert time.monotonic() < until
         time.sleep(0.1)
 

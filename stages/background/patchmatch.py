@@ -21,10 +21,13 @@ PATCH_PX = 3
 SEED = 0
 """Of the random search."""
 
-
-MOSTLY_HIDDEN = 0.5
-"""Share of what is searched from which on it is looked whether patches reach all of it. [ours] Of 576 random pictures with
-strips of 7 to 40 px around a hole 15 had black in them; of all that are known the least had 0.57 hidden."""
+DARKEST = 64
+"""What is searched is moved up until the brightest channel of no known pixel is below it, so that black tells itself. [ours]"""
+BLACK = 0.02
+"""Share of a hole that is darker than three quarters of the darkest that is known, from which on it was not reached. Of 412
+holes of more than half of parts of real pictures, with strips of 8 to 60 px beside them, 6 had 0.32 to 0.59 (all of more than
+three quarters), the others at most 0.003; of 559 smaller holes one had 0.044 (2 of 450 pixels), the others at most 0.0013.
+[measured]"""
 
 
 class PatchMatch(Inpainter):
@@ -79,18 +82,20 @@ class PatchMatch(Inpainter):
 def _patches(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """Image (h, w, 3) uint8 RGB, mask (h, w) bool -> filled image, same shape and dtype.
 
-    What no whole patch reaches at its coarsest level the package leaves black, as in a narrow strip around a large hole: a
-    white picture shows that. Then it is filled without texture.
+    What no whole patch reaches at its coarsest level the package leaves black, in a large hole beside a narrow strip. Such a
+    hole is filled without texture.
     """
     import patchmatch
 
-    def run(picture: np.ndarray) -> np.ndarray:
-        patchmatch.set_random_seed(SEED)  # of the whole process, so that somebody else may have set it
-        return np.asarray(patchmatch.inpaint(picture, mask, patch_size=PATCH_PX))
-
-    if mask.mean() > MOSTLY_HIDDEN and run(np.full_like(image, 255)).min() < 255:
+    known = image[~mask].astype(np.float32)
+    lift = max(0.0, DARKEST - known.max(axis=1).min())
+    scale = min(1.0, (255 - lift) / max(known.max(), 1.0))
+    lifted = (image * np.float32(scale) + lift).round().clip(0, 255).astype(np.uint8)
+    patchmatch.set_random_seed(SEED)  # of the whole process, so that somebody else may have set it
+    drawn = np.asarray(patchmatch.inpaint(lifted, mask, patch_size=PATCH_PX))
+    if (drawn[mask].max(axis=1) < lifted[~mask].max(axis=1).min() * 0.75).mean() > BLACK:
         return fill(image, mask)
-    return run(image)
+    return ((drawn - np.float32(lift)) / np.float32(scale)).round().clip(0, 255).astype(np.uint8)
 
 
 def search(image: np.ndarray, mask: np.ndarray, max_pixels: int) -> np.ndarray:

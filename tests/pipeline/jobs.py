@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 import warm
+from processes import living
 
 from pipeline.config import Config
 from stages.specs import STAGE_ORDER
@@ -64,8 +65,7 @@ def traces(folder: Path) -> list[dict]:
 def helpers(folder: Path) -> list[psutil.Process]:
     """Processes that stubs started and that are still there."""
     started = [trace["helper"] for trace in traces(folder) if trace.get("helper")]
-    alive = [psutil.Process(pid) for pid in started if psutil.pid_exists(pid)]
-    return [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
+    return living(started)
 
 
 def start(

@@ -111,6 +111,13 @@ def test_a_child_that_is_not_let_in_stops_the_job_too(server, undisturbed, proxy
     assert "transient_exhausted" not in stopped.message
 
 
+@pytest.mark.ray
+def test_a_cluster_without_the_keys_of_the_driver_is_told_so(server, ray_address):
+    request = {"server": server, "out": "no_keys", "engine": "ray", "ray_address": ray_address}
+    result = job.run(**request)
+    assert result.exit_code == 2 and "no credentials were found" in result.message, result.message
+
+
 def test_a_clip_that_cannot_be_fetched_is_one_rejection_and_others_are_none(server, undisturbed, proxy):
     proxy.next("unavailable", ENDLESS, lambda request: of_input(request) and "/2.mp4" in request.path)
     result = job.run(proxy.address, "clip", "inline")

@@ -10,6 +10,7 @@ from collections import deque
 import psutil
 import pytest
 from jobs import STUBS, contents, helpers, make_config, make_manifest, outcomes, start, traces, wait_for
+from processes import lives
 from stub_stages import GATES, STUB_SECONDS, TRACES
 
 from materia.base.ray_session import start_ray
@@ -141,8 +142,9 @@ def test_workers_that_do_not_see_the_output_end_the_job_with_the_cause(manifest,
     job = JobSpec(config.model_dump_json().encode(), str(tmp_path / "elsewhere"), Provenance("", {}), STUBS, sys.path)
     runner = RayRunner(job, plan, config.engine, ray_address, tell=lambda text: None)
     try:
-        with pytest.raises(JobError, match=r"no plan in .*elsewhere.*; workers must see the output's folder"):
+        with pytest.raises(JobError, match=r"no plan in .*elsewhere.*; workers must see the output's folder") as raised:
             next(runner.reports(deque(range(2))))
+        assert raised.value.exit_code == 2
     finally:
         runner.close()
 
@@ -156,10 +158,6 @@ def models_at_work(driver):
             if children and any("ray::" in part for part in process.cmdline()):
                 found[process] = children[0]
     return found
-
-
-def ended(process):
-    return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
 
 
 def at_least_two(found):
@@ -180,7 +178,7 @@ def test_killed_workers_cost_nothing_and_an_interrupt_leaves_nothing_behind(tmp_
     (_, model), *_, (actor, orphan) = wait_for(lambda: at_least_two(models_at_work(driver)))
     actor.kill()
     model.kill()
-    wait_for(lambda: ended(model) and ended(orphan))
+    wait_for(lambda: not lives(model) and not lives(orphan))
     for here in gates.glob("*.here"):  # who still waits there says so again
         here.unlink(missing_ok=True)
     # Whichever slices these are, a chunk of them is whole, and three slices are not done.

@@ -1,5 +1,6 @@
 """A child process may crash, hang, swell or be killed: what that costs."""
 
+import contextlib
 import re
 import sys
 import threading
@@ -10,6 +11,7 @@ import numpy as np
 import psutil
 import pytest
 from jobs import STUBS, helpers, make_config, traces, wait_for
+from processes import lives
 from stub_stages import GATES, TRACES
 
 from pipeline.engine.messages import Hello
@@ -39,9 +41,12 @@ def supervise():
 
 
 def children() -> list[psutil.Process]:
-    return [
-        p for p in psutil.Process().children() if p.status() != psutil.STATUS_ZOMBIE and "pipeline.engine.child" in p.cmdline()
-    ]
+    found = []
+    for process in psutil.Process().children():
+        with contextlib.suppress(psutil.Error):  # it ended meanwhile
+            if lives(process) and "pipeline.engine.child" in process.cmdline():
+                found.append(process)
+    return found
 
 
 def child() -> psutil.Process:

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import psutil
 import pytest
 import torch
 import warm
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from processes import living
 from real_clips import make_real_output, same_item
 
 from materia.dataset.layout import OutputError
@@ -229,6 +229,6 @@ def test_decoding_in_the_parent_first_does_not_hang_the_workers(samples: Dataset
 
 def assert_gone(pids: set[int]) -> None:
     deadline = time.monotonic() + 10
-    while alive := [pid for pid in pids if psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE]:
+    while alive := living(pids):
         assert time.monotonic() < deadline, alive
         time.sleep(0.05)
