@@ -62,7 +62,7 @@ def run(command: list[str], cwd: Path, **environment: str) -> str:
     return result.stdout
 
 
-CLIPS = ("man_in_car", "waiting_cyclist", "photo_astronaut", "photo_cat", "photo_coffee", "broken_truncated")
+CLIPS = ("man_in_car", "walker", "photo_astronaut", "photo_cat", "photo_coffee", "broken_truncated")
 """Four samples and two kinds of rejections."""
 
 

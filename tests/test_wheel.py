@@ -48,7 +48,7 @@ def wheel(tmp_path_factory) -> Path:
 def manifest(tmp_path_factory) -> Path:
     """One clip, of a photograph."""
     folder = tmp_path_factory.mktemp("clips")
-    photo = demo_clips.PHOTOS["photo_astronaut"]
+    photo = demo_clips.PHOTOS["photo_cat"]
     demo_clips.film(photo, demo_clips.package_folder("skimage") / "data" / photo.file, folder / "clip.mp4")
     (folder / "clips.jsonl").write_text(json.dumps({"video": "clip.mp4", "caption": photo.caption}))
     return folder / "clips.jsonl"
