@@ -14,7 +14,6 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from materia.dataset.schema import VERSION, Version
 from stages.records import (
     BackgroundFacts,
     BoxFacts,
@@ -31,6 +30,10 @@ from stages.records import (
 )
 from stages.specs import ALWAYS_FINGERPRINTED, FINGERPRINTED
 
+Version = Literal[1, 2]
+"""Of an output's records and tables (schema.py), that readers take."""
+VERSION: Version = 2
+"""What is written."""
 Container = Literal["mp4", "webm", "mkv", "avi", "ts", "mov", "gif", "mpg", "flv", "wmv"]
 """Probed containers, each the extension of its clip's member."""
 Text = Annotated[str, Meta(min_length=1)]

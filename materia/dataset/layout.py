@@ -22,8 +22,7 @@ from msgspec import Meta
 
 from materia.base import storage
 from materia.base.errors import UserError
-from materia.dataset.documents import Count, Hash, Text
-from materia.dataset.schema import VERSION, Version
+from materia.dataset.documents import VERSION, Count, Hash, Text, Version
 
 TableName = Literal["index", "instances", "rejects"]
 Folder = Literal["shards", TableName, "commits"]

@@ -1,26 +1,21 @@
 """The contract of an output's tables: `INDEX`, `INSTANCES` and `REJECTS`, every column with its meaning in its metadata.
 
-Of KEY.json it is in documents.py, of the other records in layout.py. A change of any of them needs another `VERSION`. Version
-2 adds to 1 the flags `hdr`, `interlaced` and `ambiguous_identity`, `video.mirrored`, the containers mpg, flv and wmv, the
-reasons `several_sizes`, `no_consistent_subject` and `low_quality`, `boxes`, `links`, of an instance `face_score`,
-`overlap_share`, `link_score` and `evidence`, of the background its mask, what was borrowed and its scores, the columns `LATER`
-and `extra` of the index, and the instances. Readers take both, and outputs of version 2 without these columns and without
-instances.
+Of KEY.json it is in documents.py, of the other records in layout.py. A change of any of them needs another `VERSION`
+(documents.py). Version 2 adds to 1 the flags `hdr`, `interlaced` and `ambiguous_identity`, `video.mirrored`, the containers
+mpg, flv and wmv, the reasons `several_sizes`, `no_consistent_subject` and `low_quality`, `boxes`, `links`, of an instance
+`face_score`, `overlap_share`, `link_score` and `evidence`, of the background its mask, what was borrowed and its scores, the
+columns `LATER` and `extra` of the index, and the instances. Readers take both, and outputs of version 2 without these columns
+and without instances.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal, get_args
+from typing import get_args
 
 import pyarrow as pa
 
 from materia.dataset.extra import ExtraType
-
-Version = Literal[1, 2]
-"""What readers take."""
-VERSION: Version = 2
-"""What is written."""
 
 
 def _column(name: str, kind: pa.DataType, meaning: str, null: bool = False) -> pa.Field:

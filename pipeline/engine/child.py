@@ -22,10 +22,11 @@ import threading
 import time
 import traceback
 from bdb import BdbQuit
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
-from importlib.metadata import packages_distributions, version
+from importlib.metadata import distributions
+from inspect import getmodulename
 from typing import TYPE_CHECKING, BinaryIO
 
 import msgspec
@@ -232,7 +233,9 @@ def set_up(hello: Hello) -> tuple[list[Stage], Ready]:
         models[stage.name] = f"{getattr(settings, 'backend', 'built in')} on {device}"
     setup_s = round(time.perf_counter() - began, 3)
     cards = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    return stages, Ready(hello.stages, platform.node(), cards, models, setup_s, _packages() if hello.introduce else {})
+    modules = frozenset(name.partition(".")[0] for name in sys.modules)
+    packages = packages_of(modules) if hello.introduce else {}
+    return stages, Ready(hello.stages, platform.node(), cards, models, setup_s, packages)
 
 
 def _setup_problem(name: StageName, device: str, error: Exception) -> str:
@@ -247,16 +250,23 @@ def _setup_problem(name: StageName, device: str, error: Exception) -> str:
 
 
 @functools.cache
-def _owners() -> Mapping[str, list[str]]:
-    """Top-level module -> distributions; half a second, and inline each pool asks."""
-    return packages_distributions()
+def packages_of(modules: frozenset[str]) -> dict[str, str]:
+    """Top-level modules -> the versions of the distributions that they come from, of those that are from one.
 
-
-def _packages() -> dict[str, str]:
-    """Top-level modules imported in this process, with the versions of the distributions that they come from."""
-    owners = _owners()
-    imported = {name.partition(".")[0] for name in sys.modules}
-    return {module: version(owners[module][0]) for module in sorted(imported & owners.keys())}
+    The same as by `importlib.metadata.packages_distributions`, which takes ten times as long: 0.3 s of each worker's start.
+    """
+    found: dict[str, str] = {}
+    for distribution in distributions():
+        listed = distribution.read_text("top_level.txt")
+        if listed is not None:
+            names = {*listed.split()}
+        else:
+            files = (distribution.read_text("RECORD") or "").splitlines()  # PATH,HASH,SIZE
+            paths = (line.partition(",")[0].partition("/") for line in files)
+            names = {head if below else getmodulename(head) or "" for head, below, _ in paths}
+        for name in modules & names:
+            found.setdefault(name, distribution.version)
+    return dict(sorted(found.items()))
 
 
 def _serve(requests: BinaryIO, send: Callable[[Reply], None]) -> None:

@@ -1,7 +1,8 @@
-"""Stages side by side give what they give one after the other."""
+"""Stages side by side give what they give one after the other; what a worker says of its packages."""
 
 import sys
 import time
+from importlib.metadata import packages_distributions, version
 
 import pytest
 from hypothesis import given, settings
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from jobs import STUBS, make_config
 from stub_stages import build_stubs
 
-from pipeline.engine.child import run_side_by_side, run_stages
+from pipeline.engine.child import packages_of, run_side_by_side, run_stages
 from pipeline.engine.messages import Hello, seconds_of
 from pipeline.engine.supervisor import Limits, Supervisor
 from stages import notices
@@ -82,3 +83,8 @@ def test_a_row_that_ends_its_worker_is_found_among_those_at_work_with_it():
         ("entities", "no_subject"),
         "kept",
     ]
+
+
+def test_packages_are_those_of_importlib():
+    owners = packages_distributions()
+    assert packages_of(frozenset([*owners, "none_of_these"])) == {module: version(names[0]) for module, names in owners.items()}
