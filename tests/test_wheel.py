@@ -66,7 +66,7 @@ def test_a_wheel_holds_the_packages_with_all_their_files_and_nothing_else(wheel)
     } < held
 
 
-@pytest.mark.slow
+@pytest.mark.wheel
 @pytest.mark.skipif(not all(weights_path(name).exists() for name in LOCAL), reason="run `make weights` first")
 def test_an_unpacked_wheel_runs_from_any_folder(wheel, manifest, tmp_path):
     unpacked, here = tmp_path / "unpacked", tmp_path / "here"
