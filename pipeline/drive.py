@@ -102,7 +102,8 @@ class Drive:
     def _run_slices(self) -> None:
         while self._todo:
             for report in self._runner.reports(self._todo):
-                self._take(report)
+                if report is not None:
+                    self._take(report)
                 self._look_at_commits()
             while self._runner.troubles:
                 self._log.tell(self._runner.troubles.pop())

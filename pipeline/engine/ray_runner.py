@@ -74,8 +74,8 @@ class RayRunner:
             self.close()
             raise
 
-    def reports(self, slices: deque[int]) -> Iterator[Report]:
-        """Reports as slices finish. Raises JobError if Ray cannot run the actors."""
+    def reports(self, slices: deque[int]) -> Iterator[Report | None]:
+        """Reports as slices finish, None when anything else happened. Raises JobError if Ray cannot run the actors."""
         pools = [_Pool(self._job, number, pool, len(slices)) for number, pool in enumerate(self._pools)]
         self._flow = Flow([len(pool.actors) for pool in pools], _SHARE * ray.cluster_resources()["object_store_memory"])
         loading = [pool.settings for pool in pools for _ in pool.actors]
@@ -88,8 +88,7 @@ class RayRunner:
                 self._rows.pop(number, None)  # of a chunk that was lost
             for given in self._flow.next(len(slices)):
                 self._ask(pools[given.pool], given, slices)
-            if (finished := self._heard.get()()) is not None:
-                yield finished
+            yield self._heard.get()()
         closing = [ref for pool in pools for ref in pool.close()]
         closed, _ = ray.wait(closing, num_returns=len(closing), timeout=2 * CLOSE_S)  # who takes longer ends with the session
         for ref in closed:
@@ -106,8 +105,9 @@ class RayRunner:
         else:
             task = ray.remote(_commit).options(num_cpus=COMMIT_CPUS, max_retries=-1).remote(*request).future()
         self._flow.committing.add(chunk)
-        task.add_done_callback(lambda _: self._heard.put(partial(self._committed, chunk, rows)))
-        return _plain(task)
+        commit = _plain(task)
+        commit.add_done_callback(lambda _: self._heard.put(partial(self._committed, chunk, rows)))
+        return commit
 
     def under_way(self) -> list[UnderWay]:
         """What each worker has been working at, and for how long; a second slice that it was given is only waiting there."""

@@ -34,10 +34,11 @@ class Runner(Protocol):
 
     troubles: list[Trouble]
 
-    def reports(self, slices: deque[int]) -> Iterator[Report]:
+    def reports(self, slices: deque[int]) -> Iterator[Report | None]:
         """Take slices off, the first ones first, until none is left; give reports as they finish, in any order.
 
-        Whoever gets the reports may put slices in again. The rows are kept for the commit of their chunk.
+        None comes when something else happened, such as a commit's end. Whoever gets the reports may put slices in again. The
+        rows are kept for the commit of their chunk.
         """
         ...
 

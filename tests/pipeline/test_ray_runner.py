@@ -143,7 +143,7 @@ def test_workers_that_do_not_see_the_output_end_the_job_with_the_cause(manifest,
     runner = RayRunner(job, plan, config.engine, ray_address, tell=lambda text: None)
     try:
         with pytest.raises(JobError, match=r"no plan in .*elsewhere.*; workers must see the output's folder") as raised:
-            next(runner.reports(deque(range(2))))
+            list(runner.reports(deque(range(2))))
         assert raised.value.exit_code == 2
     finally:
         runner.close()

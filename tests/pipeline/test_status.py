@@ -69,6 +69,21 @@ def test_a_job_that_runs_is_killed_and_goes_on(tmp_path, monkeypatch):
     assert read_status(str(out)).rejected == {"no_subject": 2} and read_status(str(out)).kept == 22
 
 
+@pytest.mark.ray
+def test_a_chunk_is_told_when_it_is_there_however_long_the_next_slice_takes(tmp_path, monkeypatch):
+    captions, out = ["a dog"] * 8 + ["a dog [gate]"] + ["a dog"] * 3, tmp_path / "out"
+    monkeypatch.setenv(GATES, str(tmp_path))
+    job = start(make_manifest(tmp_path / "clips", captions), out, "ray", lease_s=1, min_deadline_s=600)
+    try:
+        wait_for((tmp_path / "c0008.here").exists)
+        found = wait_for(lambda: (seen := read_status(str(out))).chunks_done and seen)
+        assert (found.state, found.rows_done, found.kept) == ("running", 8, 8)
+        (tmp_path / "c0008.open").touch()
+        assert job.wait(100) == 0
+    finally:
+        job.kill()
+
+
 def test_a_job_that_is_stopped_in_good_order_and_not_done(tmp_path):
     manifest, out = make_manifest(tmp_path / "clips", CAPTIONS[:16]), tmp_path / "out"
     run_job(make_config(), input=manifest, output=str(out), engine="inline", chunks=(0, 1), stage_factory=STUBS)
