@@ -3,7 +3,6 @@
 import json
 
 import pytest
-import xgrammar
 from hostile import HOSTILE, LONG
 from test_captions_verbless import fragments, labelled_pairs, without_articles, without_first_article
 
@@ -134,6 +133,8 @@ def test_a_batch_gives_what_each_caption_gives_alone(stage, alone):
 
 
 def test_the_grammar_accepts_the_schemas_answers_and_nothing_else(stage):
+    import xgrammar
+
     request = stage.prompt.ask("A dog, a «cup».", ["dog", '"cup" \\ 😀'])
     grammar = stage.model.grammar(request.json_schema)
 
