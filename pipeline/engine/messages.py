@@ -29,15 +29,14 @@ _LENGTH = struct.Struct(">I")
 class Hello(msgspec.Struct):
     """First request: what to build. `stage_factory` is an import path to a `StageFactory`.
 
-    `import_path` is where the driver finds modules; the environment of the child, not the request, hands it on. `introduce`:
-    whether `Ready` shall name the packages, which takes a fraction of a second. `rows_at_once`: see `run_side_by_side`.
+    `import_path` is where the driver finds modules; the environment of the child, not the request, hands it on.
+    `rows_at_once`: see `run_side_by_side`.
     """
 
     config_json: bytes
     stages: list[StageName]
     stage_factory: str
     import_path: list[str]
-    introduce: bool = True
     rows_at_once: int | None = None
 
 

@@ -27,7 +27,6 @@ import numpy as np
 import ray
 from ray.exceptions import ObjectLostError, OutOfDiskError, RayError
 
-from materia.base.errors import explain
 from materia.dataset.extra import ExtraType
 from pipeline.config import Config, EngineSettings, PoolSettings
 from pipeline.engine.flow import Flow, Given
@@ -202,15 +201,7 @@ class _PoolActor:
     def __init__(self, job: JobSpec, pool: int) -> None:
         settings = Config.model_validate_json(job.config_json).engine
         self._notice = Notice(settings.notice_s, self._give_back, settings.pools[pool].stages)
-        self._of = job, pool
-        self._made: PoolWorker | None = None
-
-    @property
-    def _worker(self) -> PoolWorker:
-        """Made by the first call: what a call raises the driver gets as it is, what the making of an actor raises as a text."""
-        if self._made is None:
-            self._made = PoolWorker(*self._of)
-        return self._made
+        self._worker = PoolWorker(job, pool)
 
     def set_up(self) -> None:
         """Wait until the models are loaded, or cannot be: that is told with the first slice."""
@@ -235,8 +226,7 @@ class _PoolActor:
         return msgspec.msgpack.encode(self._notice.troubles)
 
     def _give_back(self) -> None:
-        if self._made is not None:
-            self._made.close()
+        self._worker.close()
 
 
 def _packed(message: Work | Done) -> bytes:
@@ -283,7 +273,4 @@ def _told(error: RayError) -> JobError:
             "Ray's object store is full, and so is the disk of Ray's folder (RAY_TMPDIR, TMPDIR or /tmp), where it goes on;"
             " make room, and the same command goes on",
         )
-    if isinstance(cause, OSError):
-        sentence, exit_code = explain(cause)
-        return JobError(exit_code, f"a worker on Ray cannot work: {sentence}")
     return JobError(1, f"a worker on Ray cannot work: {str(cause).strip().splitlines()[-1]}")

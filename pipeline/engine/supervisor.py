@@ -240,7 +240,7 @@ class Supervisor:
 
     def _restart(self) -> None:
         self._child.end()
-        self._child = _Child(msgspec.structs.replace(self._hello, introduce=not self._introduced), self._limits)
+        self._child = _Child(self._hello, self._limits)
         self._ready = False
 
     def _setup_error(self, cause: str, log: str) -> SetupError:

@@ -76,8 +76,7 @@ class PoolWorker:
         config = Config.model_validate_json(job.config_json)
         use_storage(config.storage)
         retries.be_patient()
-        plan = frozen_plan(plan_folder(job.out))
-        self._plan, self._source = plan, config.source
+        self._plan_folder, self._source = plan_folder(job.out), config.source
         self._first, self.is_last = pool == 0, pool == len(config.engine.pools) - 1
         settings = config.engine.pools[pool]
         hello = Hello(
@@ -103,7 +102,7 @@ class PoolWorker:
         began, before = time.perf_counter(), retries.asked()
         try:
             if self._first:
-                work.rows = read_rows(self._plan, work.slice, self._source)
+                work.rows = read_rows(frozen_plan(self._plan_folder), work.slice, self._source)
             if self._cannot_start is not None and any(isinstance(row, Sample) for row in work.rows):
                 raise self._cannot_start
             done = self._stages.process(work.rows)

@@ -93,7 +93,7 @@ def words_in(stage, captions, *categories):
 
 
 def test_captions_without_articles_have_the_subjects_of_their_article_forms(stage):
-    captions = fragments()[::6]
+    captions = fragments()[::4]
     full = words_in(stage, captions, "subject")
     for shorten in (without_first_article, without_articles):
         assert _alike(full, words_in(stage, [shorten(caption) for caption in captions], "subject")) >= 0.97
