@@ -84,13 +84,15 @@ def rows(rows: int, workers: int) -> None:
         whole_s = time.monotonic() - began
         lines = map(json.loads, (out / "_run/timings.jsonl").read_text().splitlines())
         ends = [line["end_s"] for line in lines for _ in range(line["rows"])]
-    planned_s = sampler.seen[-1][0] - ends[-1]  # about; planning comes before the first slice
-    at_s = [at - planned_s for at, _ in sampler.seen]
+    most = max(range(len(sampler.seen)), key=lambda number: sampler.seen[number][1][2])
+    looks = sampler.seen[: most + 1]  # then workers end, and what they have spent is no longer counted
+    planned_s = looks[-1][0] - ends[-1]  # about; planning comes before the first slice
+    at_s = [at - planned_s for at, _ in looks]
     tenth = len(ends) // 10
     bounds = [ends[0], *(ends[number * tenth - 1] for number in range(1, 11))]
     print("tenth  rows/s  rows a CPU second  ms of the driver's CPU a row  driver MB")
     for number, (start, end) in enumerate(itertools.pairwise(bounds), 1):
-        seen = [what for at, (_, what) in zip(at_s, sampler.seen, strict=True) if start - 2 <= at <= end + 2]
+        seen = [what for at, (_, what) in zip(at_s, looks, strict=True) if start - 2 <= at <= end + 2]
         share = tenth * (len(seen) - 1) * 2.0 / (end - start)  # rows between the first and the last look
         own_s, all_s = seen[-1][1] - seen[0][1], seen[-1][2] - seen[0][2]
         held = max(rss for rss, *_ in seen) / _MB
