@@ -1,10 +1,12 @@
 """S3 servers behind a proxy that fails in every way that networks and busy stores do: what was asked is done all the same."""
 
 import secrets
+import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import NamedTuple
+from urllib.parse import urlsplit
 
 import fsspec
 import pytest
@@ -192,6 +194,23 @@ def test_a_store_that_stays_away_is_told_by_what_it_did_last(proxy, address, fau
     assert str(failed.value) == f"the storage failed 6 times, last with {words[fault]}"
     assert failed.value.address == address
     assert proxy.requests == {"GET": 6}
+
+
+def test_a_writer_that_is_killed_in_mid_request_changes_nothing(proxy, address):
+    """The proxy is no worse than a server, which does nothing with less than was announced."""
+    server = urlsplit(proxy.address)
+    head = [
+        f"PUT /{address.removeprefix('s3://')} HTTP/1.1",
+        f"Host: {server.netloc}",
+        "Authorization: AWS4-HMAC-SHA256 Credential=k/20260101/us-east-1/s3/aws4_request, SignedHeaders=host, Signature=s",
+        f"Content-Length: {len(NEW)}",
+    ]
+    with socket.create_connection((server.hostname, server.port), timeout=10) as connection, suppress(ConnectionResetError):
+        connection.sendall("\r\n".join([*head, "", ""]).encode() + NEW[:100])
+        connection.shutdown(socket.SHUT_WR)
+        while connection.recv(1024):
+            pass
+    assert content(address) == OLD
 
 
 def test_requests_of_a_question_are_counted(proxy, address, monkeypatch):

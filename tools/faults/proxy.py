@@ -264,7 +264,10 @@ def _handler(proxy: FaultProxy) -> type[BaseHTTPRequestHandler]:
                 self.rfile.read(length // 2)
                 proxy.wait(proxy.silence_s if fault.kind == "deafness" else 0)
                 raise _HungUpError
-            return self.rfile.read(length)
+            body = self.rfile.read(length)
+            if len(body) < length:  # the client was killed; what is behind must not take a part for all
+                raise _HungUpError
+            return body
 
         def _ask(self, request: Request) -> Answer:
             headers = {name: value for name, value in request.headers.items() if name not in _HOP_BY_HOP}
