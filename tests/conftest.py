@@ -1,5 +1,6 @@
 """For all tests: the order of files, threads, and one small Ray cluster for each process of pytest (-n 3: three of them)."""
 
+import gc
 import os
 import secrets
 
@@ -14,6 +15,7 @@ hypothesis.settings.load_profile("no deadline")
 os.environ["RAY_AUTH_MODE"] = "token"
 os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))  # processes of `-n 3` have the same
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # other processes run tests on the other cores; before torch is imported
+gc.disable()  # what all the modules of tests import stays
 
 
 def pytest_configure(config):
@@ -37,6 +39,11 @@ def pytest_collection_modifyitems(items):
     """Files with long tests come first, or the last process would still be at one when the others have ended."""
     long = {item.path for item in items if item.get_closest_marker("ray") or item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in long)
+
+
+def pytest_collection_finish():
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session")
