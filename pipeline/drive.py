@@ -89,7 +89,7 @@ class Drive:
         snapshot = msgspec.structs.replace(
             self._progress.snapshot(),
             kept=self._outcomes[_KEPT],
-            rejected={reason: rows for reason, rows in list(self._outcomes.items()) if reason != _KEPT},
+            rejected={reason: rows for reason, rows in dict(self._outcomes).items() if reason != _KEPT},
             chunks_before=spans(list(self._before)),
             chunks=spans(list(self._committed)),
             since_commit_s=round(time.monotonic() - self._last_commit, 3),

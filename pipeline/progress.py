@@ -65,7 +65,10 @@ class Planning:
 
 
 class Progress:
-    """A context in which reports are counted and shown. `clock`: seconds."""
+    """A context in which reports are counted and shown. `clock`: seconds.
+
+    What other threads read is copied by `dict`, at once; while `items` are listed, garbage collection lets others in.
+    """
 
     def __init__(self, rows: int, done: int, pools: Sequence[Pool], clock: Callable[[], float] = time.monotonic) -> None:
         self._rows = rows
@@ -141,9 +144,9 @@ class Progress:
             f"{per_s:.2f} clips/s over the last {duration(over_s)}",
             f"about {duration(self._pace.left_s(now, self._rows - self._done))} left",
         ]
-        if self._seconds:
-            slowest = max(self._seconds, key=lambda stage: self._seconds[stage] / self._workers.get(stage, 1))
-            parts.append(f"slowest step: {slowest}, {1000 * self._seconds[slowest] / finished:.0f} ms of a worker a clip")
+        if seconds := dict(self._seconds):
+            slowest = max(seconds, key=lambda stage: seconds[stage] / self._workers.get(stage, 1))
+            parts.append(f"slowest step: {slowest}, {1000 * seconds[slowest] / finished:.0f} ms of a worker a clip")
         return ", ".join(parts)
 
     def summary(self) -> str:
@@ -164,7 +167,7 @@ class Progress:
             done=done,
             kept=self._kept,
             rejected=dict(self._rejected),
-            seconds={stage: round(seconds, 3) for stage, seconds in list(self._seconds.items())},
+            seconds={stage: round(seconds, 3) for stage, seconds in dict(self._seconds).items()},
             pools=self._pools,
             elapsed_s=round(now - self._began, 3),
             clips_per_s=round(per_s, 4),
@@ -172,7 +175,7 @@ class Progress:
             left_s=round(self._pace.left_s(now, self._rows - self._done), 3) if done else None,
             slice_s=round(self._pace.slice_s, 3),
             waits_for="" if done else self._waits_for,
-            nodes={node: round(now - last, 3) for node, last in list(self._nodes.items())},
+            nodes={node: round(now - last, 3) for node, last in dict(self._nodes).items()},
             errors=list(reversed(self._errors)),
         )
 

@@ -1,6 +1,9 @@
 """The line that a person watches."""
 
+import gc
+import sys
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -18,19 +21,34 @@ def report(rows, kept, notices=(), **seconds):
     return Report(0, 0, rows, kept, rejected, spans, sum(seconds.values()), [], "", "", notices=list(notices))
 
 
-def test_a_snapshot_may_be_taken_at_any_moment_from_another_thread():
+@pytest.fixture
+def in_quick_turns():
+    """Of threads: whenever one may be interrupted, which collecting garbage does wherever an object is made."""
+    before = gc.get_threshold(), sys.getswitchinterval()
+    gc.set_threshold(20)
+    gc.callbacks.append(lambda *_: time.sleep(1e-6))
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before[1])
+    gc.callbacks.pop()
+    gc.set_threshold(*before[0])
+
+
+@pytest.mark.usefixtures("in_quick_turns")
+@pytest.mark.parametrize("told", [Progress.snapshot, Progress.line], ids=lambda told: told.__name__)
+def test_the_state_may_be_asked_at_any_moment_from_another_thread(told):
     progress, over, found = Progress(rows=10**6, done=0, pools=[]), threading.Event(), []
 
     def look():
         try:
             while not over.is_set():
-                progress.snapshot()
+                told(progress)
         except RuntimeError as error:
             found.append(error)
 
     looking = threading.Thread(target=look)
     looking.start()
-    for number in range(3000):
+    for number in range(5000):
         done = report(1, 0, **{f"stage{number}": 0.001})
         done.node = f"node {number}"
         progress.add(done)
