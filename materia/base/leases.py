@@ -127,8 +127,7 @@ class Lease:
         """Raises LeaseLost unless the claim surely holds; asks the storage only if it was not renewed lately."""
         if time.monotonic() - self._renewed > self._lease_s * _HELD_SHARE:
             self._renew()
-        if self.lost:
-            raise LeaseLost(f"claim {self.claim.fence} in {self._folder} was taken over, or could not be renewed in time")
+        self._raise_if_lost()
 
     def narrow(self, first: int, end: int | None) -> None:
         """Keep only a part of the range; others may claim the rest."""
@@ -141,7 +140,7 @@ class Lease:
         self._thread.start()
 
     def give_back(self, how: str) -> None:
-        """End the claim; if the storage does not answer, it runs out."""
+        """End the claim, unless it is lost by now; if the storage does not answer, it runs out."""
         self._ended.set()
         if self._thread.is_alive():
             self._thread.join()
@@ -150,9 +149,18 @@ class Lease:
         told = self.tell()
         with suppress(OSError):
             self._write(how, told)
+        ended = msgspec.structs.replace(self.claim, ended=how, told=told)
+
+        def end(claims: list[Claim]) -> list[Claim]:
+            self.lost = not any(one.fence == ended.fence and one.ended in ("", how) for one in claims)
+            return [ended if one == self.claim else one for one in claims]
+
         with suppress(OSError):
-            ended = msgspec.structs.replace(self.claim, ended=how, told=told)
-            _change(self._folder, lambda claims: [ended if one == self.claim else one for one in claims])
+            _change(self._folder, end)
+
+    def _raise_if_lost(self) -> None:
+        if self.lost:
+            raise LeaseLost(f"claim {self.claim.fence} in {self._folder} was taken over, or could not be renewed in time")
 
     def _keep_renewing(self) -> None:
         while not self._ended.wait(self._lease_s / _RENEWALS):
@@ -187,7 +195,8 @@ def hold(
     force: bool = False,
     on_loss: Callable[[], None] = lambda: None,
 ) -> Iterator[Lease]:
-    """Claim a range, renew the claim while the block runs, and give it back. Raises Held, and OSError of the storage.
+    """Claim a range, renew the claim while the block runs, and give it back. Raises Held, and OSError of the storage; LeaseLost
+    if the block ran to its end and the claim had not held as long.
 
     `force`: take over whatever holder there is. `on_loss` is called from another thread when the claim is lost.
     """
@@ -209,6 +218,7 @@ def hold(
         how = "done"
     finally:
         lease.give_back(how)
+    lease._raise_if_lost()
 
 
 def as_range(first: int, end: int | None) -> str:

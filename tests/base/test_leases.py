@@ -63,7 +63,7 @@ def test_what_the_holder_tells_is_written_down(folder):
 
 
 def test_a_claim_that_nobody_renews_runs_out(folder, monkeypatch):
-    with hold(folder, 0, None, FOREVER) as lease:
+    with pytest.raises(LeaseLost), hold(folder, 0, None, FOREVER) as lease:
         elsewhere(monkeypatch)
         with pytest.raises(Held), hold(folder, 0, None, FOREVER):
             pass
@@ -76,15 +76,34 @@ def test_a_claim_that_nobody_renews_runs_out(folder, monkeypatch):
 
 def test_who_is_sure_takes_over_at_once_and_the_other_hears_of_it(folder):
     heard = threading.Event()
-    with hold(folder, 0, None, 0.9, on_loss=heard.set) as lease, hold(folder, 0, None, FOREVER, force=True):
+    with (
+        pytest.raises(LeaseLost),
+        hold(folder, 0, None, 0.9, on_loss=heard.set) as lease,
+        hold(folder, 0, None, FOREVER, force=True),
+    ):
         assert heard.wait(30) and lease.lost
         with pytest.raises(LeaseLost):
             lease.check()
 
 
+def test_who_has_not_heard_of_it_until_their_end_hears_of_it_there(folder):
+    with (
+        pytest.raises(LeaseLost, match="taken over"),
+        hold(folder, 0, None, FOREVER) as lease,
+        hold(folder, 0, None, FOREVER, force=True) as other,
+    ):
+        lease.check()  # renewed just now
+    assert [claim.ended for claim in claims_in(folder)] == [f"taken over by {other.claim.fence}", "done"]
+
+
+def test_what_went_wrong_is_raised_and_not_that_it_was_taken_over_meanwhile(folder):
+    with pytest.raises(ZeroDivisionError), hold(folder, 0, None, FOREVER), hold(folder, 0, None, FOREVER, force=True):
+        raise ZeroDivisionError
+
+
 def test_a_holder_who_slept_looks_before_they_write(folder, monkeypatch):
     monkeypatch.setattr(leases, "_RENEWALS", 1e-3)  # in the background, none
-    with hold(folder, 0, None, 0.3) as lease:
+    with pytest.raises(LeaseLost, match="taken over"), hold(folder, 0, None, 0.3) as lease:
         time.sleep(0.3)
         lease.check()  # nobody came
         time.sleep(0.3)
