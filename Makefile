@@ -80,7 +80,7 @@ demo: weights
 	$(BIN)/materia stats $(DEMO)/out
 	$(BIN)/materia sheet $(DEMO)/out --output $(DEMO)/sheet.png
 	@echo
-	@echo "Look at $(DEMO)/sheet.png. Meanwhile a model learns these samples by heart: 4 minutes of one core, CPU and clock."
+	@echo "Look at $(DEMO)/sheet.png. Meanwhile a model learns these samples by heart: 3 minutes of one core, CPU and clock."
 	$(BIN)/materia precompute --config configs/train/demo.yaml --shards $(DEMO)/out --output $(DEMO)/by_heart/cache
 	$(BIN)/materia train --config configs/train/demo.yaml --shards $(DEMO)/out --cache $(DEMO)/by_heart/cache \
 	  --output $(DEMO)/by_heart/run
