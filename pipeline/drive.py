@@ -85,7 +85,7 @@ class Drive:
         self._ledger.finish()
 
     def _told(self) -> dict[str, Any]:
-        """What others shall know of this start; called from another thread."""
+        """What others shall know of this start; called from another thread, so of copies (progress.py)."""
         snapshot = msgspec.structs.replace(
             self._progress.snapshot(),
             kept=self._outcomes[_KEPT],

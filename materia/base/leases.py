@@ -152,8 +152,9 @@ class Lease:
         ended = msgspec.structs.replace(self.claim, ended=how, told=told)
 
         def end(claims: list[Claim]) -> list[Claim]:
-            self.lost = not any(one.fence == ended.fence and one.ended in ("", how) for one in claims)
-            return [ended if one == self.claim else one for one in claims]
+            ours = [one for one in claims if one.fence == ended.fence and one.ended in ("", how)]
+            self.lost = not ours
+            return [ended if one in ours else one for one in claims]
 
         with suppress(OSError):
             _change(self._folder, end)
@@ -196,7 +197,7 @@ def hold(
     on_loss: Callable[[], None] = lambda: None,
 ) -> Iterator[Lease]:
     """Claim a range, renew the claim while the block runs, and give it back. Raises Held, and OSError of the storage; LeaseLost
-    if the block ran to its end and the claim had not held as long.
+    if the block ran to its end, and the claim had not held until then.
 
     `force`: take over whatever holder there is. `on_loss` is called from another thread when the claim is lost.
     """

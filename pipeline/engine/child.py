@@ -285,7 +285,7 @@ def _serve(requests: BinaryIO, send: Callable[[Reply], None]) -> None:
         traceback.print_exc()
         send(SetupFailed(str(error) if isinstance(error, _CannotSetUp) else f"{type(error).__name__}: {error}"))
         return
-    gc.freeze()
+    gc.freeze()  # nor later, each time that all is looked at
     gc.enable()
     send(ready)
     decoder = msgspec.msgpack.Decoder(Batch)

@@ -111,7 +111,7 @@ class RayRunner:
     def under_way(self) -> list[UnderWay]:
         """What each worker has been working at, and for how long; a second slice that it was given is only waiting there."""
         first: dict[tuple[int, int], tuple[Given, float]] = {}
-        for given, since in dict(self._asked).items():
+        for given, since in dict(self._asked).items():  # a copy at once: progress.py
             first.setdefault((given.pool, given.worker), (given, since))
         now = time.monotonic()
         return [
